@@ -1,0 +1,1 @@
+"""Attention agents: observations in, actions out. Sees spaces and tensors only."""

@@ -1,0 +1,1 @@
+"""Frozen visual encoders: patches in, features out. Imports no sibling package."""

@@ -1,0 +1,1 @@
+"""Everything a person runs: training, evaluation, banks, the `glimpse` command."""

@@ -1,0 +1,53 @@
+"""Shared fixtures: where the real pictures and weights are, and small stand-ins for both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def _roots() -> list[Path]:
+    """Folders that may hold `stanford_dogs` and `weights`, most explicit first."""
+    roots = []
+    if os.environ.get("GLIMPSE_DATA"):
+        given = Path(os.environ["GLIMPSE_DATA"])
+        roots += [given, given / "data", given.parent]
+    shared = REPOSITORY.parent / "shared"
+    return [*roots, shared / "data", shared]
+
+
+def _find(relative: str) -> Path | None:
+    return next((root / relative for root in _roots() if (root / relative).exists()), None)
+
+
+@pytest.fixture(scope="session")
+def dogs_archives() -> Path:
+    """Folder with the shards of real Stanford Dogs pictures."""
+    found = _find("stanford_dogs/lists.tar.gz")
+    if found is None:
+        pytest.skip("no Stanford Dogs shards: set GLIMPSE_DATA or put them in ../shared/data")
+    return found.parent
+
+
+@pytest.fixture(scope="session")
+def dogs_dir(dogs_archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first shard of real pictures (a quarter), unpacked in the official layout."""
+    from glimpse_env.datasets.archives import unpack
+
+    folder = tmp_path_factory.mktemp("dogs") / "stanford_dogs"
+    for name in ("lists.tar.gz", "annotation.tar.gz", "images-train-0.tar"):
+        unpack(dogs_archives / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bvlc_weights() -> Path:
+    """The BVLC GoogLeNet weights (safetensors)."""
+    found = _find("weights/bvlc_googlenet_fp16.safetensors")
+    if found is None:
+        pytest.skip("no BVLC weights: set GLIMPSE_DATA or put them in ../shared/weights")
+    return found
