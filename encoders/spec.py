@@ -1,0 +1,152 @@
+"""What an encoder is, on record: architecture, weights, stride, depth, input scale, feature size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini"]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Input scale: a network sees `(pixel - mean) / std`, pixels in 0..255, RGB."""
+
+    mean: tuple[float, float, float]
+    """Subtracted from each channel."""
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Each channel is divided by it."""
+
+
+BVLC_NORMALISATION = Normalisation(mean=(123.0, 117.0, 104.0))
+# torchvision's GoogLeNet was ported from TensorFlow: loading its weights switches
+# `transform_input` on, which undoes the ImageNet normalisation in favour of (x - 0.5) / 0.5.
+# On 0..255 pixels the two together are this.
+TENSORFLOW_NORMALISATION = Normalisation(mean=(127.5,) * 3, std=(127.5,) * 3)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """A frozen encoder, fully determined: the same spec gives the same features anywhere.
+
+    Args are checked on construction.
+
+    Raises:
+        ValueError: for a stride, stem or depth that the architecture does not have.
+    """
+
+    name: str
+    """How configurations and messages call it."""
+    architecture: Architecture
+    """Which network; see `encoders.googlenet` and `encoders.inception_mini`."""
+    weights: str | None
+    """Weight file: a path, or a bare name looked up by `encoders.weights.find_weights`.
+    `None` means randomly initialised (tests and speed measurements only)."""
+    sha256: str | None
+    """Hash of the weight file in hex; a prefix of it (8 digits or more) will do; `None`: unchecked."""
+    normalisation: Normalisation
+    """Input scale."""
+    feature_size: int
+    """D, features a patch."""
+    stride: Literal[1, 2] = 1
+    """Stride of conv1 (GoogLeNet only). The paper's final core uses 1, its first attempt 2."""
+    stem: Literal["native", "resampled"] = "native"
+    """What becomes of conv1's kernel when its stride is halved: `native` leaves the 7x7 kernel as it
+    is (paper section 2; meant to be fine-tuned), `resampled` folds a 2x bilinear enlargement of the
+    patch into it, so that the layers above see what they were trained on."""
+    depth: Literal["full", "truncated"] = "full"
+    """`truncated` cuts off the last two inception blocks (the paper's first attempt)."""
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together."""
+        if self.stride not in (1, 2):
+            raise ValueError(f"stride of conv1 is 1 or 2, not {self.stride!r}")
+        if self.stem not in ("native", "resampled"):
+            raise ValueError(f"stem is 'native' or 'resampled', not {self.stem!r}")
+        if self.depth not in ("full", "truncated"):
+            raise ValueError(f"depth is 'full' or 'truncated', not {self.depth!r}")
+        if self.stem == "resampled" and self.stride != 1:
+            raise ValueError("stem='resampled' replaces a stride of 2 by 1: it needs stride=1")
+        if self.feature_size < 1:
+            raise ValueError(f"feature_size is at least 1, not {self.feature_size}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash (hex) of all that determines the features; the name and the file's place do not."""
+        record = asdict(self)
+        del record["name"]
+        if self.sha256 is not None:
+            del record["weights"]
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+BVLC_FILE = "bvlc_googlenet_fp16.safetensors"
+BVLC_SHA256 = "62d6602ebcf3727608a73fcc78aabb60cd63bb85ce17bf1b215b072d4a8dc504"
+TORCHVISION_FILE = "googlenet-1378be20.pth"
+TORCHVISION_SHA256 = "1378be20"  # torchvision publishes the first eight digits, in the file's name
+
+_SPECS: dict[str, EncoderSpec] = {}
+
+
+def register_spec(spec: EncoderSpec) -> EncoderSpec:
+    """Make `spec` available by its name.
+
+    Raises:
+        ValueError: if another spec already has that name.
+    """
+    if _SPECS.get(spec.name, spec) != spec:
+        raise ValueError(f"an encoder named {spec.name!r} is already registered and differs")
+    _SPECS[spec.name] = spec
+    return spec
+
+
+def get_spec(name: str) -> EncoderSpec:
+    """Return the registered spec called `name`.
+
+    Raises:
+        ValueError: if there is none; the message lists the names.
+    """
+    if name not in _SPECS:
+        raise ValueError(f"no encoder named {name!r}; there are: {', '.join(spec_names())}")
+    return _SPECS[name]
+
+
+def spec_names() -> tuple[str, ...]:
+    """Names of the registered specs, sorted."""
+    return tuple(sorted(_SPECS))
+
+
+def _bvlc(name: str, **changes) -> EncoderSpec:
+    defaults = {"feature_size": 1024}
+    return EncoderSpec(
+        name=name,
+        architecture="googlenet_bvlc",
+        weights=BVLC_FILE,
+        sha256=BVLC_SHA256,
+        normalisation=BVLC_NORMALISATION,
+        **(defaults | changes),
+    )
+
+
+def _torchvision(name: str, **changes) -> EncoderSpec:
+    defaults = {"feature_size": 1024}
+    return EncoderSpec(
+        name=name,
+        architecture="googlenet_torchvision",
+        weights=TORCHVISION_FILE,
+        sha256=TORCHVISION_SHA256,
+        normalisation=TENSORFLOW_NORMALISATION,
+        **(defaults | changes),
+    )
+
+
+# The paper's architecture is BVLC's (no batch norm), so it is the one called "googlenet".
+register_spec(_bvlc("googlenet", stem="resampled"))
+register_spec(_bvlc("googlenet_native"))
+register_spec(_bvlc("googlenet_224", stride=2))
+register_spec(_bvlc("googlenet_truncated", stride=2, depth="truncated", feature_size=832))
+register_spec(_torchvision("googlenet_torchvision", stem="resampled"))
+register_spec(_torchvision("googlenet_torchvision_native"))
+register_spec(_torchvision("googlenet_torchvision_224", stride=2))
