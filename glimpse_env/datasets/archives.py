@@ -1,0 +1,98 @@
+"""Unpacking of dataset archives: nothing outside the folder, nothing half unpacked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from tqdm import tqdm
+
+from glimpse_env.datasets.errors import ArchiveError
+
+
+def unpack(
+    archive: str | os.PathLike[str], folder: str | os.PathLike[str], *, progress: bool = False
+) -> int:
+    """Unpack a tar archive (plain or compressed) into a folder, all of it or nothing.
+
+    Members go to a hidden folder beside their destination first, and are moved into place once the
+    archive has been read to its end; files of the same name are replaced. The `data` filter of
+    `tarfile` applies; absolute names, `..`, links and devices, which no archive of pictures needs,
+    are refused outright rather than mended.
+
+    Args:
+        archive: The archive; its compression is recognised by content.
+        folder: Where to; made if absent.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The number of files unpacked.
+
+    Raises:
+        FileNotFoundError: If there is no such archive.
+        ArchiveError: If it is broken or cut short, or holds a member that is refused.
+        RuntimeError: If this Python has no tar extraction filters.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise RuntimeError(
+            "this Python cannot unpack archives safely (tarfile has no extraction filters): "
+            "update to Python 3.10.12, 3.11.4, 3.12 or newer"
+        )
+    archive, folder = Path(archive), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".unpack-", dir=folder))
+    try:
+        files = _extract(archive, staging, progress)
+        _merge(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return files
+
+
+def _extract(archive: Path, staging: Path, progress: bool) -> int:
+    """Extract every member below `staging`; count the files."""
+    files = 0
+    try:
+        with (
+            tarfile.open(archive, "r:*") as tar,
+            tqdm(desc=f"unpacking {archive.name}", unit=" files", disable=not progress) as bar,
+        ):
+            for member in tar:
+                _refuse_unsafe(archive, member)
+                tar.extract(member, staging, filter="data")
+                if member.isfile():
+                    files += 1
+                    bar.update()
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ArchiveError(
+            f"{archive} is broken or cut short ({error}): delete it and fetch it again"
+        ) from error
+    return files
+
+
+def _refuse_unsafe(archive: Path, member: tarfile.TarInfo) -> None:
+    """Raise if a member could land outside the folder, or is neither a file nor a folder."""
+    windows, posix = PureWindowsPath(member.name), PurePosixPath(member.name)
+    if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise ArchiveError(
+            f"{archive} holds {member.name!r}, which lies outside the folder it is unpacked into: "
+            "do not use this archive"
+        )
+    if not (member.isfile() or member.isdir()):
+        raise ArchiveError(
+            f"{archive} holds {member.name!r}, a link or a device: do not use this archive"
+        )
+
+
+def _merge(source: Path, destination: Path) -> None:
+    """Move what `source` holds into `destination`, merging folders and replacing files."""
+    for entry in sorted(source.iterdir()):
+        target = destination / entry.name
+        if entry.is_dir() and target.is_dir():
+            _merge(entry, target)
+        else:
+            os.replace(entry, target)

@@ -1,0 +1,210 @@
+"""Stanford Dogs (Khosla et al. 2011) in its official layout."""
+
+from __future__ import annotations
+
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from jaxtyping import Float, Int64
+from platformdirs import user_cache_dir
+
+from glimpse_env.datasets.base import PictureFiles, read_image
+from glimpse_env.datasets.errors import AnnotationError, DatasetFormatError, DatasetNotFoundError
+from glimpse_env.datasets.split import stratified_split
+
+SPLITS = ("train", "val", "trainval", "test")
+VALIDATION_FRACTION = 0.2
+SPLIT_SEED = 0
+
+# Two parts, so that a name can neither climb out of the folder nor be absolute.
+_NAME = re.compile(
+    r"(?P<wnid>n\d{8})-(?P<breed>[^/\\\0]+)/(?P<file>(?P<stem>[^/\\\0:]+)\.[A-Za-z]+)"
+)
+
+
+def default_data_dir() -> Path:
+    """Return `$GLIMPSE_DATA/stanford_dogs`, or that folder of the user cache if it is not set."""
+    root = os.environ.get("GLIMPSE_DATA") or user_cache_dir("glimpse")
+    return Path(root).expanduser() / "stanford_dogs"
+
+
+class StanfordDogs(PictureFiles):
+    """A split of Stanford Dogs: 120 breeds, 12,000 training and 8,580 test pictures.
+
+    `train` and `val` are a stratified 80/20 cut of the official training list with a fixed seed,
+    made before absent files are dropped, so that a picture is on the same side on every machine;
+    `trainval` is the whole training list; `test` the official test list (paper section 3).
+
+    Attributes:
+        data_dir: Folder with `Images/`, `Annotation/` and `lists/`.
+        class_names: Breeds in the order of the official labels, spelt as in the folder names.
+        wnids: WordNet id of each class, which gives the ImageNet class.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        split: str = "train",
+        allow_missing: bool = False,
+    ) -> None:
+        """Read the list of a split and look which of its pictures are there.
+
+        Args:
+            data_dir: Folder in the official layout; `default_data_dir()` if None.
+            split: `train`, `val`, `trainval` or `test`.
+            allow_missing: Leave out listed pictures that are absent instead of raising.
+
+        Raises:
+            ValueError: If there is no such split.
+            DatasetNotFoundError: If the folder, its pictures or the list of the split is absent.
+            DatasetFormatError: If the list contradicts itself or leads out of the folder.
+            MissingImagesError: If listed pictures are absent.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
+        self.data_dir = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+        names, labels = read_list(self.data_dir, "test" if split == "test" else "train")
+        self.wnids, class_names = _classes(names, labels)
+        if split in ("train", "val"):
+            kept, held_out = stratified_split(labels, VALIDATION_FRACTION, SPLIT_SEED)
+            chosen = kept if split == "train" else held_out
+            names, labels = [names[index] for index in chosen], labels[chosen]
+        super().__init__(
+            self.data_dir / "Images",
+            names,
+            labels,
+            class_names=class_names,
+            split=split,
+            training=split in ("train", "trainval"),
+            allow_missing=allow_missing,
+        )
+
+    def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
+        """Return the dogs' boxes (xmin, ymin, xmax, ymax), as edges in pixels of `image(index)`.
+
+        The files give the first and the last pixel inside, counted from 0 in the original picture,
+        and the size of that picture. Pictures may be stored smaller, so boxes are scaled to the
+        picture as it is; a box that runs over the edge (two do) is cut there.
+
+        Raises:
+            AnnotationError: If the file of the boxes is absent or broken, or if the size in it is
+                zero or of another shape than the picture, so that the scale cannot be known.
+        """
+        name = self.name(index)
+        path = (self.data_dir / "Annotation" / name).with_suffix("")
+        size, corners = _read_annotation(path)
+        height, width = read_image(self.path(index)).shape[:2]
+        scale = np.array([width, height], dtype=np.float64) / size
+        # Both sides shrink alike, but for rounding to whole pixels.
+        if abs(scale[0] / scale[1] - 1) > 0.03 + 1 / min(width, height):
+            raise AnnotationError(
+                f"{path} says that {name} is {size[0]:g} x {size[1]:g}, but the picture is "
+                f"{width} x {height}: one of the two is not the official file; unpack both again"
+            )
+        corners[:, 2:] += 1
+        edges = corners * np.tile(scale, 2)
+        limit = np.array([width, height, width, height], dtype=np.float64)
+        return np.clip(edges, 0, limit).astype(np.float32)
+
+
+def read_list(data_dir: Path, which: str) -> tuple[list[str], Int64[np.ndarray, " N"]]:
+    """Read an official list.
+
+    Args:
+        data_dir: Folder in the official layout; lists may also lie in it directly, where the
+            official archive unpacks them.
+        which: `train`, `test` or `file` (all).
+
+    Returns:
+        Names (`folder/file`, below `Images/`) and classes from 0, in the order of the list.
+
+    Raises:
+        DatasetNotFoundError: If the folder, `Images/` or the list is absent.
+        DatasetFormatError: If the list is not what the official ones are.
+    """
+    file = f"{which}_list.mat"
+    places = (data_dir / "lists" / file, data_dir / file)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None or not (data_dir / "Images").is_dir():
+        absent = f"lists/{file}" if path is None else "Images/"
+        raise DatasetNotFoundError(
+            f"no Stanford Dogs in {data_dir} ({absent} is absent): run `glimpse download`, or set "
+            "GLIMPSE_DATA or data_dir to the folder that holds it, or use the environment "
+            "SyntheticDogsGlimpse-v0, which needs no files"
+        )
+    try:
+        content = scipy.io.loadmat(path, variable_names=("file_list", "labels"))
+        names = [str(cell.item()) for cell in content["file_list"].ravel()]
+        raw = np.asarray(content["labels"]).ravel()
+        labels = raw.astype(np.int64)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # loadmat has no exception of its own for a broken file
+        raise DatasetFormatError(
+            f"cannot read {path} ({error!r}): fetch the lists again with `glimpse download`"
+        ) from error
+    if not names or len(names) != len(labels) or not np.array_equal(labels, raw):
+        raise DatasetFormatError(
+            f"{path} lists {len(names)} names with {len(labels)} labels: fetch the lists again "
+            "with `glimpse download`"
+        )
+    for name in names:
+        if _NAME.fullmatch(name) is None:
+            raise DatasetFormatError(
+                f"{path} lists {name!r}, which is not of the form n01234567-Breed/picture.jpg: "
+                "fetch the lists again with `glimpse download`"
+            )
+    if len(set(names)) != len(names):
+        raise DatasetFormatError(f"{path} lists a picture twice: fetch the lists again")
+    return names, labels - 1
+
+
+def _classes(
+    names: list[str], labels: Int64[np.ndarray, " N"]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """WordNet ids and breeds in label order; each folder must have one label, and they are 1..K."""
+    folders: dict[int, str] = {}
+    for name, label in zip(names, labels.tolist(), strict=True):
+        folder = name.split("/")[0]
+        if folders.setdefault(label, folder) != folder:
+            raise DatasetFormatError(
+                f"label {label + 1} stands for both {folders[label]} and {folder}: fetch the lists "
+                "again with `glimpse download`"
+            )
+    if sorted(folders) != list(range(len(folders))) or len(set(folders.values())) != len(folders):
+        count = len(set(folders.values()))
+        raise DatasetFormatError(
+            f"the labels of {count} breeds must be 1 to {count}, one each; found "
+            f"{len(folders)} from {min(folders) + 1} to {max(folders) + 1}: fetch the lists again "
+            "with `glimpse download`"
+        )
+    wnids, breeds = zip(*(folders[label].split("-", 1) for label in sorted(folders)), strict=True)
+    return wnids, breeds
+
+
+def _read_annotation(
+    path: Path,
+) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "M 4"]]:
+    """Size (width, height) of the original picture and corners, as the XML file gives them."""
+    try:
+        root = ElementTree.parse(path).getroot()
+        size = np.array([float(root.findtext(f"size/{key}", "")) for key in ("width", "height")])
+        corners = [
+            [float(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax")]
+            for box in root.iter("bndbox")
+        ]
+    except FileNotFoundError as error:
+        raise AnnotationError(
+            f"no boxes at {path}: fetch the annotations with `glimpse download`"
+        ) from error
+    except (ElementTree.ParseError, ValueError) as error:
+        raise AnnotationError(
+            f"cannot read {path} ({error}): fetch the annotations again with `glimpse download`"
+        ) from error
+    if not (size > 0).all():
+        raise AnnotationError(f"{path} gives no size of the picture: the scale cannot be known")
+    return size, np.array(corners, dtype=np.float64).reshape(-1, 4)
