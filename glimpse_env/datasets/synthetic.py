@@ -53,18 +53,19 @@ class SyntheticStyle:
 class SyntheticDogs:
     """Cartoon dogs of twelve breeds, drawn from (seed, split, index) alone.
 
-    A breed is a pattern of the fur together with a pattern of the muzzle. Classes are balanced: each
-    block of twelve consecutive pictures holds every breed once, in random order. `trainval` is
-    `train` followed by `val` (four fifths and one fifth of `num_images`), picture for picture. The
-    `pretrain` split is drawn by the same rules with heads of 0.2 to 0.9 short sides, so that patches
-    at random places often show one: it is for encoders, and shares no picture with the others.
+    A breed is a pattern of the fur together with a pattern of the muzzle. Classes are balanced: of
+    twelve consecutive pictures from a multiple of twelve on, each shows another breed, in random
+    order. `trainval` is `train` followed by `val` (four fifths and one fifth of `num_images`),
+    picture for picture. The `pretrain` split is drawn by the same rules with heads of 0.2 to 0.9
+    short sides, so that patches at random places often show one: it is for encoders, and shares no
+    picture with the other splits.
 
     Args:
         split: `train`, `val`, `trainval`, `test` or `pretrain`.
         num_images: Number of pictures; by default 2,400, 600, 3,000, 1,200 or 12,000.
         seed: Another seed gives another data set by the same rules.
         creatures: Dogs in a picture, 1 or 2; two are of the same breed.
-        style: How pictures are drawn; by default `SyntheticStyle()`, with larger heads in `pretrain`.
+        style: How to draw; by default `SyntheticStyle()`, with larger heads in `pretrain`.
 
     Raises:
         ValueError: If an argument is out of range.

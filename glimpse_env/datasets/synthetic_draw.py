@@ -2,9 +2,9 @@
 
 A scene is settled first (`draw_scene`: sizes, places, colours, all from one random generator) and
 painted afterwards (`paint_scene`), so that boxes cost no painting. Lengths in a scene are in units
-of the picture's short side, because every patch of the retina is too (paper section 2); a head fills
-most of a high-resolution patch. A pattern shifts no mean colour: averaged down to the context's
-resolution, next to nothing is left of a breed.
+of the picture's short side, because every patch of the retina is too (paper section 2); a head
+fills most of a high-resolution patch. A pattern shifts no mean colour: averaged down to the
+resolution of the context, next to nothing is left of a breed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,133 @@
+"""A small network of GoogLeNet's make, for the synthetic dogs and for quick trials on a CPU.
+
+Stem, three inception blocks, average pooling: 26 million multiply-adds a patch, where GoogLeNet at
+stride 1 takes 1,160 million. Trained by `glimpse pretrain` and shipped with the package.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class ConvUnit(nn.Module):
+    """Convolution, batch norm if asked for, ReLU; padded so that stride 1 keeps the size."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, batch_norm: bool
+    ) -> None:
+        """Make the unit; with batch norm the convolution has no bias of its own."""
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=not batch_norm
+        )
+        self.bn = nn.BatchNorm2d(out_channels) if batch_norm else None
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+
+    def forward(self, x: Float[Tensor, "N I H W"]) -> Float[Tensor, "N O h w"]:
+        """Convolve, normalise, rectify."""
+        x = self.conv(x)
+        return F.relu(x if self.bn is None else self.bn(x), inplace=True)
+
+
+class InceptionUnit(nn.Module):
+    """GoogLeNet's inception block: 1x1, 3x3, 5x5 (as two 3x3) and pooled, side by side."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        one: int,
+        reduce_three: int,
+        three: int,
+        reduce_five: int,
+        five: int,
+        pooled: int,
+        batch_norm: bool,
+    ) -> None:
+        """Take the widths of the branches, in the order of GoogLeNet's table."""
+        super().__init__()
+        # The three reductions read the same input: one convolution computes them together.
+        self.widths = (one, reduce_three, reduce_five)
+        self.reduce = ConvUnit(in_channels, sum(self.widths), 1, 1, batch_norm)
+        self.three = ConvUnit(reduce_three, three, 3, 1, batch_norm)
+        self.five = nn.Sequential(
+            ConvUnit(reduce_five, five, 3, 1, batch_norm), ConvUnit(five, five, 3, 1, batch_norm)
+        )
+        self.pooled = ConvUnit(in_channels, pooled, 1, 1, batch_norm)
+
+    def forward(self, x: Float[Tensor, "N I H W"]) -> Float[Tensor, "N O H W"]:
+        """Concatenate the four branches."""
+        one, three, five = self.reduce(x).split(self.widths, dim=1)
+        around = F.max_pool2d(x, 3, 1, 1)
+        return torch.cat([one, self.three(three), self.five(five), self.pooled(around)], dim=1)
+
+
+def pool_quarters(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
+    """Average each channel under four bilinear windows that add up to 1: D = 4 C.
+
+    Order: for each channel upper left, upper right, lower left, lower right.
+    """
+    height, width = x.shape[-2:]
+    down = (torch.arange(height, dtype=x.dtype, device=x.device) + 0.5) / height
+    right = (torch.arange(width, dtype=x.dtype, device=x.device) + 0.5) / width
+    rows = torch.stack([1 - down, down]) / height
+    columns = torch.stack([1 - right, right]) / width
+    # Two small matrix products: [2, H] [N, C, H, W] [W, 2] -> [N, C, 2, 2].
+    return (rows @ (x @ columns.T)).flatten(1)
+
+
+class InceptionMini(nn.Module):
+    """Patches to 128 features: 32 channels, each averaged over four overlapping quarters.
+
+    The windows of the average are bilinear, (1 - x or x) times (1 - y or y) across the last map,
+    so that the four together are plain average pooling, and their differences say where in the
+    patch a channel was active. GoogLeNet's 1,024 features tell as much by their number; 128 need
+    the help: a location network has nothing but these features to find its next fixation from.
+
+    Args:
+        batch_norm: Build with batch norm, for training. `folded()` then gives the network of plain
+            convolutions that is shipped and used.
+    """
+
+    channels = 32
+    feature_size = 128
+
+    def __init__(self, batch_norm: bool = False) -> None:
+        """Make the network with random weights."""
+        super().__init__()
+        bn = batch_norm
+        self.stem = nn.Sequential(
+            ConvUnit(3, 24, 5, 2, bn),  # 48 x 48
+            nn.MaxPool2d(3, 2, 1),  # 24 x 24
+            ConvUnit(24, 48, 3, 1, bn),
+        )
+        self.block_a = InceptionUnit(48, 16, 24, 32, 8, 16, 16, bn)
+        self.pool = nn.MaxPool2d(3, 2, 1)  # 12 x 12
+        self.block_b = InceptionUnit(80, 32, 32, 48, 12, 24, 24, bn)
+        self.block_c = InceptionUnit(128, 32, 32, 48, 12, 24, 24, bn)
+        self.project = ConvUnit(128, self.channels, 1, 1, bn)
+
+    def forward(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N D"]:
+        """Encode normalised patches; order of the features: see `pool_quarters`."""
+        x = self.block_a(self.stem(patches))
+        x = self.project(self.block_c(self.block_b(self.pool(x))))
+        return pool_quarters(x)
+
+    @torch.no_grad()
+    def folded(self) -> InceptionMini:
+        """Return the evaluation form: the same function, batch norm folded into convolutions."""
+        trained = dict(copy.deepcopy(self).eval().named_modules())
+        plain = InceptionMini().eval()
+        for name, unit in plain.named_modules():
+            if isinstance(unit, ConvUnit):
+                source = trained[name]
+                conv = (
+                    source.conv if source.bn is None else fuse_conv_bn_eval(source.conv, source.bn)
+                )
+                unit.conv.load_state_dict(conv.state_dict())
+        return plain
