@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -89,10 +90,27 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "H W 3"]:
         FileNotFoundError: If there is no such file.
         UnreadableImageError: If it is no picture, or is cut short.
     """
+    with _decoding(path), Image.open(path) as picture:
+        picture.load()
+        return np.array(_to_rgb(picture))
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return the width and height of a picture in pixels, without decoding it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableImageError: If it is no picture.
+    """
+    with _decoding(path), Image.open(path) as picture:
+        return picture.size
+
+
+@contextmanager
+def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever Pillow raises for a broken file into one exception that names it."""
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            return np.array(_to_rgb(picture))
+        yield
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (
@@ -180,7 +198,7 @@ class PictureFiles:
                 "(for Stanford Dogs: `glimpse download`)"
             )
         kept = np.flatnonzero(here)
-        self._names = tuple(names[index] for index in kept)
+        self._names = tuple(names[index] for index in kept.tolist())
         self._sizes = sizes[kept]
         self.labels = labels[kept]
         self.labels.flags.writeable = False

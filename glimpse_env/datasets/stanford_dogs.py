@@ -12,7 +12,7 @@ import scipy.io
 from jaxtyping import Float, Int64
 from platformdirs import user_cache_dir
 
-from glimpse_env.datasets.base import PictureFiles, read_image
+from glimpse_env.datasets.base import PictureFiles, image_size
 from glimpse_env.datasets.errors import AnnotationError, DatasetFormatError, DatasetNotFoundError
 from glimpse_env.datasets.split import stratified_split
 
@@ -97,7 +97,7 @@ class StanfordDogs(PictureFiles):
         name = self.name(index)
         path = (self.data_dir / "Annotation" / name).with_suffix("")
         size, corners = _read_annotation(path)
-        height, width = read_image(self.path(index)).shape[:2]
+        width, height = image_size(self.path(index))
         scale = np.array([width, height], dtype=np.float64) / size
         # Both sides shrink alike, but for rounding to whole pixels.
         if abs(scale[0] / scale[1] - 1) > 0.03 + 1 / min(width, height):
