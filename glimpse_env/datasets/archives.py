@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tqdm import tqdm
@@ -53,24 +57,63 @@ def unpack(
     return files
 
 
-def _extract(archive: Path, staging: Path, progress: bool) -> int:
-    """Extract every member below `staging`; count the files."""
-    files = 0
+def unpacked_size(archive: str | os.PathLike[str]) -> int:
+    """Return the bytes that an archive takes on disk once unpacked, in whole blocks of 4 KiB.
+
+    Raises:
+        FileNotFoundError: If there is no such archive.
+        ArchiveError: If it is broken or cut short.
+    """
+    with _opened(Path(archive)) as tar:
+        return sum(-(-member.size // 4096) * 4096 for member in tar if member.isfile())
+
+
+def is_unpacked(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Say whether a folder holds every file of an archive, each of the same size.
+
+    Raises:
+        FileNotFoundError: If there is no such archive.
+        ArchiveError: If it is broken or cut short, or holds a member that `unpack` refuses.
+    """
+    with _opened(Path(archive)) as tar:
+        for member in tar:
+            _refuse_unsafe(Path(archive), member)
+            path = Path(folder, member.name)
+            if member.isfile() and not (path.is_file() and path.stat().st_size == member.size):
+                return False
+    return True
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """Open an archive; whatever is wrong in it becomes an `ArchiveError`."""
     try:
-        with (
-            tarfile.open(archive, "r:*") as tar,
-            tqdm(desc=f"unpacking {archive.name}", unit=" files", disable=not progress) as bar,
-        ):
-            for member in tar:
-                _refuse_unsafe(archive, member)
-                tar.extract(member, staging, filter="data")
-                if member.isfile():
-                    files += 1
-                    bar.update()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+        with tarfile.open(archive, "r:*") as tar:
+            yield tar
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
         raise ArchiveError(
             f"{archive} is broken or cut short ({error}): delete it and fetch it again"
         ) from error
+
+
+def _extract(archive: Path, staging: Path, progress: bool) -> int:
+    """Extract every member below `staging`; count the files."""
+    files = 0
+    with (
+        _opened(archive) as tar,
+        tqdm(desc=f"unpacking {archive.name}", unit=" files", disable=not progress) as bar,
+    ):
+        for member in tar:
+            _refuse_unsafe(archive, member)
+            tar.extract(member, staging, filter="data")
+            if member.isfile():
+                files += 1
+                bar.update()
+        # tarfile takes a cut between two members for the end; a whole archive ends in zeros.
+        assert tar.fileobj is not None
+        tar.fileobj.seek(tar.offset)
+        if len(tar.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("the end is not there")
     return files
 
 
