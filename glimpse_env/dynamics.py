@@ -1,0 +1,410 @@
+"""The rules of an episode, written once and batched: `env.py` and `vector_env.py` are faces of this.
+
+An episode is T looks and one answer. Environment b of a batch is the one that a batch of one with
+`shard=(b, B)` would be, whatever the others do: each has its own place in the walk over the pictures
+and its own key, and all draws of an episode are hashes of the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import InvalidAction
+from jaxtyping import Bool, Float32, Int64, UInt64
+
+from glimpse_env.observer import Arrays, Gaze, make_observer, output_device
+from glimpse_env.options import EnvOptions
+from glimpse_env.retina import splitmix64
+
+NEVER_RESET = -1
+
+# Counters of the draws of an episode; glimpse n draws its noise with _GLIMPSE_NOISE + n.
+_MIRROR, _PLACE, _CONTEXT_NOISE, _GLIMPSE_NOISE = range(4)
+
+_FEATURE_BOUND = float(np.finfo(np.float32).max)
+
+
+def episode_key(generator: np.random.Generator) -> int:
+    """Draw the key of an episode: all that is ever drawn from an environment's generator."""
+    return int(generator.bit_generator.random_raw())
+
+
+def derived(key: UInt64[np.ndarray, " n"], counter: Any) -> UInt64[np.ndarray, " n"]:
+    """Hash keys and a counter (or one a key) to independent 64-bit draws."""
+    return splitmix64(splitmix64(key) + np.asarray(counter).astype(np.uint64))
+
+
+class Walk:
+    """Which picture comes next: every picture once an epoch, shared out among environments.
+
+    Environment b visits positions i + (b + k B) n, k = 0, 1, ..., of the epochs laid end to end,
+    where `shard=(i, n)` and B is the number of environments: what `shard=(i + b n, B n)` visits
+    alone.
+    """
+
+    def __init__(
+        self, num_images: int, num_envs: int, *, shuffled: bool, seed: int, shard: tuple[int, int]
+    ) -> None:
+        """Stand at the start.
+
+        Args:
+            num_images: Pictures an epoch.
+            num_envs: B.
+            shuffled: In an order determined by (seed, epoch), else in the order of the list.
+            seed: See `shuffled`.
+            shard: (i, n).
+        """
+        self.num_images = num_images
+        self._shuffled, self._seed = shuffled, seed
+        index, count = shard
+        self._start = index + count * np.arange(num_envs, dtype=np.int64)
+        self._stride = count * num_envs
+        self._position = self._start.copy()
+        self._orders: dict[int, Int64[np.ndarray, " N"]] = {}
+
+    def restart(self, rows: Int64[np.ndarray, " n"], epoch: int = 0) -> None:
+        """Go back (or ahead) to the start of an epoch."""
+        self._position[rows] = self._start[rows] + epoch * self.num_images
+
+    def advance(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Return the next picture of each environment in `rows`, and step on."""
+        epoch, place = np.divmod(self._position[rows], self.num_images)
+        self._position[rows] += self._stride
+        if not self._shuffled:
+            return place
+        image = np.empty_like(place)
+        for value in np.unique(epoch).tolist():
+            chosen = epoch == value
+            image[chosen] = self._order(value)[place[chosen]]
+        return image
+
+    def _order(self, epoch: int) -> Int64[np.ndarray, " N"]:
+        if epoch not in self._orders:
+            if len(self._orders) >= 4:  # environments are rarely more than an epoch apart
+                self._orders.pop(min(self._orders))
+            generator = np.random.default_rng((self._seed, epoch))
+            self._orders[epoch] = generator.permutation(self.num_images)
+        return self._orders[epoch]
+
+
+class GlimpseDynamics:
+    """B episodes, each at its own point; rows (indices into the batch) say which ones move.
+
+    Attributes:
+        options: As checked.
+        dataset: The pictures.
+        num_classes: K.
+        image: Picture of each episode [B].
+        mirror: Whether it is seen mirrored [B].
+        looks: Glimpses taken so far; T + 1 once answered, `NEVER_RESET` before the first reset.
+        scanpath: Fixations of each episode [B, T, 2], the first `looks` of them valid.
+        zooms: Their scales [B, T].
+        correct: Whether the answer was right [B]; valid once answered.
+    """
+
+    def __init__(self, options: EnvOptions, num_envs: int = 1, array: str = "numpy") -> None:
+        """Open the dataset, build the source of observations, and lay out the state.
+
+        Raises:
+            FileNotFoundError: If pictures or weights are missing; the message says what to do.
+            ValueError: If options do not go together.
+        """
+        self.options = options
+        self.dataset = options.load_dataset()
+        self.observer = make_observer(options, self.dataset, num_envs)
+        self.num_envs = num_envs
+        self.num_glimpses = options.num_glimpses
+        self.num_classes = len(self.dataset.class_names)
+        self.arrays = Arrays(array, output_device(options, self.observer))
+        self.walk = Walk(
+            len(self.dataset),
+            num_envs,
+            shuffled=self.dataset.training,
+            seed=options.order_seed,
+            shard=(options.shard[0], options.shard[1]),
+        )
+        self._labels = np.asarray(self.dataset.labels, np.int64)
+        self.image = np.zeros(num_envs, np.int64)
+        self.mirror = np.zeros(num_envs, np.bool_)
+        self.looks = np.full(num_envs, NEVER_RESET, np.int64)
+        self.correct = np.zeros(num_envs, np.bool_)
+        self.scanpath = np.zeros((num_envs, self.num_glimpses, 2), np.float32)
+        self.zooms = np.zeros((num_envs, self.num_glimpses), np.float32)
+        self._key = np.zeros(num_envs, np.uint64)
+        self._fixation = np.zeros((num_envs, 2), np.float32)
+        self._seen = {
+            name: self.arrays.zeros((num_envs, *shape), dtype)
+            for name, (shape, dtype) in self.observer.shapes.items()
+        }
+
+    # -- spaces --------------------------------------------------------------------------------
+
+    def observation_space(self) -> spaces.Dict:
+        """Return the observation space of one environment."""
+        boxes: dict[str, spaces.Space] = {
+            "fixation": spaces.Box(-1, 1, (2,), np.float32),
+            "remaining": spaces.Box(0, 1, (1,), np.float32),
+        }
+        for name, (shape, dtype) in self.observer.shapes.items():
+            if dtype == "uint8":
+                boxes[name] = spaces.Box(0, 255, shape, np.uint8)
+            else:
+                # Finite, since Gymnasium's checker warns of infinite bounds, but never in the way.
+                boxes[name] = spaces.Box(-_FEATURE_BOUND, _FEATURE_BOUND, shape, np.float32)
+        return spaces.Dict(boxes)
+
+    def action_space(self) -> spaces.Dict:
+        """Return the action space of one environment."""
+        parts: dict[str, spaces.Space] = {
+            "fixation": spaces.Box(-1, 1, (2,), np.float32),
+            "label": spaces.Discrete(self.num_classes),
+        }
+        if self.options.choose_scale:
+            parts["scale"] = spaces.Box(-1, 1, (1,), np.float32)
+        return spaces.Dict(parts)
+
+    # -- moves ---------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        rows: Int64[np.ndarray, " n"],
+        key: UInt64[np.ndarray, " n"],
+        image: Int64[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """Start new episodes; `observe` them before anything else.
+
+        Args:
+            rows: Which environments.
+            key: The key of each episode; see `episode_key`.
+            image: Which pictures; None: the next ones of the walk, which otherwise stands still.
+        """
+        image = self.walk.advance(rows) if image is None else image
+        self.observer.begin(rows, image)
+        self._key[rows] = key
+        self.image[rows] = image
+        if self.observer.flips:
+            self.mirror[rows] = derived(key, _MIRROR) >> np.uint64(63)
+        self.looks[rows] = 0
+        self._fixation[rows] = 0
+
+    def answer(
+        self, rows: Int64[np.ndarray, " n"], label: Int64[np.ndarray, " n"]
+    ) -> Bool[np.ndarray, " n"]:
+        """End episodes by naming a class; returns which answers are right."""
+        correct = label == self._labels[self.image[rows]]
+        self.correct[rows] = correct
+        self.looks[rows] = self.num_glimpses + 1
+        return correct
+
+    def look(
+        self,
+        rows: Int64[np.ndarray, " n"],
+        fixation: Float32[np.ndarray, "n 2"],
+        scale: Float32[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """Turn the gaze of these environments; `observe` them before anything else.
+
+        Args:
+            rows: Which environments; each has glimpses left.
+            fixation: Finite; clipped to [-1, 1], and snapped if the observer has a lattice.
+            scale: Zooms, clipped likewise; None unless `choose_scale`.
+        """
+        where = self.observer.snap(np.clip(fixation, -1, 1))
+        self._fixation[rows] = where
+        self.scanpath[rows, self.looks[rows]] = where
+        if scale is not None:
+            self.zooms[rows, self.looks[rows]] = np.clip(scale, -1, 1)
+        self.looks[rows] += 1
+
+    def observe(
+        self, begun: Int64[np.ndarray, " n"], looked: Int64[np.ndarray, " m"]
+    ) -> dict[str, Any]:
+        """Take in what is new after `begin` and `look`, all of it at once.
+
+        Args:
+            begun: Environments that have begun an episode.
+            looked: Environments that have looked.
+
+        Returns:
+            The observation of the whole batch, in fresh memory.
+        """
+        if len(begun) or len(looked):
+            found = self.observer.observe(
+                self._context_gaze(begun) if len(begun) else None,
+                self._glimpse_gaze(looked) if len(looked) else None,
+            )
+            for name, value in found.items():
+                rows = begun if name.startswith("context") else looked
+                value = self.arrays.own(value)
+                if len(rows) == self.num_envs:
+                    self._seen[name] = value
+                else:
+                    self._seen[name][rows] = value
+        if len(begun):
+            for name in self._seen:
+                if name.startswith("glimpse"):
+                    self._seen[name][begun] = 0
+        return self.observation()
+
+    def observation(self, rows: Int64[np.ndarray, " n"] | None = None) -> dict[str, Any]:
+        """Return what the environments last observed (all, or some), in fresh memory."""
+        chosen = slice(None) if rows is None else rows
+        left = np.clip(self.num_glimpses - self.looks[chosen], 0, None)
+        remaining = (left[:, None] / self.num_glimpses).astype(np.float32)
+        own, copy = self.arrays.own, self.arrays.copy
+        observation = {"fixation": own(self._fixation[chosen].copy()), "remaining": own(remaining)}
+        for name, value in self._seen.items():
+            # Indexing by rows copies already.
+            observation[name] = copy(value) if rows is None else value[rows]
+        return observation
+
+    def _context_gaze(self, rows: Int64[np.ndarray, " n"]) -> Gaze:
+        key = self._key[rows]
+        place = np.zeros((len(rows), 2), np.float32)
+        if self.observer.wanders:
+            draw = (derived(key, _PLACE) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+            place[:] = (2 * draw - 1)[:, None]
+        noise_key = derived(key, _CONTEXT_NOISE)
+        return Gaze(rows, self.image[rows], self.mirror[rows], place, noise_key)
+
+    def _glimpse_gaze(self, rows: Int64[np.ndarray, " n"]) -> Gaze:
+        looks = self.looks[rows]
+        return Gaze(
+            rows,
+            self.image[rows],
+            self.mirror[rows],
+            self._fixation[rows],
+            derived(self._key[rows], _GLIMPSE_NOISE + looks),
+            self.zooms[rows, looks - 1] if self.options.choose_scale else None,
+        )
+
+    def truth(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Return the true classes of the pictures before these environments."""
+        return self._labels[self.image[rows]]
+
+    # -- what callers pass ---------------------------------------------------------------------
+
+    def parse_action(self, action: Any, *, batched: bool) -> tuple[np.ndarray, ...]:
+        """Return fixation [B, 2], label [B] and scale [B] of an action, its form checked.
+
+        Values are checked by `check_values`, once it is known which of them count.
+
+        Raises:
+            InvalidAction: If a key is missing or unknown, or an array has a wrong shape or dtype.
+        """
+        names = ["fixation", "label"] + ["scale"] * self.options.choose_scale
+        if not isinstance(action, Mapping) or set(action) != set(names):
+            got = (
+                f"keys {sorted(map(str, action))}" if isinstance(action, Mapping) else repr(action)
+            )
+            raise InvalidAction(
+                f"an action is a dict with the keys {', '.join(map(repr, names))}; got {got} "
+                "(glimpse_env.wrappers has flat action spaces)"
+            )
+        lead = (self.num_envs,) if batched else ()
+        fixation = _as_floats("fixation", action["fixation"], (*lead, 2)).reshape(-1, 2)
+        label = _as_numpy("label", action["label"])
+        if label.dtype.kind not in "iu" or label.shape != lead:
+            raise InvalidAction(
+                f"label is {_form(lead, 'integers')}, not {label.dtype} of shape {label.shape}"
+            )
+        scale = np.zeros(self.num_envs, np.float32)
+        if self.options.choose_scale:
+            scale = _as_floats("scale", action["scale"], (*lead, 1)).reshape(-1)
+        return fixation, label.reshape(-1).astype(np.int64), scale
+
+    def check_values(
+        self,
+        looking: Int64[np.ndarray, " n"],
+        answering: Int64[np.ndarray, " m"],
+        fixation: Float32[np.ndarray, "B 2"],
+        label: Int64[np.ndarray, " B"],
+        scale: Float32[np.ndarray, " B"],
+    ) -> None:
+        """Check the values that count: fixations (and scales) of looks, labels of answers.
+
+        Raises:
+            InvalidAction: For a fixation or scale that is not finite, or a label out of range.
+        """
+        if len(looking):
+            for name, value in (("fixation", fixation[looking]), ("scale", scale[looking])):
+                if not np.isfinite(value).all():
+                    bad = value[~np.isfinite(value).reshape(len(value), -1).all(axis=1)][0]
+                    raise InvalidAction(f"{name} must be finite, in [-1, 1]; got {bad}")
+        if len(answering):
+            given = label[answering]
+            wrong = (given < 0) | (given >= self.num_classes)
+            if wrong.any():
+                raise InvalidAction(
+                    f"label must be 0 to {self.num_classes - 1}, got {given[wrong][0]}"
+                )
+
+    def parse_reset(
+        self, options: Mapping[str, Any] | None, rows: Int64[np.ndarray, " n"]
+    ) -> tuple[Int64[np.ndarray, " n"] | None, int | None]:
+        """Return the pictures and the epoch that `reset(options=...)` asks for, if any.
+
+        Raises:
+            ValueError: If an option is unknown or out of range.
+            TypeError: If one is no integer.
+        """
+        options = dict(options or {})
+        image, epoch = options.pop("image", None), options.pop("epoch", None)
+        if options:
+            raise ValueError(
+                f"reset knows the options 'image' and 'epoch', not {', '.join(map(repr, options))}"
+            )
+        if epoch is not None:
+            epoch = _as_integers("epoch", epoch)
+            if epoch.ndim or epoch < 0:
+                raise ValueError(f"reset option 'epoch' is an integer from 0, not {epoch}")
+            epoch = int(epoch)
+        if image is not None:
+            image = _as_integers("image", image)
+            if image.shape not in ((), (self.num_envs,)):
+                raise ValueError(
+                    f"reset option 'image' is an integer or {self.num_envs} of them, one an "
+                    f"environment; got shape {image.shape}"
+                )
+            image = np.broadcast_to(image, self.num_envs)[rows]
+            wrong = (image < 0) | (image >= len(self.dataset))
+            if wrong.any():
+                raise ValueError(
+                    f"reset option 'image' is 0 to {len(self.dataset) - 1} for this split; got "
+                    f"{image[wrong][0]}"
+                )
+        return image, epoch
+
+
+def _as_numpy(name: str, value: Any) -> np.ndarray:
+    """Return an array or a tensor, wherever it is, as a numpy array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidAction(f"{name} is no array: {error}") from error
+
+
+def _as_floats(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    array = _as_numpy(name, value)
+    if array.dtype.kind not in "fiu" or array.shape != shape:
+        raise InvalidAction(
+            f"{name} is {_form(shape, 'numbers')}, not {array.dtype} of shape {array.shape}"
+        )
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def _as_integers(name: str, value: Any) -> Int64[np.ndarray, "..."]:
+    array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"reset option {name!r} is an integer, not {value!r}")
+    return array.astype(np.int64)
+
+
+def _form(shape: tuple[int, ...], what: str) -> str:
+    return f"an array of {what} of shape {shape}" if shape else f"one of the {what}"

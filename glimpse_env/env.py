@@ -1,0 +1,210 @@
+"""DogsGlimpseEnv: one picture at a time."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ResetNeeded
+
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.dynamics import NEVER_RESET, GlimpseDynamics, episode_key
+from glimpse_env.options import RENDER_MODES, EnvOptions, check_render_mode
+from glimpse_env.viewer import Window, draw_frame, warn_no_render_mode
+
+_ROW = np.zeros(1, np.int64)
+_NO_ROW = np.zeros(0, np.int64)
+
+
+class DogsGlimpseEnv(gym.Env):
+    """Name the breed of a dog after a few glimpses of its picture.
+
+    ## Description
+
+    A picture is never seen whole. An episode starts with one blurred *context* patch; each action
+    then chooses a *fixation*, where the retina cuts patches of growing size, every one shrunk to
+    96x96: sharp in the middle, blurred around (Sermanet, Frome, Real 2014, section 2). After
+    `num_glimpses` glimpses one last action names the breed.
+
+    ## Action space
+
+    `Dict` of
+
+    | key | space | meaning |
+    |---|---|---|
+    | `fixation` | `Box(-1, 1, (2,))` | (x, y): -1 is the left or top edge, +1 the right or bottom |
+    | `label` | `Discrete(K)` | the class; index into `class_names` |
+    | `scale` | `Box(-1, 1, (1,))` | with `choose_scale=True` only: sides times 2 ** scale |
+
+    The first `num_glimpses` steps of an episode are looks, in which `label` is ignored. The last
+    is the answer, in which `fixation` (and `scale`) are ignored. Finite fixations beyond the edges
+    are clipped to [-1, 1]; with a `FeatureBank` they snap to its lattice.
+
+    ## Observation space
+
+    `Dict` of (S resolutions, D features a patch, P = 96)
+
+    | key | space | meaning |
+    |---|---|---|
+    | `context` | `Box((D,))`, or pixels `Box(0, 255, (P, P, 3), uint8)` | the blurred start |
+    | `glimpse` | `Box((S, D))`, or pixels `Box(0, 255, (S, P, P, 3), uint8)` | the last look |
+    | `fixation` | `Box(-1, 1, (2,))` | where that was: clipped, and snapped |
+    | `remaining` | `Box(0, 1, (1,))` | share of the glimpses still to come |
+
+    `glimpse` and `fixation` are zero before the first look. With `observation="both"` features are
+    under these names and pixels under `context_pixels` and `glimpse_pixels`. `choose_scale` adds
+    nothing: an agent knows the scale it chose. The answer returns the last observation again.
+
+    ## Rewards
+
+    0.0 for a look; for the answer 1.0 if it is right, else 0.0.
+
+    ## Episode end
+
+    An episode terminates with the answer, after `num_glimpses + 1` steps; it never truncates.
+
+    ## Information
+
+    `info["image"]` is the index of the picture in the split. With the answer come `label`, the
+    truth, and `is_success`.
+
+    ## Reset options
+
+    `{"image": i}` shows picture i; the walk over the split then stands still. `{"epoch": e}`
+    restarts the walk at epoch e.
+
+    ## Walk and seeding
+
+    A training split is walked in random order without replacement; the order is determined by the
+    option `order_seed` and the epoch alone. An evaluation split is walked in order. After the last
+    picture the next epoch follows. `reset(seed=...)` restarts the walk and seeds everything else
+    (mirroring, place of the context, noise outside the picture): the same seed, the same bytes.
+
+    ## Options
+
+    Keyword arguments, here or through `gymnasium.make`; see `glimpse_env.options.EnvOptions`.
+
+    | option | values | default |
+    |---|---|---|
+    | `dataset` | `stanford_dogs`, `synthetic`, any `ImageDataset` | by the id |
+    | `data_dir` | folder of Stanford Dogs | `$GLIMPSE_DATA`/stanford_dogs, else the user cache |
+    | `split` | `train`, `val`, `trainval`, `test` | `train` |
+    | `resolutions` | any of `low`, `medium`, `high`; the order is that of axis S | all three |
+    | `num_glimpses` | integer from 1 | 3 |
+    | `encoder` | registered name, `EncoderSpec`, `Encoder`, `FeatureBank`, `torch.nn.Module` | by id |
+    | `observation` | `features`, `pixels` (the encoder is ignored), `both` | `features` |
+    | `context` | `auto` (random when training), `random`, `center` | `auto` |
+    | `mirror` | `auto` (random flips when training), `True` (random flips), `False` | `auto` |
+    | `shard` | `(i, n)`: every n-th picture of the walk, from the i-th on | `(0, 1)` |
+    | `order_seed` | integer from 0 | 0 |
+    | `allow_missing` | leave absent pictures out instead of raising | `False` |
+    | `choose_scale` | let the action zoom; needs a live encoder | `False` |
+    | `device`, `precision` | `auto`, `cpu`, `cuda[:i]`; `auto`, `fp32`, `bf16` | `auto` |
+    | `render_mode` | `rgb_array` (480x480), `human` (a window) | `None` |
+
+    ## Errors
+
+    `gymnasium.error.InvalidAction` for a malformed action, a look with a fixation that is not
+    finite, or an answer with a label out of range; `gymnasium.error.ResetNeeded` for a step before
+    the first reset or after the end of an episode. A refused action changes nothing.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # type: ignore[misc]
+
+    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        """Open the dataset and the encoder.
+
+        Args:
+            render_mode: None, `rgb_array` or `human`.
+            **options: The fields of `EnvOptions`.
+
+        Raises:
+            TypeError: For an unknown option, or a value of the wrong kind.
+            ValueError: For a value that is not allowed, or options that do not go together.
+            FileNotFoundError: If pictures or weights are missing; the message says what to do.
+        """
+        check_render_mode(render_mode)
+        self.render_mode = render_mode
+        self._dynamics = GlimpseDynamics(EnvOptions.from_keywords(options))
+        self.observation_space = self._dynamics.observation_space()
+        self.action_space = self._dynamics.action_space()
+        self._window: Window | None = None
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """The pictures."""
+        return self._dynamics.dataset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the labels."""
+        return self._dynamics.dataset.class_names
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode; see the class for seeds and options."""
+        image, epoch = self._dynamics.parse_reset(options, _ROW)
+        super().reset(seed=seed)
+        if seed is not None or epoch is not None:
+            self._dynamics.walk.restart(_ROW, epoch or 0)
+        key = np.array([episode_key(self.np_random)], np.uint64)
+        self._dynamics.begin(_ROW, key, image)
+        observation = self._dynamics.observe(_ROW, _NO_ROW)
+        if self.render_mode == "human":
+            self.render()
+        return _single(observation), {"image": int(self._dynamics.image[0])}
+
+    def step(
+        self, action: dict[str, Any]
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Look, or answer if no glimpses are left."""
+        rules = self._dynamics
+        looks = rules.looks[0]
+        if looks == NEVER_RESET or looks > rules.num_glimpses:
+            state = "before the first reset" if looks == NEVER_RESET else "after the answer"
+            raise ResetNeeded(f"step called {state}: call reset() first")
+        fixation, label, scale = rules.parse_action(action, batched=False)
+        reward, terminated = 0.0, bool(looks == rules.num_glimpses)
+        info: dict[str, Any] = {"image": int(rules.image[0])}
+        if terminated:
+            rules.check_values(_NO_ROW, _ROW, fixation, label, scale)
+            right = bool(rules.answer(_ROW, label)[0])
+            reward = float(right)
+            info |= {"label": int(rules.truth(_ROW)[0]), "is_success": right}
+            observation = rules.observation()
+        else:
+            rules.check_values(_ROW, _NO_ROW, fixation, label, scale)
+            rules.look(_ROW, fixation, scale if rules.options.choose_scale else None)
+            observation = rules.observe(_NO_ROW, _ROW)
+        if self.render_mode == "human":
+            self.render()
+        return _single(observation), reward, terminated, False, info
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """Draw the picture with the scanpath so far: an array, or in a window.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        if self.render_mode is None:
+            warn_no_render_mode(self)
+            return None
+        frame = draw_frame(self._dynamics, 0)
+        if self.render_mode == "rgb_array":
+            return frame
+        if self._window is None:
+            self._window = Window("DogsGlimpse")
+        self._window.show(frame)
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+def _single(observation: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: value[0] for name, value in observation.items()}

@@ -1,0 +1,374 @@
+"""Where observations come from: a retina and a live encoder, or a feature bank.
+
+Both give the same things for the same gaze, so that the rules of an episode (`dynamics.py`) need
+not know which it is. Everything due in a step, the contexts of new episodes and the glimpses of
+running ones, is asked for at once, so that the encoder is called once a step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8, UInt64
+
+from encoders.bank import FeatureBank
+from encoders.engine import Encoder, make_encoder
+from encoders.spec import EncoderSpec, get_spec
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.options import EnvOptions
+from glimpse_env.pyramid import Pyramid, PyramidStore
+from glimpse_env.retina import PATCH_SIDE, cut_patches, cut_scaled_patches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# One environment among many (a process each, say) must not hoard pictures; a batch may.
+_STORE_BYTES_SCALAR = 2**28
+_STORE_BYTES_BATCH = 2**31
+
+_live_encoders: weakref.WeakValueDictionary[tuple, Encoder] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class Gaze:
+    """Where a number of environments look; arrays of the same length.
+
+    Attributes:
+        rows: Which environments.
+        image: Index of the picture each one sees.
+        mirror: Whether it sees the mirrored picture.
+        fixation: Centre (x, y) of a glimpse; of a context, its place as a share of the way from the
+            centre to where the patch would leave the picture.
+        noise_key: Decides the noise outside the picture.
+        scale: Zoom; None unless `choose_scale`.
+    """
+
+    rows: Int64[np.ndarray, " n"]
+    image: Int64[np.ndarray, " n"]
+    mirror: Bool[np.ndarray, " n"]
+    fixation: Float32[np.ndarray, "n 2"]
+    noise_key: UInt64[np.ndarray, " n"]
+    scale: Float32[np.ndarray, " n"] | None = None
+
+
+class Observer(Protocol):
+    """What `dynamics.py` asks of a source of observations.
+
+    Attributes:
+        shapes: Of each array observed, by its key in the observation: shape for one environment
+            and dtype.
+        device: Where features come out; `cpu` for a bank and for pixels.
+        flips: Whether pictures are mirrored at random.
+        wanders: Whether the context's place is random.
+    """
+
+    shapes: dict[str, tuple[tuple[int, ...], str]]
+    device: torch.device
+    flips: bool
+    wanders: bool
+
+    def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
+        """Return the fixations that will really be looked at."""
+        ...
+
+    def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
+        """Take note that these environments see these pictures from now on."""
+        ...
+
+    def observe(self, contexts: Gaze | None, glimpses: Gaze | None) -> dict[str, Any]:
+        """Return fresh arrays or tensors for the keys of `shapes` that were asked for."""
+        ...
+
+
+def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> Observer:
+    """Choose and build the source of observations that the options describe.
+
+    Raises:
+        ValueError: If a bank does not fit the dataset or the other options.
+        FileNotFoundError: If the encoder's weights are not there.
+    """
+    flips = dataset.training if options.mirror == "auto" else bool(options.mirror)
+    wanders = dataset.training if options.context == "auto" else options.context == "random"
+    live = LiveObserver(options, dataset, num_envs, flips=flips, wanders=wanders)
+    if options.observation != "pixels" and isinstance(options.encoder, FeatureBank):
+        return BankObserver(options, dataset, options.encoder, live)
+    return live
+
+
+def shared_encoder(options: EnvOptions) -> Encoder:
+    """Return the encoder; environments of one process that name the same one share it."""
+    given = options.encoder
+    spec = get_spec(given) if isinstance(given, str) else given
+    if not isinstance(spec, EncoderSpec):
+        return make_encoder(spec, device=options.device, precision=options.precision)  # type: ignore[arg-type]
+    key = (spec, options.device, options.precision)
+    encoder = _live_encoders.get(key)
+    if encoder is None:
+        encoder = make_encoder(spec, device=options.device, precision=options.precision)  # type: ignore[arg-type]
+        _live_encoders[key] = encoder
+    return encoder
+
+
+class LiveObserver:
+    """Cuts patches from pictures and encodes them; see `Observer`."""
+
+    def __init__(
+        self,
+        options: EnvOptions,
+        dataset: ImageDataset,
+        num_envs: int,
+        *,
+        flips: bool,
+        wanders: bool,
+    ) -> None:
+        """Build the encoder, unless a bank takes its place or only pixels are asked for."""
+        self.flips, self.wanders = flips, wanders
+        self.resolutions = tuple(options.resolutions)
+        self.device = torch.device("cpu")
+        self.encoder: Encoder | None = None
+        self._dataset = dataset
+        self._keep_pictures = options.choose_scale
+        levels = [name for name in ("low", "medium", "high") if name in {"low", *self.resolutions}]
+        capacity = _STORE_BYTES_SCALAR if num_envs == 1 else _STORE_BYTES_BATCH
+        self._store = PyramidStore(dataset, levels, capacity_bytes=capacity)
+        # Held here as well, so that no episode loses its picture to the store's bound.
+        self._pyramids: list[Pyramid | None] = [None] * num_envs
+        self._pictures: list[np.ndarray | None] = [None] * num_envs
+
+        count = len(self.resolutions)
+        patch = (PATCH_SIDE, PATCH_SIDE, 3)
+        self.shapes: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._pixel_suffix: str | None = None
+        if options.observation != "features":
+            self._pixel_suffix = "" if options.observation == "pixels" else "_pixels"
+            self.shapes[f"context{self._pixel_suffix}"] = (patch, "uint8")
+            self.shapes[f"glimpse{self._pixel_suffix}"] = ((count, *patch), "uint8")
+        if options.observation != "pixels" and not isinstance(options.encoder, FeatureBank):
+            self.encoder = shared_encoder(options)
+            self.device = self.encoder.device
+            size = self.encoder.feature_size
+            self.shapes["context"] = ((size,), "float32")
+            self.shapes["glimpse"] = ((count, size), "float32")
+
+    def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
+        """Return the fixations as they are: a retina looks anywhere."""
+        return fixation
+
+    def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
+        """Fetch the pictures of new episodes."""
+        for row, index in zip(rows.tolist(), image.tolist(), strict=True):
+            self._pyramids[row] = self._store[index]
+            if self._keep_pictures:
+                self._pictures[row] = self._dataset.image(index)
+
+    def observe(self, contexts: Gaze | None, glimpses: Gaze | None) -> dict[str, Any]:
+        """Cut the patches and encode all of them in one call."""
+        cut = {}
+        if contexts is not None:
+            shapes = [self._pyramids[row].image_shape for row in contexts.rows.tolist()]  # type: ignore[union-attr]
+            place = context_fixations(shapes, contexts.fixation)
+            cut["context"] = self.cut_contexts(contexts, place, contexts.noise_key)
+        if glimpses is not None:
+            cut["glimpse"] = self.cut_glimpses(glimpses, glimpses.fixation, glimpses.noise_key)
+        found: dict[str, Any] = {}
+        if self.encoder is not None:
+            found.update(self._encode(cut))
+        if self._pixel_suffix is not None:
+            found.update({f"{name}{self._pixel_suffix}": value for name, value in cut.items()})
+        return found
+
+    def cut_contexts(
+        self,
+        gaze: Gaze,
+        fixation: Float[np.ndarray, "n 2"],
+        noise_key: UInt64[np.ndarray, " n"],
+    ) -> UInt8[np.ndarray, "n P P 3"]:
+        """Cut one low patch from each picture, at these fixations and with this noise."""
+        pyramids: list[Any] = [self._pyramids[row] for row in gaze.rows.tolist()]
+        return cut_patches(pyramids, fixation, gaze.mirror, noise_key, ("low",))[:, 0]
+
+    def cut_glimpses(
+        self,
+        gaze: Gaze,
+        fixation: Float[np.ndarray, "n 2"],
+        noise_key: UInt64[np.ndarray, " n"],
+    ) -> UInt8[np.ndarray, "n S P P 3"]:
+        """Cut a glimpse from each picture, at these fixations and with this noise."""
+        if gaze.scale is None:
+            pyramids: list[Any] = [self._pyramids[row] for row in gaze.rows.tolist()]
+            return cut_patches(pyramids, fixation, gaze.mirror, noise_key, self.resolutions)
+        pictures: list[Any] = [self._pictures[row] for row in gaze.rows.tolist()]
+        return cut_scaled_patches(
+            pictures, fixation, gaze.scale, gaze.mirror, noise_key, self.resolutions
+        )
+
+    def _encode(self, cut: dict[str, UInt8[np.ndarray, "..."]]) -> dict[str, Tensor]:
+        """Encode patches of several shapes in one call of the encoder."""
+        assert self.encoder is not None
+        flat = [torch.from_numpy(patches).flatten(0, -4) for patches in cut.values()]
+        features = self.encoder(torch.cat(flat) if len(flat) > 1 else flat[0])
+        parts = features.split([len(patches) for patches in flat])
+        return {
+            name: part.unflatten(0, patches.shape[:-3])
+            for (name, patches), part in zip(cut.items(), parts, strict=True)
+        }
+
+
+class BankObserver:
+    """Reads features from a bank, at its lattice points; see `Observer`.
+
+    A random context place is one of the bank's own, each as likely as another. Pixels, if asked for
+    beside the features, are cut where the bank looked and with its noise.
+    """
+
+    def __init__(
+        self, options: EnvOptions, dataset: ImageDataset, bank: FeatureBank, live: LiveObserver
+    ) -> None:
+        """Check that the bank fits.
+
+        Raises:
+            BankMismatchError: If it was made from another dataset, split or set of resolutions.
+            ValueError: If it cannot do what the other options ask.
+        """
+        self.resolutions = tuple(options.resolutions)
+        bank.check(split=dataset.split, dataset=dataset.fingerprint, resolutions=self.resolutions)
+        if options.choose_scale:
+            raise ValueError(
+                "choose_scale=True needs a live encoder: a bank knows only the ordinary patch sizes"
+            )
+        if live.flips and not bank.mirrored:
+            raise ValueError(
+                "the bank holds no mirrored pictures, which mirror="
+                f"{options.mirror!r} asks for: pass mirror=False, or make a mirrored bank"
+            )
+        places = len(bank.context_fixations)
+        if options.context == "random" and places < 2:
+            raise ValueError(
+                "context='random' needs a bank with several context places, this one has "
+                f"{places}: pass context='center', or make the bank with more"
+            )
+        self.flips = live.flips
+        self.wanders = live.wanders and places > 1
+        centre = bank.snap_context(np.zeros((1, 2), np.float32))
+        if not self.wanders and bank.context_fixations[centre].any():
+            raise ValueError(
+                "the bank has no context at the centre, which context="
+                f"{options.context!r} asks for: make one that has"
+            )
+        self._bank, self._live = bank, live
+        self._centre = int(centre[0])
+        self.device = torch.device("cpu")
+        self.shapes = {
+            **live.shapes,
+            "context": ((bank.feature_size,), "float32"),
+            "glimpse": ((len(self.resolutions), bank.feature_size), "float32"),
+        }
+        self._pixels = bool(live.shapes)
+
+    def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
+        """Return the lattice points nearest to the fixations."""
+        return self._bank.fixations[self._bank.snap(fixation)]
+
+    def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
+        """Fetch the pictures of new episodes, if pixels are asked for."""
+        if self._pixels:
+            self._live.begin(rows, image)
+
+    def observe(self, contexts: Gaze | None, glimpses: Gaze | None) -> dict[str, Any]:
+        """Look the features up."""
+        found: dict[str, Any] = {}
+        bank = self._bank
+        if contexts is not None:
+            point = self._context_point(contexts)
+            found["context"] = bank.contexts(contexts.image, contexts.mirror, point)
+            if self._pixels:
+                key = bank.context_noise_keys(contexts.image, contexts.mirror, point)
+                place = bank.context_fixations[point]
+                found["context_pixels"] = self._live.cut_contexts(contexts, place, key)
+        if glimpses is not None:
+            point = bank.snap(glimpses.fixation)
+            found["glimpse"] = bank.glimpses(
+                glimpses.image, glimpses.mirror, point, self.resolutions
+            )
+            if self._pixels:
+                key = bank.noise_keys(glimpses.image, glimpses.mirror, point)
+                place = bank.fixations[point]
+                found["glimpse_pixels"] = self._live.cut_glimpses(glimpses, place, key)
+        return found
+
+    def _context_point(self, contexts: Gaze) -> Int64[np.ndarray, " n"]:
+        if not self.wanders:
+            return np.full(len(contexts.rows), self._centre)
+        # The place along x is uniform in [-1, 1): its share of the range picks the bank's place.
+        count = len(self._bank.context_fixations)
+        share = (contexts.fixation[:, 0].astype(np.float64) + 1) / 2
+        return np.minimum((share * count).astype(np.int64), count - 1)
+
+
+def context_fixations(
+    image_shapes: list[tuple[int, int]], place: Float32[np.ndarray, "n 2"]
+) -> Float64[np.ndarray, "n 2"]:
+    """Return fixations at which the low patch lies inside its picture.
+
+    Args:
+        image_shapes: Height and width of each picture.
+        place: Share of the way from the centre (0) to where the patch touches an edge (-1 or 1).
+            The patch is as wide as the short side, so it can only slide along the long one.
+    """
+    shape = np.array(image_shapes, np.float64)
+    slack = 1 - shape.min(axis=1, keepdims=True) / shape
+    return place * slack[:, ::-1]
+
+
+class Arrays:
+    """Makes the arrays that an environment hands out: numpy ones, or tensors on a device."""
+
+    def __init__(self, kind: str, device: torch.device) -> None:
+        """Choose the kind, `numpy` or `torch`, and the device of tensors."""
+        self.device = device
+        self.tensors = kind == "torch"
+
+    def own(self, value: np.ndarray | Tensor) -> Any:
+        """Return `value` as an array of this kind; memory is shared where possible."""
+        if self.tensors:
+            tensor = torch.as_tensor(value, device=self.device)
+            # Encoders run in inference mode; an agent must be able to save what it sees for
+            # its backward pass.
+            return tensor.clone() if tensor.is_inference() else tensor
+        return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return zeros."""
+        if self.tensors:
+            return torch.zeros(shape, dtype=getattr(torch, dtype), device=self.device)
+        return np.zeros(shape, dtype)
+
+    def copy(self, value: Any) -> Any:
+        """Return a copy that shares no memory."""
+        return value.clone() if self.tensors else value.copy()
+
+    def items(self, value: Any) -> list[Any]:
+        """Split along the first axis."""
+        return list(value.unbind()) if self.tensors else list(value)
+
+
+def output_device(options: EnvOptions, observer: Observer) -> torch.device:
+    """Return where tensors go: to the encoder's device, or for a bank to the option's.
+
+    Raises:
+        ValueError: If CUDA is asked for and absent.
+    """
+    if observer.device.type != "cpu" or options.device == "cpu":
+        return observer.device
+    if options.device == "auto":
+        live = isinstance(observer, LiveObserver) and observer.encoder is not None
+        return torch.device("cuda" if torch.cuda.is_available() and not live else "cpu")
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"device={options.device!r}, but torch finds no CUDA device: pass device='cpu' or 'auto'"
+        )
+    return torch.device(options.device)
