@@ -1,0 +1,124 @@
+"""The terms of the objective and the diagnostics of the fixations, as pure functions.
+
+Everything is time-major: T glimpses, B batch, C mixture components, K classes. Sources: Ba et al.
+(2014) equations 5, 11 and 12, which Sermanet et al. (2014) extend.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+LOG_TWO_PI = math.log(2.0 * math.pi)
+
+
+def classification_loss(
+    log_probs: Float[Tensor, "B K"], labels: Int[Tensor, " B"]
+) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood of the true classes, in nats: -log p(y | l_1..l_N)."""
+    return functional.nll_loss(log_probs, labels)
+
+
+def gaussian_log_prob(
+    location: Float[Tensor, "*N 2"], mean: Float[Tensor, "*N 2"], sigma: float
+) -> Float[Tensor, "*N"]:
+    """Log-density of an isotropic Gaussian over the plane: log N(l; lhat, sigma^2 I), in nats."""
+    squared = ((location - mean) / sigma).square().sum(-1)
+    return -0.5 * squared - 2.0 * math.log(sigma) - LOG_TWO_PI
+
+
+def mixture_log_prob(
+    location: Float[Tensor, "*N 2"],
+    logits: Float[Tensor, "*N C"],
+    means: Float[Tensor, "*N C 2"],
+    sigma: float,
+) -> Float[Tensor, "*N"]:
+    """Log-density of a mixture of isotropic Gaussians that share one sigma, in nats.
+
+    With one component it is `gaussian_log_prob` exactly, whatever the logit.
+    """
+    component = gaussian_log_prob(location.unsqueeze(-2).expand_as(means), means, sigma)
+    return torch.logsumexp(functional.log_softmax(logits, -1) + component, -1)
+
+
+def reinforce_loss(
+    locations: Float[Tensor, "T B 2"],
+    logits: Float[Tensor, "T B C"],
+    means: Float[Tensor, "T B C 2"],
+    sigma: float,
+    advantages: Float[Tensor, "T B"],
+) -> Float[Tensor, ""]:
+    """Surrogate whose gradient is the policy gradient (Ba et al., equation 12).
+
+    The sampled locations and the advantages are constants here, whatever graph they come with:
+    only the parameters of the density (logits, means) receive a gradient. Summed over glimpses,
+    averaged over the batch.
+    """
+    log_density = mixture_log_prob(locations.detach(), logits, means, sigma)
+    return -(advantages.detach() * log_density).sum(0).mean()
+
+
+def baseline_loss(
+    baselines: Float[Tensor, "T B"], returns: Float[Tensor, " B"]
+) -> Float[Tensor, ""]:
+    """Squared error of the predicted returns, summed over glimpses, averaged over the batch."""
+    return (baselines - returns.detach()).square().sum(0).mean()
+
+
+def leave_one_out(returns: Float[Tensor, " B"], samples: int) -> Float[Tensor, " B"]:
+    """Mean return of the *other* scanpaths of the same image: a baseline with nothing to learn.
+
+    Args:
+        returns: Returns whose rows come in blocks of `samples`, one block an image.
+        samples: M, scanpaths an image; at least 2, and it divides B.
+    """
+    if samples < 2 or returns.shape[0] % samples:
+        raise ValueError(
+            "leave_one_out compares the scanpaths of one image, so it needs blocks of at least 2 "
+            f"rows; got {returns.shape[0]} rows and samples={samples}."
+        )
+    blocks = returns.view(-1, samples)
+    return ((blocks.sum(1, keepdim=True) - blocks) / (samples - 1)).reshape(-1)
+
+
+def component_entropy(logits: Float[Tensor, "*N C"]) -> Float[Tensor, "*N"]:
+    """Entropy of the mixture weights, in nats; 0 for one component, log C when all are alike."""
+    log_weights = functional.log_softmax(logits, -1)
+    return -(log_weights.exp() * log_weights).sum(-1)
+
+
+def fixation_spread(means: Float[Tensor, "T B 2"]) -> Float[Tensor, " T"]:
+    """How far apart the mean fixations of *different images* lie.
+
+    Root of the two axes' mean variance over the batch, in units of the fixation ([-1, 1]). It
+    falls to 0 when every image gets the same fixation, the collapse in which a classifier
+    memorises before the policy has learnt anything.
+    """
+    return means.var(dim=1, unbiased=False).mean(-1).sqrt()
+
+
+def fixation_entropy(fixations: Float[Tensor, "T B 2"], bins: int = 8) -> Float[Tensor, " T"]:
+    """Entropy of where the batch looks, over a grid of bins x bins cells, in nats.
+
+    0 when all look into one cell, 2 log(bins) when the plane is covered evenly.
+    """
+    cell = ((fixations.detach().clamp(-1.0, 1.0) + 1.0) * (0.5 * bins)).long().clamp(max=bins - 1)
+    counts = functional.one_hot(cell[..., 0] * bins + cell[..., 1], bins * bins).sum(1)
+    share = counts.double() / fixations.shape[1]
+    return -torch.special.xlogy(share, share).sum(-1).to(fixations.dtype)
+
+
+def explained_variance(
+    baselines: Float[Tensor, "T B"], returns: Float[Tensor, " B"]
+) -> Float[Tensor, ""]:
+    """Share of the returns' variance that the baseline predicts: 1 - var(R - b) / var(R).
+
+    0 when the returns do not vary, for then there is nothing to explain.
+    """
+    variance = returns.var(unbiased=False)
+    residual = (returns - baselines.detach()).var(dim=1, unbiased=False).mean()
+    return torch.where(variance > 0, 1.0 - residual / variance.clamp_min(1e-12), 0.0)

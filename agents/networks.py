@@ -1,0 +1,350 @@
+"""The two-deck network: glimpse, core, context, location, classification and baseline networks.
+
+The lower deck r1 reads glimpses and names the class; the upper deck r2 starts from the context and
+says where to look next (Sermanet et al. 2014, section 2, figure 2; Ba et al. 2014, section 3). The
+context has no way to the classifier but through the locations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agents.configs import TwoDeckConfig
+from agents.losses import mixture_log_prob
+
+Hidden = tuple[Tensor, ...] | None
+"""One deck's memory: (r,) for rnn and gru, (r, cell) for lstm; None stands for zeros."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+@dataclass(frozen=True)
+class LocationDensity:
+    """p(l | r2): isotropic Gaussians of one sigma, weighted by softmax(logits)."""
+
+    logits: Float[Tensor, "B C"]
+    means: Float[Tensor, "B C 2"]
+    sigma: float
+
+    def mode(self) -> Float[Tensor, "B 2"]:
+        """Mean of the likeliest component: for one Gaussian lhat itself."""
+        return self._component(self.logits.argmax(-1))
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "B 2"]:
+        """Draw l = lhat + sigma * eps, with the gradient of lhat (of the component drawn).
+
+        The draws come from a CPU generator whatever the device, so that a run replays on any.
+        """
+        batch, components, _ = self.means.shape
+        noise = torch.randn(batch, 2, generator=generator).to(self.means)
+        index = torch.zeros(batch, dtype=torch.long, device=self.means.device)
+        if components > 1:
+            threshold = torch.rand(batch, 1, generator=generator).to(self.means)
+            below = self.logits.detach().softmax(-1).cumsum(-1) < threshold
+            index = below.sum(-1).clamp(max=components - 1)
+        return self._component(index) + self.sigma * noise
+
+    def log_prob(self, location: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
+        """Log-density at a location, in nats."""
+        return mixture_log_prob(location, self.logits, self.means, self.sigma)
+
+    def _component(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B 2"]:
+        return self.means.gather(1, index[:, None, None].expand(-1, 1, 2)).squeeze(1)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the network remembers inside an episode: r1 and r2."""
+
+    lower: Hidden
+    upper: Hidden
+
+
+def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Inverted dropout drawn from a given generator; without one (outside training) the identity.
+
+    torch's own draws from the global generator, which no agent could replay.
+    """
+    if generator is None or rate == 0.0:
+        return values
+    kept = torch.rand(values.shape, device=values.device, generator=generator) >= rate
+    return values * kept / (1.0 - rate)
+
+
+class GlimpseNetwork(nn.Module):
+    """Where meets what: g = relu(W_g [relu(W_img v); relu(W_loc l)]), or their product.
+
+    Section 2, third difference; the product is Ba et al.'s equation 1.
+    """
+
+    def __init__(self, config: TwoDeckConfig) -> None:
+        """Build W_img, W_loc and, to concatenate, W_g."""
+        super().__init__()
+        self.config = config
+        multiply = config.combine == "multiply"
+        location_width = config.image_width if multiply else config.location_width
+        self.image = _linear(config.num_resolutions * config.feature_size, config.image_width)
+        self.location = _linear(2, location_width)
+        # Without biases relu(W_loc l) is all zeros at the centre, where the first fixations lie:
+        # under `multiply` nothing would be seen there, and no unit could tell one place from
+        # another.
+        if multiply:
+            nn.init.ones_(self.location.bias)
+        else:
+            nn.init.uniform_(self.location.bias, -1.0, 1.0)
+        self.combine = None
+        if not multiply:
+            self.combine = _linear(config.image_width + location_width, config.glimpse_width)
+
+    def forward(
+        self,
+        features: Float[Tensor, "B S D"],
+        location: Float[Tensor, "B 2"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B G"]:
+        """Combine what was seen and where it was seen."""
+        config, act = self.config, _ACTIVATIONS[self.config.activation]
+        features = dropout(_standardise(features, config), config.feature_dropout, generator)
+        what = act(self.image(features.flatten(1)))
+        where = act(self.location(location))
+        if self.combine is None:
+            return dropout(what * where, config.dropout, generator)
+        glimpse = act(self.combine(torch.cat((what, where), 1)))
+        return dropout(glimpse, config.dropout, generator)
+
+
+class VanillaCell(nn.Module):
+    """r_n = relu(W x_n + U r_{n-1} + b), with U the identity at first.
+
+    An identity keeps what ReLU units hold, and their gradient, over any number of glimpses (Le et
+    al. 2015); for tanh U starts orthogonal.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, activation: str) -> None:
+        """Build W and U."""
+        super().__init__()
+        self.activation = _ACTIVATIONS[activation]
+        self.input = _linear(input_size, hidden_size)
+        self.recurrent = nn.Linear(hidden_size, hidden_size, bias=False)
+        if activation == "relu":
+            nn.init.eye_(self.recurrent.weight)
+        else:
+            nn.init.orthogonal_(self.recurrent.weight)
+
+    def forward(self, values: Float[Tensor, "B X"], hidden: Hidden) -> tuple[Tensor, ...]:
+        """One step; no hidden state stands for zeros and costs nothing."""
+        total = self.input(values)
+        if hidden is not None:
+            total = total + self.recurrent(hidden[0])
+        return (self.activation(total),)
+
+
+class GatedCell(nn.Module):
+    """torch's LSTM or GRU cell behind the same face, with orthogonal recurrent weights."""
+
+    def __init__(self, input_size: int, hidden_size: int, kind: Literal["lstm", "gru"]) -> None:
+        """Build the cell; an LSTM starts with its forget gates open (bias 1)."""
+        super().__init__()
+        self.cell = (nn.LSTMCell if kind == "lstm" else nn.GRUCell)(input_size, hidden_size)
+        for block in self.cell.weight_hh.data.split(hidden_size):
+            nn.init.orthogonal_(block)
+        nn.init.zeros_(self.cell.bias_ih)
+        nn.init.zeros_(self.cell.bias_hh)
+        if kind == "lstm":
+            nn.init.ones_(self.cell.bias_ih.data[hidden_size : 2 * hidden_size])
+
+    def forward(self, values: Float[Tensor, "B X"], hidden: Hidden) -> tuple[Tensor, ...]:
+        """One step."""
+        if isinstance(self.cell, nn.LSTMCell):
+            pair = None if hidden is None else (hidden[0], hidden[1])
+            return tuple(self.cell(values, pair))
+        return (self.cell(values, None if hidden is None else hidden[0]),)
+
+
+class TwoDeckCore(nn.Module):
+    """r1_n = R(g_n, r1_{n-1}) and r2_n = R(r1_n, r2_{n-1}) (Ba eq. 2)."""
+
+    def __init__(self, config: TwoDeckConfig) -> None:
+        """Build both decks."""
+        super().__init__()
+
+        def cell(input_size: int) -> nn.Module:
+            if config.core == "rnn":
+                return VanillaCell(input_size, config.hidden_size, config.activation)
+            return GatedCell(input_size, config.hidden_size, config.core)
+
+        self.lower = cell(config.core_input)
+        self.upper = cell(config.hidden_size)
+
+    def forward(self, glimpse: Float[Tensor, "B G"], memory: Memory, upper: bool = True) -> Memory:
+        """One step of both decks; `upper=False` leaves r2 as it was (nothing reads r2_N)."""
+        lower = self.lower(glimpse, memory.lower)
+        return Memory(lower, self.upper(lower[0], memory.upper) if upper else memory.upper)
+
+
+class ContextNetwork(nn.Module):
+    """r2_0 = relu(W_c encoder(context)) (section 2; Ba et al. 3)."""
+
+    def __init__(self, config: TwoDeckConfig) -> None:
+        """Build W_c."""
+        super().__init__()
+        self.config = config
+        self.linear = _linear(config.feature_size, config.hidden_size)
+
+    def forward(self, context: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
+        """Start the upper deck; an LSTM's cell too, or its first gate would lose the context."""
+        context = _standardise(context, self.config)
+        start = _ACTIVATIONS[self.config.activation](self.linear(context))
+        return (start, start) if self.config.core == "lstm" else (start,)
+
+
+class ScaledLinear(nn.Module):
+    """y = W r / sqrt(N) + b: a head whose step in y, for one learning rate, does not grow with N.
+
+    r2 has thousands of non-negative units. With a plain layer one SGD step moves its output by
+    learning_rate * |r2|^2, far out of the picture at N = 4,096 (and a squared error diverges);
+    divided by sqrt(N) twice, it does not. The functions it can express are the same.
+    """
+
+    def __init__(self, input_size: int, output_size: int, gain: float) -> None:
+        """Draw W from N(0, gain^2); b starts at 0."""
+        super().__init__()
+        self.weight = nn.Parameter(gain * torch.randn(output_size, input_size))
+        self.bias = nn.Parameter(torch.zeros(output_size))
+
+    def forward(self, values: Float[Tensor, "B X"]) -> Float[Tensor, "B Y"]:
+        """Apply the head."""
+        return functional.linear(values / math.sqrt(values.shape[-1]), self.weight, self.bias)
+
+
+class LocationNetwork(nn.Module):
+    """Where to look next: lhat_{n+1} = E(r2_n) (Ba eq. 3).
+
+    Small at first, so that the first fixations lie near the centre.
+    """
+
+    RING = 0.4
+    """Radius on which the means of a mixture start: alike, they would receive the same gradient."""
+
+    def __init__(self, config: TwoDeckConfig) -> None:
+        """Build E; for a mixture it gives the weights' logits too."""
+        super().__init__()
+        self.config = config
+        self.means = ScaledLinear(config.hidden_size, 2 * config.components, gain=0.1)
+        self.logits = None
+        if config.components > 1:
+            self.logits = ScaledLinear(config.hidden_size, config.components, gain=0.1)
+            angle = torch.arange(config.components) * (2.0 * math.pi / config.components)
+            ring = self.RING * torch.stack((angle.cos(), angle.sin()), 1)
+            self.means.bias.data.copy_(ring.flatten())
+
+    def forward(self, upper: Float[Tensor, "B N"]) -> LocationDensity:
+        """Where to look next."""
+        means = self.means(upper).unflatten(1, (self.config.components, 2))
+        if self.config.squash == "tanh":
+            means = means.tanh()
+        logits = means.new_zeros(means.shape[:2]) if self.logits is None else self.logits(upper)
+        return LocationDensity(logits, means, self.config.sigma)
+
+
+class ClassificationNetwork(nn.Module):
+    """log p(y) = log softmax(O(r1)): reads the lower deck only (Ba eq. 4)."""
+
+    def __init__(self, config: TwoDeckConfig) -> None:
+        """Build O, small at first so that all classes start alike."""
+        super().__init__()
+        self.rate = config.dropout
+        self.linear = nn.Linear(config.hidden_size, config.num_classes)
+        nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(config.hidden_size))
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(
+        self, lower: Float[Tensor, "B N"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B K"]:
+        """Log-probabilities of the classes, in nats."""
+        return functional.log_softmax(self.linear(dropout(lower, self.rate, generator)), -1)
+
+
+class BaselineNetwork(nn.Module):
+    """b = B(stop_grad(r2)): predicts the return and trains only itself (Ba eq. 11)."""
+
+    def __init__(self, config: TwoDeckConfig) -> None:
+        """Build B."""
+        super().__init__()
+        self.linear = ScaledLinear(config.hidden_size, 1, gain=0.0)
+
+    def forward(self, upper: Float[Tensor, "B N"]) -> Float[Tensor, " B"]:
+        """Predicted return."""
+        return self.linear(upper.detach()).squeeze(-1)
+
+
+class TwoDeckNetwork(nn.Module):
+    """The six networks, and the four things an agent asks of them."""
+
+    def __init__(self, config: TwoDeckConfig) -> None:
+        """Build and initialise everything from torch's global generator."""
+        super().__init__()
+        self.config = config
+        self.glimpse = GlimpseNetwork(config)
+        self.core = TwoDeckCore(config)
+        self.context = ContextNetwork(config)
+        self.location = LocationNetwork(config)
+        self.classification = ClassificationNetwork(config)
+        self.baseline = BaselineNetwork(config)
+
+    def begin(self, context: Float[Tensor, "B D"]) -> Memory:
+        """Memory before the first look: r1_0 = 0, r2_0 from the context."""
+        return Memory(None, self.context(context))
+
+    def look(
+        self,
+        features: Float[Tensor, "B S D"],
+        location: Float[Tensor, "B 2"],
+        memory: Memory,
+        *,
+        upper: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Memory:
+        """Take in one glimpse. A generator switches dropout on."""
+        return self.core(self.glimpse(features, location, generator), memory, upper)
+
+    def where(self, memory: Memory) -> LocationDensity:
+        """Density of the next location, from the upper deck."""
+        return self.location(_output(memory.upper, "upper"))
+
+    def classify(
+        self, memory: Memory, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B K"]:
+        """Class log-probabilities, from the lower deck."""
+        return self.classification(_output(memory.lower, "lower"), generator)
+
+    def value(self, memory: Memory) -> Float[Tensor, " B"]:
+        """The baseline's prediction of the return, from the upper deck without its gradient."""
+        return self.baseline(_output(memory.upper, "upper"))
+
+
+def _output(hidden: Hidden, deck: str) -> Tensor:
+    if hidden is None:
+        raise ValueError(f"The {deck} deck is empty: call begin() and, to classify, look() first.")
+    return hidden[0]
+
+
+def _standardise(features: Tensor, config: TwoDeckConfig) -> Tensor:
+    if not config.normalise_features:
+        return features
+    return functional.layer_norm(features, features.shape[-1:])
+
+
+def _linear(input_size: int, output_size: int) -> nn.Linear:
+    layer = nn.Linear(input_size, output_size)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer

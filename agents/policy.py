@@ -1,0 +1,190 @@
+"""What a policy is: two methods, and a third if it learns. Any outside code can be one.
+
+    class Middle:
+        def __init__(self, observation_space, action_space):
+            self.classes = action_space["label"].n
+
+        def initial_state(self, batch):
+            return None
+
+        def act(self, observation, state, *, deterministic=False):
+            batch = observation["remaining"].shape[0]
+            fixation = torch.zeros(batch, 2)
+            label = torch.randint(self.classes, (batch,))
+            return {"fixation": fixation, "label": label}, state
+
+Give it as `my_package.my_module:Middle`, or register it under a name in your package's metadata:
+
+    [project.entry-points."glimpse.policies"]
+    middle = "my_package.my_module:Middle"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from agents.rollout import Trajectory
+
+ENTRY_POINT_GROUP = "glimpse.policies"
+
+Observation = dict[str, Tensor]
+"""context, glimpse, fixation and remaining, each `[B, ...]`; see the environment's spaces."""
+Action = dict[str, Tensor]
+"""fixation, float32 `[B, 2]` in [-1, 1], and label, int64 `[B]`."""
+
+
+@runtime_checkable
+class AttentionPolicy(Protocol):
+    """Chooses fixations and, at the end, a label. It may also have `update(trajectory) -> metrics`.
+
+    Every row of a batch is one environment. `observation["remaining"]` says where in its episode a
+    row
+    stands: 1 before the first look, 0 when the label is asked for.
+    """
+
+    def initial_state(self, batch: int) -> Any:
+        """State before an episode; anything at all, `None` for a policy without memory."""
+        ...
+
+    def act(
+        self, observation: Observation, state: Any, *, deterministic: bool = False
+    ) -> tuple[Action, Any]:
+        """One action for each row, and the state to hand to the next call."""
+        ...
+
+
+@runtime_checkable
+class LearningPolicy(AttentionPolicy, Protocol):
+    """A policy that learns from trajectories."""
+
+    def update(self, trajectory: Trajectory) -> dict[str, float]:
+        """Learn from one batch of episodes; returns the metrics to log."""
+        ...
+
+
+def load_policy(name: str) -> Callable[..., AttentionPolicy]:
+    """Find a policy's class (or factory) by its registered name or as `module:Class`.
+
+    By convention it is called as `Class(observation_space, action_space, **options)`, with the
+    spaces of one environment, not of the batch.
+
+    Args:
+        name: A name in the entry-point group `glimpse.policies`, or an import path such as
+            `package.module:Class` (dots after the colon reach attributes, such as a class method).
+
+    Raises:
+        ValueError: No such name, module or attribute, or what it names cannot be called.
+    """
+    if ":" in name:
+        found = _import(name)
+    else:
+        registered = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+        if name not in registered:
+            known = ", ".join(sorted(registered)) or "none"
+            raise ValueError(
+                f"No policy is registered as {name!r} (registered: {known}). Give an import path "
+                "such as 'package.module:Class', or register the name in the entry-point group "
+                f"'{ENTRY_POINT_GROUP}' of an installed package."
+            )
+        found = registered[name].load()
+    if not callable(found):
+        raise ValueError(
+            f"Policy {name!r} is a {type(found).__name__}, which cannot be called. Name a class, "
+            "or a function that returns a policy when called with the two spaces."
+        )
+    return cast("Callable[..., AttentionPolicy]", found)
+
+
+def check_policy(policy: object) -> AttentionPolicy:
+    """Return the policy if it has both methods.
+
+    Raises:
+        TypeError: A method is missing.
+    """
+    missing = [
+        name for name in ("initial_state", "act") if not callable(getattr(policy, name, None))
+    ]
+    if missing:
+        raise TypeError(
+            f"{type(policy).__name__} has no method {' and no method '.join(missing)}. A policy "
+            "needs initial_state(batch) and act(observation, state, *, deterministic) -> "
+            "(action, state)."
+        )
+    return policy  # pyright: ignore[reportReturnType]
+
+
+def check_action(action: Any, batch: int, num_classes: int | None = None) -> Action:
+    """Return the action as float32 fixations `[B, 2]` and int64 labels `[B]`, free of any graph.
+
+    Args:
+        action: What a policy's `act` returned: a mapping with tensors or arrays.
+        batch: B, rows expected.
+        num_classes: K; when given, labels must lie in [0, K).
+
+    Raises:
+        ValueError: Wrong keys, shapes or types, values that are not finite, or out of range. The
+            sentence says what to return instead.
+    """
+    if not isinstance(action, Mapping) or not {"fixation", "label"} <= set(action):
+        got = sorted(action) if isinstance(action, Mapping) else type(action).__name__
+        raise ValueError(f"act must return a dict with 'fixation' and 'label'; got {got}.")
+    fixation, label = torch.as_tensor(action["fixation"]), torch.as_tensor(action["label"])
+    fixation, label = fixation.detach(), label.detach()
+    if tuple(fixation.shape) != (batch, 2) or not fixation.is_floating_point():
+        raise ValueError(
+            f"The action's 'fixation' must be floats of shape ({batch}, 2), one (x, y) a row; got "
+            f"{fixation.dtype} of shape {tuple(fixation.shape)}."
+        )
+    if tuple(label.shape) != (batch,) or label.is_floating_point() or label.is_complex():
+        raise ValueError(
+            f"The action's 'label' must be integers of shape ({batch},), one class a row; got "
+            f"{label.dtype} of shape {tuple(label.shape)}. Class scores need an argmax first."
+        )
+    # NaN compares false, so one reduction covers the range and finiteness; the reason is looked up
+    # after.
+    if not bool((fixation.abs() <= 1.0).all()):
+        row = int((~(fixation.abs() <= 1.0)).any(1).nonzero()[0])
+        value = fixation[row].tolist()
+        if not bool(fixation.isfinite().all()):
+            raise ValueError(
+                f"The action's 'fixation' is not finite (row {row}: {value}). The policy has "
+                "probably diverged: lower its learning rate, or check its inputs for NaN."
+            )
+        raise ValueError(
+            f"The action's 'fixation' must lie in [-1, 1] (row {row}: {value}): clip it, as in "
+            "fixation.clamp(-1, 1)."
+        )
+    if num_classes is not None and not bool(((label >= 0) & (label < num_classes)).all()):
+        raise ValueError(
+            f"The action's 'label' must lie in [0, {num_classes}); got values from "
+            f"{int(label.min())} to {int(label.max())}."
+        )
+    return {"fixation": fixation.to(torch.float32), "label": label.to(torch.int64)}
+
+
+def _import(path: str) -> Any:
+    module_name, _, attribute = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # A module that exists but lacks something of its own is that module's error, not a
+        # misspelling.
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(
+            f"Policy {path!r}: there is no module {error.name!r}. Check the spelling, and that "
+            "its folder is installed or on PYTHONPATH."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = ", ".join(name for name in dir(found) if not name.startswith("_"))
+            raise ValueError(f"Policy {path!r}: {module_name} has no {part!r}; it has {public}.")
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,507 @@
+"""The paper's algorithm: backpropagation and REINFORCE together, readable top to bottom.
+
+One rollout serves acting and learning: `act` keeps its graph in the states (the encoder's features
+are constants), `update` adds up the three losses and steps. Equations are Ba et al. (2014)'s;
+section numbers are Sermanet et al. (2014)'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from agents import losses
+from agents.checkpoint import (
+    CheckpointError,
+    check_fit,
+    load_checkpoint,
+    pack_state,
+    save_checkpoint,
+    unpack_state,
+)
+from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.networks import Hidden, LocationDensity, Memory, TwoDeckNetwork
+from agents.policy import Action, Observation
+from agents.rollout import Trajectory
+
+Agent = TypeVar("Agent", bound="ReinforceAgent")
+
+
+@dataclass(frozen=True)
+class AgentState:
+    """What the agent carries from one observation to the next, one row an environment."""
+
+    memory: Memory | None
+    """r1 and r2; None before the first observation."""
+    location: Float[Tensor, "B 2"] | None
+    """l, the location just chosen, unclipped, with the gradient it hands on: W_loc reads it
+    next."""
+    density: LocationDensity | None
+    """What the location was drawn from; None at the answer, and where nothing was drawn."""
+    baseline: Float[Tensor, " B"] | None
+    """b, from the r2 that chose the location. One step later it would know the location already,
+    and the policy gradient would be biased."""
+    log_probs: Float[Tensor, "B K"] | None
+    """log p(y), at the answer; valid for rows with nothing remaining."""
+
+
+class Objective(NamedTuple):
+    """The terms of equation 12 for one batch; all scalars but the last two."""
+
+    classification: Float[Tensor, ""]
+    policy: Float[Tensor, ""]
+    baseline: Float[Tensor, ""]
+    returns: Float[Tensor, " B"]
+    baselines: Float[Tensor, "T B"]
+
+
+class ReinforceAgent:
+    """The two-deck network, acting and learning. An `AttentionPolicy`."""
+
+    learns_where = True
+    """Whether locations come from the location network (a reference agent's do not)."""
+
+    def __init__(
+        self,
+        network: TwoDeckConfig,
+        learning: ReinforceConfig | None = None,
+        *,
+        device: str | torch.device = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Build the network and its optimiser.
+
+        Args:
+            network: Sizes and variants.
+            learning: How to learn; the defaults of `ReinforceConfig` if None.
+            device: `auto` takes the GPU if there is one.
+            seed: Of the initial weights and of every later draw; torch's global generator stays
+                untouched.
+        """
+        self.config = network
+        self.learning = learning or ReinforceConfig()
+        if self.learning.entropy_weight > 0 and network.components == 1:
+            raise ValueError(
+                "entropy_weight acts on the weights of a mixture; the entropy of one Gaussian of "
+                "fixed sigma is constant. Set location_density='mixture', or raise sigma instead."
+            )
+        if str(device) == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = TwoDeckNetwork(network).to(self.device)
+        # On the CPU whatever the device: the same draws everywhere, and one small state to save.
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer = _make_optimizer(self.network.named_parameters(), self.learning)
+        self.epoch = 0
+        self.updates = 0
+        self._location_path_open = True
+
+    @classmethod
+    def from_spaces(
+        cls: type[Agent],
+        observation_space: spaces.Dict,
+        action_space: spaces.Dict,
+        *,
+        network: TwoDeckConfig | None = None,
+        **options: Any,
+    ) -> Agent:
+        """Build an agent that fits an environment's single spaces.
+
+        Args:
+            observation_space: Of one environment; `glimpse` is `[S, D]` (features, not pixels).
+            action_space: Of one environment.
+            network: Settings to keep; feature_size, num_resolutions and num_classes follow the
+                spaces.
+            options: For the class.
+
+        Raises:
+            ValueError: The environment shows pixels.
+        """
+        glimpse, label = observation_space["glimpse"], action_space["label"]
+        if len(glimpse.shape or ()) != 2 or not isinstance(label, spaces.Discrete):
+            raise ValueError(
+                "The agent reads features, [S, D] a glimpse, but this environment shows "
+                f"{glimpse}: make it with observation='features' (or 'both')."
+            )
+        resolutions, features = glimpse.shape  # pyright: ignore[reportGeneralTypeIssues]
+        config = replace(
+            network or TwoDeckConfig(),
+            feature_size=features,
+            num_resolutions=resolutions,
+            num_classes=int(label.n),
+        )
+        return cls(config, **options)
+
+    # Acting --------------------------------------------------------------------------------------
+
+    def seed(self, seed: int) -> None:
+        """Restart every draw. Call it at each epoch's start for a run that resumes exactly."""
+        self.generator.manual_seed(seed)
+
+    def initial_state(self, batch: int) -> AgentState:
+        """State before the first observation; the same for any batch."""
+        return AgentState(None, None, None, None, None)
+
+    def act(
+        self, observation: Observation, state: AgentState, *, deterministic: bool = False
+    ) -> tuple[Action, AgentState]:
+        """Look, then choose the next fixation, or the class where nothing remains.
+
+        Rows may stand anywhere in their episodes: `remaining` tells, row by row. With a graph
+        being kept and `deterministic` off, this is training, and dropout is on.
+
+        Args:
+            observation: Features, and `remaining`, `[B, 1]`.
+            state: As returned with the last action.
+            deterministic: Fixate lhat instead of a sample around it.
+        """
+        observation = {key: value.to(self.device) for key, value in observation.items()}
+        remaining = observation["remaining"].squeeze(-1)
+        first, last = remaining >= 1.0, remaining <= 0.0
+        num_first, num_last = torch.stack((first.sum(), last.sum())).tolist()
+        batch = remaining.shape[0]
+        training = torch.is_grad_enabled() and not deterministic
+        noise = self._dropout_generator() if training else None
+
+        memory = self._take_in(
+            observation, state, first, num_first, upper=num_last < batch, noise=noise
+        )
+        label = torch.zeros(batch, dtype=torch.int64, device=self.device)
+        log_probs = None
+        if num_last:
+            log_probs = self.network.classify(memory, noise)
+            label = torch.where(last, log_probs.argmax(-1), label)
+        if num_last == batch:
+            fixation = torch.zeros(batch, 2, device=self.device)
+            return {"fixation": fixation, "label": label}, AgentState(
+                memory, state.location, None, None, log_probs
+            )
+        location, density, baseline = self._choose_location(memory, remaining, deterministic)
+        # The retina clips, W_loc does not: beyond the border the network still knows where it
+        # meant to look.
+        fixation = location.detach().clamp(-1.0, 1.0)
+        location = self._as_input(location)
+        return {"fixation": fixation, "label": label}, AgentState(
+            memory, location, density, baseline, log_probs
+        )
+
+    def class_log_probs(self, state: AgentState) -> Float[Tensor, "B K"]:
+        """Class log-probabilities from what was seen so far, in nats (at least one glimpse).
+
+        Averaged over the states of M sampled scanpaths it is the Monte-Carlo estimate of the bound
+        F.
+        """
+        if state.log_probs is not None:
+            return state.log_probs
+        if state.memory is None:
+            raise ValueError("Nothing was observed yet: act first.")
+        return self.network.classify(state.memory)
+
+    def score(
+        self, glimpses: Float[Tensor, "T B S D"], fixations: Float[Tensor, "T B 2"]
+    ) -> Float[Tensor, "B K"]:
+        """Class log-probabilities after given glimpses at given fixations, without dropout.
+
+        The lower deck alone: neither the context nor an environment is needed, since the class
+        depends on the context only through the locations.
+        """
+        memory = Memory(None, None)
+        for features, location in zip(glimpses, fixations, strict=True):
+            memory = self.network.look(features, location, memory, upper=False)
+        return self.network.classify(memory)
+
+    def _take_in(
+        self,
+        observation: Observation,
+        state: AgentState,
+        first: Bool[Tensor, " B"],
+        num_first: int,
+        *,
+        upper: bool,
+        noise: torch.Generator | None,
+    ) -> Memory:
+        """Memory after this observation: begun from the context, or a glimpse further."""
+        fresh = Memory(None, None)
+        if num_first and self.learns_where:
+            fresh = self.network.begin(observation["context"])
+        if num_first == first.shape[0]:
+            return fresh
+        if state.memory is None or state.location is None:
+            raise ValueError(
+                "act was given an initial state in mid-episode (remaining < 1): start with the "
+                "environment's first observation, and hand on the state that act returns."
+            )
+        memory = self.network.look(
+            observation["glimpse"],
+            state.location,
+            state.memory,
+            upper=upper and self.learns_where,
+            generator=noise,
+        )
+        if num_first == 0:
+            return memory
+        return Memory(
+            _rows(first, fresh.lower, memory.lower), _rows(first, fresh.upper, memory.upper)
+        )
+
+    def _choose_location(
+        self, memory: Memory, remaining: Float[Tensor, " B"], deterministic: bool
+    ) -> tuple[Tensor, LocationDensity | None, Tensor | None]:
+        """l, its density and its baseline: l = lhat + sigma * eps, or lhat itself."""
+        density = self.network.where(memory)
+        location = density.mode() if deterministic else density.sample(self.generator)
+        return location, density, self.network.value(memory)
+
+    def _as_input(self, location: Float[Tensor, "B 2"]) -> Float[Tensor, "B 2"]:
+        """The location as W_loc receives it, with the gradient `location_gradient` allows."""
+        if self.learning.location_gradient == "policy":
+            return location.detach()
+        location = location.view_as(location)
+        if location.requires_grad and self.learning.location_gradient == "mix":
+            location.register_hook(lambda grad: grad if self._location_path_open else grad * 0.0)
+        return location
+
+    def _dropout_generator(self) -> torch.Generator | None:
+        if self.config.dropout == 0.0 and self.config.feature_dropout == 0.0:
+            return None
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        return torch.Generator(self.device).manual_seed(seed)
+
+    # Learning ------------------------------------------------------------------------------------
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the learning rate of an epoch (from 0): learning_rate * decay^epoch."""
+        self.epoch = epoch
+        rate = self.learning.learning_rate * self.learning.learning_rate_decay**epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def objective(self, trajectory: Trajectory) -> Objective:
+        """The losses of one batch, on the graph of its rollout (equations 11 and 12)."""
+        learning, states = self.learning, trajectory.states
+        self._check(trajectory)
+        log_probs = states[-1].log_probs
+        classification = losses.classification_loss(log_probs, trajectory.labels)
+        zero = torch.zeros_like(classification)
+        returns = trajectory.returns.to(log_probs.dtype)
+        if learning.reward == "log_likelihood":
+            returns = log_probs.detach().gather(1, trajectory.labels[:, None]).squeeze(1)
+        baselines = returns.new_zeros(trajectory.num_glimpses, trajectory.batch)
+        if not self.learns_where or learning.location_gradient == "backprop":
+            return Objective(classification, zero, zero, returns, baselines)
+
+        policy, baseline = zero, zero
+        if learning.baseline == "network":
+            baselines = torch.stack([state.baseline for state in states[:-1]])
+            baseline = learning.baseline_weight * losses.baseline_loss(baselines, returns)
+        elif learning.baseline == "leave_one_out":
+            baselines = losses.leave_one_out(returns, learning.samples).expand_as(baselines)
+        locations = torch.stack([state.location for state in states[:-1]])
+        logits = torch.stack([state.density.logits for state in states[:-1]])
+        means = torch.stack([state.density.means for state in states[:-1]])
+        policy = learning.reinforce_weight * losses.reinforce_loss(
+            locations, logits, means, self.config.sigma, returns - baselines
+        )
+        if learning.entropy_weight > 0:
+            bonus = losses.component_entropy(logits).sum(0).mean()
+            policy = policy - learning.entropy_weight * bonus
+        return Objective(classification, policy, baseline, returns, baselines)
+
+    def compute_gradients(self, trajectory: Trajectory) -> Objective:
+        """Fill `.grad` of every parameter from one batch, without a step."""
+        objective = self.objective(trajectory)
+        for name in ("classification", "policy", "baseline"):
+            value = getattr(objective, name)
+            if not bool(value.isfinite()):
+                raise FloatingPointError(
+                    f"Update {self.updates}: the {name} loss is {value.item()}. Lower the "
+                    "learning rate (or max_gradient_norm), and check the features for NaN."
+                )
+        self.optimizer.zero_grad(set_to_none=True)
+        rest = objective.policy + objective.baseline
+        if self._needs_two_passes(trajectory):
+            # In the log-density every sample is a constant, also those that lead to a later lhat.
+            # One graph, two passes: the classification loss passes through l, the policy gradient
+            # does not.
+            objective.classification.backward(retain_graph=True)
+            self._location_path_open = False
+            try:
+                rest.backward()
+            finally:
+                self._location_path_open = True
+        else:
+            (objective.classification + rest).backward()
+        return objective
+
+    def update(self, trajectory: Trajectory) -> dict[str, float]:
+        """One gradient step on one batch of episodes collected with `grad=True`.
+
+        Returns:
+            The metrics of the batch: losses in nats; `accuracy`; `return`, `advantage` and
+            `explained_variance` of the baseline; `gradient_norm` before clipping; `entropy` of the
+            location density (nats); `fixation_spread` and `fixation_entropy` over the images (both
+            fall to 0 when every image gets the same fixation); `clipped_fixations`, the share
+            beyond the border.
+
+        Raises:
+            FloatingPointError: A loss or a gradient is not finite; names the update and the
+                tensor. The weights are then as before.
+            ValueError: The trajectory does not fit (no graph, other shapes).
+        """
+        objective = self.compute_gradients(trajectory)
+        norm = self._clip_gradients()
+        self.optimizer.step()
+        self.updates += 1
+        return self._metrics(trajectory, objective, norm)
+
+    def _needs_two_passes(self, trajectory: Trajectory) -> bool:
+        mixes = self.learns_where and self.learning.location_gradient == "mix"
+        return mixes and trajectory.num_glimpses > 1
+
+    def _clip_gradients(self) -> Tensor:
+        named = [(name, p) for name, p in self.network.named_parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for _, p in named if p.grad is not None])
+        if not bool(norm.isfinite()):
+            bad = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+            raise FloatingPointError(
+                f"Update {self.updates}: the gradient of "
+                f"{', '.join(bad) or 'all tensors together'} is not finite. Lower the learning "
+                "rate, raise sigma, or look for extreme features."
+            )
+        if math.isfinite(self.learning.max_gradient_norm):
+            torch.nn.utils.clip_grads_with_norm_(
+                [p for _, p in named], self.learning.max_gradient_norm, norm
+            )
+        return norm
+
+    def _check(self, trajectory: Trajectory) -> None:
+        if trajectory.num_glimpses != self.config.num_glimpses:
+            raise ValueError(
+                f"The network is set to {self.config.num_glimpses} glimpses, the episodes have "
+                f"{trajectory.num_glimpses}: give both the same num_glimpses."
+            )
+        log_probs = getattr(trajectory.states[-1], "log_probs", None)
+        if log_probs is None or not log_probs.requires_grad:
+            raise ValueError(
+                "The trajectory carries no graph of this agent to learn from: use "
+                "collect(env, agent, grad=True), once for each update."
+            )
+        if self.learning.samples > 1:
+            blocks = trajectory.images.unflatten(0, (-1, self.learning.samples))
+            if bool((blocks != blocks[:, :1]).any()):
+                raise ValueError(
+                    f"samples={self.learning.samples} asks for blocks of that many rows of one "
+                    f"image: reset the environment with options={{'image': ...}}, each index "
+                    "repeated so often."
+                )
+
+    @torch.no_grad()
+    def _metrics(
+        self, trajectory: Trajectory, objective: Objective, norm: Tensor
+    ) -> dict[str, float]:
+        right = trajectory.states[-1].log_probs.argmax(-1) == trajectory.labels
+        values = {
+            "classification_loss": objective.classification,
+            "accuracy": right.double().mean(),
+            "gradient_norm": norm,
+            "fixation_entropy": losses.fixation_entropy(trajectory.fixations).mean(),
+        }
+        if self.learns_where:
+            states = trajectory.states[:-1]
+            locations = torch.stack([state.location for state in states])
+            log_density = torch.stack([s.density.log_prob(s.location) for s in states])
+            modes = torch.stack([state.density.mode() for state in states])
+            values |= {
+                "reinforce_loss": objective.policy,
+                "baseline_loss": objective.baseline,
+                "return": objective.returns.mean(),
+                "advantage": (objective.returns - objective.baselines).mean(),
+                "explained_variance": losses.explained_variance(
+                    objective.baselines, objective.returns
+                ),
+                "entropy": -log_density.mean(),
+                "fixation_spread": losses.fixation_spread(modes).mean(),
+                "clipped_fixations": (locations.abs() > 1.0).any(-1).double().mean(),
+            }
+        numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()
+        return dict(zip(values, numbers, strict=True)) | {
+            "learning_rate": self.optimizer.param_groups[0]["lr"]
+        }
+
+    # Saving --------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs: weights, optimiser, schedule and generator."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "epoch": self.epoch,
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state; raises CheckpointError, saying what differs, if it does not fit."""
+        check_fit(self.network.state_dict(), state["network"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.updates = int(state["updates"])
+        self.epoch = int(state["epoch"])
+
+    def save(self, folder: str | Path, metadata: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint: the whole state, both configurations and your metadata."""
+        tensors, structure = pack_state(self.state_dict())
+        agent = {"network": asdict(self.config), "learning": asdict(self.learning)}
+        save_checkpoint(folder, tensors, {"agent": agent, "state": structure} | (metadata or {}))
+
+    def restore(self, folder: str | Path) -> dict[str, Any]:
+        """Load a checkpoint into this agent; returns the metadata saved with it."""
+        tensors, metadata = load_checkpoint(folder)
+        if "state" not in metadata:
+            raise CheckpointError(f"{folder} holds no agent: its metadata has no 'state'.")
+        self.load_state_dict(unpack_state(tensors, metadata["state"]))
+        return {key: value for key, value in metadata.items() if key not in ("agent", "state")}
+
+
+def _rows(
+    chosen: Bool[Tensor, " B"], new: Hidden, old: Hidden
+) -> tuple[Float[Tensor, "B N"], ...] | None:
+    """Rows of one hidden state or the other; None stands for zeros."""
+    if new is None and old is None:
+        return None
+    model = old if new is None else new
+    new = tuple(torch.zeros_like(part) for part in model or ()) if new is None else new
+    old = tuple(torch.zeros_like(part) for part in model or ()) if old is None else old
+    return tuple(torch.where(chosen[:, None], a, b) for a, b in zip(new, old, strict=True))
+
+
+def _make_optimizer(
+    named: Iterable[tuple[str, torch.nn.Parameter]], learning: ReinforceConfig
+) -> torch.optim.Optimizer:
+    parameters = [parameter for _, parameter in named]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": learning.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if learning.optimizer == "adam":
+        betas = (learning.momentum, 0.999)
+        return torch.optim.AdamW(groups, lr=learning.learning_rate, betas=betas)
+    return torch.optim.SGD(
+        groups, lr=learning.learning_rate, momentum=learning.momentum, nesterov=True
+    )
+
+
+def classify_mean(log_probs: Float[Tensor, "M B K"]) -> Int[Tensor, " B"]:
+    """Class of the mean log-probability over M scanpaths (Monte-Carlo evaluation)."""
+    return log_probs.mean(0).argmax(-1)

@@ -1,0 +1,160 @@
+"""Small environments whose right behaviour is known, written with Gymnasium alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from agents.networks import TwoDeckConfig
+from agents.rollout import Trajectory
+
+
+class TargetEnv(VectorEnv):
+    """Each image has a target off the centre. The context tells where, the glimpse tells the label
+    there.
+
+    Features of a glimpse: the label's one-hot, fading with the distance from the target, beside
+    noise. Features of the context: the target, as bumps over the plane. At the centre nothing is
+    seen.
+    """
+
+    def __init__(
+        self, num_envs=128, num_glimpses=1, num_classes=4, mode=AutoresetMode.SAME_STEP, width=0.35
+    ):
+        self.num_envs, self.T, self.K, self.width = num_envs, num_glimpses, num_classes, width
+        self.D = 16
+        self.metadata = {"autoreset_mode": mode}
+        axis = np.linspace(-0.8, 0.8, 4)
+        self.bumps = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+        self.single_observation_space = spaces.Dict(
+            {
+                "context": spaces.Box(-np.inf, np.inf, (self.D,), np.float32),
+                "glimpse": spaces.Box(-np.inf, np.inf, (1, self.D), np.float32),
+                "fixation": spaces.Box(-1, 1, (2,), np.float32),
+                "remaining": spaces.Box(0, 1, (1,), np.float32),
+            }
+        )
+        self.single_action_space = spaces.Dict(
+            {
+                "fixation": spaces.Box(-1, 1, (2,), np.float32),
+                "label": spaces.Discrete(num_classes),
+            }
+        )
+        self.rng = np.random.default_rng(0)
+        self.image = 0
+        self.begun = np.zeros(num_envs, bool)
+
+    def reset(self, *, seed=None, options=None):
+        if seed is not None:
+            self.rng = np.random.default_rng(seed)
+            self.image = 0
+        self._begin()
+        return self._observe(np.zeros((self.num_envs, 1, self.D))), {"image": self.images.copy()}
+
+    def step(self, actions):
+        assert actions["fixation"].dtype == np.float32, actions["fixation"].dtype
+        assert actions["label"].dtype == np.int64, actions["label"].dtype
+        no, yes = np.zeros(self.num_envs, bool), np.ones(self.num_envs, bool)
+        if self.taken < self.T:
+            self.taken += 1
+            self.fixation = actions["fixation"].copy()
+            distance = np.square(self.fixation - self.target).sum(-1)
+            seen = np.zeros((self.num_envs, 1, self.D))
+            fade = np.exp(-0.5 * distance / self.width**2)
+            seen[np.arange(self.num_envs), 0, self.labels] = 3.0 * fade
+            seen[:, 0, self.K :] = self.rng.normal(size=(self.num_envs, self.D - self.K))
+            return self._observe(seen), np.zeros(self.num_envs), no, no, {"image": self.images}
+        success = actions["label"] == self.labels
+        info = {"label": self.labels, "is_success": success, "image": self.images}
+        info |= {f"_{key}": yes for key in info}
+        observation = self._observe(np.zeros((self.num_envs, 1, self.D)))
+        if self.metadata["autoreset_mode"] == AutoresetMode.SAME_STEP:
+            final = observation
+            self._begin()
+            observation = self._observe(np.zeros((self.num_envs, 1, self.D)))
+            info = {"final_obs": final, "final_info": info, "image": self.images}
+        return observation, success.astype(float), yes, no, info
+
+    def _begin(self):
+        self.taken = 0
+        self.fixation = np.zeros((self.num_envs, 2), np.float32)
+        self.labels = self.rng.integers(self.K, size=self.num_envs)
+        angle = self.rng.uniform(0, 2 * np.pi, self.num_envs)
+        self.target = 0.7 * np.stack((np.cos(angle), np.sin(angle)), -1)
+        self.images = np.arange(self.image, self.image + self.num_envs)
+        self.image += self.num_envs
+
+    def _observe(self, glimpse):
+        distance = np.square(self.target[:, None] - self.bumps).sum(-1)
+        return {
+            "context": np.exp(-distance / 0.2).astype(np.float32),
+            "glimpse": glimpse.astype(np.float32),
+            "fixation": self.fixation.copy(),
+            "remaining": np.full((self.num_envs, 1), 1 - self.taken / self.T, np.float32),
+        }
+
+
+def tiny(**changes) -> TwoDeckConfig:
+    """A network small enough for finite differences."""
+    sizes = {
+        "feature_size": 5,
+        "num_resolutions": 2,
+        "num_classes": 3,
+        "num_glimpses": 2,
+        "hidden_size": 6,
+        "image_width": 4,
+        "location_width": 3,
+        "glimpse_width": 5,
+    }
+    return TwoDeckConfig(**(sizes | changes))
+
+
+def observations(config: TwoDeckConfig, batch: int, seed=0, dtype=torch.float64):
+    """T + 1 observations whose features do not depend on where one looks: pixels give no
+    gradient."""
+    g = torch.Generator().manual_seed(seed)
+    total = config.num_glimpses
+    context = torch.rand(batch, config.feature_size, generator=g, dtype=dtype)
+    shape = (batch, config.num_resolutions, config.feature_size)
+    return [
+        {
+            "context": context,
+            "glimpse": torch.rand(shape, generator=g, dtype=dtype)
+            if n
+            else torch.zeros(shape).to(dtype),
+            "fixation": torch.zeros(batch, 2, dtype=dtype),
+            "remaining": torch.full((batch, 1), (total - n) / total, dtype=dtype),
+        }
+        for n in range(total + 1)
+    ]
+
+
+def play(agent, steps, labels, *, deterministic=False, reward=None) -> Trajectory:
+    """A rollout on given observations, without an environment.
+
+    `reward(fixations [T, B, 2]) -> [B]` replaces the accuracy if given.
+    """
+    batch = labels.shape[0]
+    state, states, fixations = agent.initial_state(batch), [], []
+    for observation in steps:
+        action, state = agent.act(observation, state, deterministic=deterministic)
+        states.append(state)
+        fixations.append(action["fixation"])
+    fixations = torch.stack(fixations[:-1]).float()
+    right = action["label"] == labels
+    returns = (
+        right.float() if reward is None else reward(torch.stack([s.location for s in states[:-1]]))
+    )
+    return Trajectory(
+        steps=tuple(steps),
+        states=tuple(states),
+        fixations=fixations,
+        answers=action["label"],
+        labels=labels,
+        images=torch.arange(batch),
+        returns=returns.detach().float(),
+        success=right,
+        next_observation=None,
+    )
