@@ -1,4 +1,4 @@
-"""What an encoder is, on record: architecture, weights, stride, depth, input scale, feature size."""
+"""What an encoder is, on record: architecture, weights, stride, depth, input, feature size."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EncoderSpec:
     """Weight file: a path, or a bare name looked up by `encoders.weights.find_weights`.
     `None` means randomly initialised (tests and speed measurements only)."""
     sha256: str | None
-    """Hash of the weight file in hex; a prefix of it (8 digits or more) will do; `None`: unchecked."""
+    """Hash of the weight file in hex, or the first digits of it; `None`: unchecked."""
     normalisation: Normalisation
     """Input scale."""
     feature_size: int
@@ -53,8 +53,8 @@ class EncoderSpec:
     stride: Literal[1, 2] = 1
     """Stride of conv1 (GoogLeNet only). The paper's final core uses 1, its first attempt 2."""
     stem: Literal["native", "resampled"] = "native"
-    """What becomes of conv1's kernel when its stride is halved: `native` leaves the 7x7 kernel as it
-    is (paper section 2; meant to be fine-tuned), `resampled` folds a 2x bilinear enlargement of the
+    """What becomes of conv1's kernel when its stride is halved: `native` leaves the 7x7 kernel as
+    it is (paper section 2; meant to be fine-tuned), `resampled` folds a 2x bilinear enlargement of the
     patch into it, so that the layers above see what they were trained on."""
     depth: Literal["full", "truncated"] = "full"
     """`truncated` cuts off the last two inception blocks (the paper's first attempt)."""

@@ -99,8 +99,8 @@ def _verify(path: Path, expected: str | None, algorithm: str) -> None:
     found = file_digest(path, algorithm)
     if not found.startswith(expected):
         raise WeightsHashError(
-            f"{path} has {algorithm} {found}, but {expected} was expected: it is damaged or another "
-            "file. Delete it and run `glimpse download weights`."
+            f"{path} has {algorithm} {found}, but {expected} was expected: it is damaged or "
+            "another file. Delete it and run `glimpse download weights`."
         )
 
 

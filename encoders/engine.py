@@ -1,0 +1,285 @@
+"""The fast inference form of an encoder, and the one function that chooses it.
+
+`make_encoder` is the only place that decides precision, memory layout and compilation. What it
+builds is held against the plain modules of `encoders.googlenet` by `tests/encoders/test_engine.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.googlenet import GoogLeNet, Inception
+
+from encoders.googlenet import GoogLeNetTrunk
+from encoders.inception_mini import InceptionMini
+from encoders.spec import EncoderSpec, Normalisation, get_spec
+from encoders.weights import find_weights, load_state
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+# Batches are cut to these sizes, and padded to them where the encoder is compiled, so that it
+# never recompiles in a loop. On CPU larger ones are slower: their activations leave the cache (one thread:
+# 105 patches a second at 16, 64 at 64).
+CPU_BUCKETS = (1, 4, 16, 32)
+CUDA_BUCKETS = (1, 8, 64, 256, 1024)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """`auto` is CUDA where there is one; anything else is taken at its word.
+
+    Raises:
+        RuntimeError: if CUDA is asked for and absent.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"device {device!r} asked for, but torch sees no CUDA device here")
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 where the device computes it natively, else fp32.
+
+    Raises:
+        ValueError: for an unknown precision.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        mkldnn = torch.backends.mkldnn.is_available()
+        native = mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision is 'auto', 'fp32' or 'bf16', not {precision!r}")
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def _folded(block: nn.Module) -> nn.Conv2d:
+    """The convolution of a BasicConv2d or ConvReLU, its batch norm (if any) folded in."""
+    conv = block.conv
+    return fuse_conv_bn_eval(conv, block.bn) if hasattr(block, "bn") else copy.deepcopy(conv)  # type: ignore[arg-type]
+
+
+class FusedConv(nn.Module):
+    """Convolution and ReLU with everything linear folded into it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        """Fold a BasicConv2d or ConvReLU."""
+        super().__init__()
+        self.conv = _folded(block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and rectify in place."""
+        return F.relu_(self.conv(x))
+
+
+class FusedInception(nn.Module):
+    """Inception block whose three 1x1 convolutions on the same input are one."""
+
+    def __init__(self, block: Inception) -> None:
+        """Merge branch1 and the reductions of branches 2 and 3."""
+        super().__init__()
+        first = [_folded(b) for b in (block.branch1, block.branch2[0], block.branch3[0])]
+        self.widths = [conv.out_channels for conv in first]
+        merged = nn.Conv2d(first[0].in_channels, sum(self.widths), 1)
+        with torch.no_grad():
+            merged.weight.copy_(torch.cat([conv.weight for conv in first]))
+            merged.bias.copy_(torch.cat([conv.bias for conv in first]))  # type: ignore[union-attr, arg-type]
+        self.merged = merged
+        self.branch2 = FusedConv(block.branch2[1])
+        self.branch3 = FusedConv(block.branch3[1])
+        self.pool = block.branch4[0]
+        self.branch4 = FusedConv(block.branch4[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same channels in the same order as torchvision's block."""
+        one, two, three = F.relu_(self.merged(x)).split(self.widths, dim=1)
+        return torch.cat(
+            [one, self.branch2(two), self.branch3(three), self.branch4(self.pool(x))], dim=1
+        )
+
+
+def fuse_googlenet(trunk: GoogLeNetTrunk) -> GoogLeNetTrunk:
+    """Return a copy of `trunk` with every block in its fused form (inference only)."""
+    fused = copy.deepcopy(trunk)
+    network: GoogLeNet = fused.network
+    for name, child in list(network.named_children()):
+        if isinstance(child, Inception):
+            setattr(network, name, FusedInception(child))
+        elif hasattr(child, "conv"):
+            setattr(network, name, FusedConv(child))
+    return fused
+
+
+class _PixelScale(nn.Module):
+    """uint8 NHWC pixels -> the network's own input, in its dtype and channels-last layout."""
+
+    def __init__(self, normalisation: Normalisation, dtype: torch.dtype) -> None:
+        super().__init__()
+        # Kept in fp32 and cast at the end: bf16 holds 0..255 exactly, but not (x - mean) / std.
+        mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", 1.0 / std)
+        self.dtype = dtype
+
+    def forward(self, patches: Tensor) -> Tensor:
+        x = (patches.float() - self.mean) * self.scale
+        # Permuting NHWC is channels-last without moving a byte.
+        return x.to(self.dtype).permute(0, 3, 1, 2)
+
+
+class Encoder:
+    """A frozen encoder: uint8 patches in, float32 features out.
+
+    Batches of any size are served in parts of a few fixed sizes (`buckets`). Features of one patch
+    do not depend on its neighbours in the batch, to the precision of the arithmetic.
+
+    Attributes:
+        feature_size: D.
+        device: where it computes and where the features are.
+        dtype: its arithmetic (`torch.float32` or `torch.bfloat16`).
+        fingerprint: hash of what determines the features, arithmetic aside.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        normalisation: Normalisation,
+        *,
+        feature_size: int,
+        fingerprint: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        compiled: bool = False,
+    ) -> None:
+        """Freeze `network` (normalised NCHW -> [N, D]) in place; see `make_encoder`."""
+        self.feature_size = feature_size
+        self.fingerprint = fingerprint
+        self.device = device
+        self.dtype = dtype
+        self.compiled = compiled
+        self.buckets = CUDA_BUCKETS if device.type == "cuda" else CPU_BUCKETS
+        network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        scale = _PixelScale(normalisation, dtype).to(device)
+        self.network = nn.Sequential(scale, network).eval().requires_grad_(False)
+        self._forward = self.network
+        if compiled:
+            self._forward = torch.compile(self.network, dynamic=False, options={"freezing": True})
+
+    @torch.inference_mode()
+    def __call__(self, patches: UInt8[Tensor, "N P P 3"]) -> Float[Tensor, "N D"]:
+        """Encode patches; they may be on any device."""
+        features = torch.empty(len(patches), self.feature_size, device=self.device)
+        start = 0
+        while start < len(patches):
+            left = len(patches) - start
+            bucket = next((b for b in self.buckets if b >= left), self.buckets[-1])
+            take = min(left, bucket)
+            batch = patches[start : start + take].to(self.device, non_blocking=True)
+            # Only a compiled network pays for a new batch size; an eager one is never padded.
+            if self.compiled and take < bucket:
+                batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, bucket - take))
+            features[start : start + take] = self._forward(batch)[:take]
+            start += take
+        return features
+
+
+class _ModuleAdapter(nn.Module):
+    """Checks the output of a user's own module, whose mistakes surface here first."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.module(x)
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"an encoder module must map [N, 3, P, P] to [N, D]; for N={len(x)} it gave {got}"
+            )
+        return features
+
+
+def build_network(spec: EncoderSpec) -> nn.Module:
+    """Build the plain module of a spec, weights loaded and verified, on CPU in fp32.
+
+    Raises:
+        WeightsNotFoundError, WeightsHashError: see `encoders.weights.find_weights`.
+    """
+    state = None if spec.weights is None else load_state(find_weights(spec))
+    if spec.architecture == "inception_mini":
+        network = InceptionMini()
+        if state is not None:
+            network.load_state_dict({name: value.float() for name, value in state.items()})
+        return network.eval()
+    return GoogLeNetTrunk(spec, state)
+
+
+def make_encoder(
+    encoder: str | EncoderSpec | nn.Module | Encoder,
+    *,
+    device: str | torch.device = "auto",
+    precision: Precision = "auto",
+    compile: bool = False,
+    patch_side: int = 96,
+) -> Encoder:
+    """Turn anything that the environment's `encoder` option takes into a frozen `Encoder`.
+
+    Args:
+        encoder: name of a registered spec; a spec; a `torch.nn.Module` that maps float32 patches
+            [N, 3, P, P] in 0..1 to features [N, D] (it is used in evaluation mode, in fp32 unless
+            bf16 is asked for); or an `Encoder`, which is returned as it is.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`.
+        precision: `auto` (bf16 where native), `fp32` or `bf16`.
+        compile: compile and freeze (a minute or so, then 1.5 times as fast on CPU).
+        patch_side: P, to probe a module's feature size with.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for an unknown name, or a module that does not give [N, D].
+    """
+    if isinstance(encoder, Encoder):
+        return encoder
+    target = resolve_device(device)
+    if isinstance(encoder, nn.Module):
+        module = _ModuleAdapter(copy.deepcopy(encoder)).eval()
+        dtype = resolve_precision("fp32" if precision == "auto" else precision, target)
+        with torch.inference_mode():
+            probe = torch.zeros(2, 3, patch_side, patch_side, dtype=dtype, device=target)
+            size = module.to(target, dtype)(probe).shape[1]
+        unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+        return Encoder(
+            module,
+            unit,
+            feature_size=size,
+            fingerprint=f"module:{type(encoder).__qualname__}",
+            device=target,
+            dtype=dtype,
+            compiled=compile,
+        )
+    spec = get_spec(encoder) if isinstance(encoder, str) else encoder
+    if not isinstance(spec, EncoderSpec):
+        raise TypeError(
+            "encoder must be a registered name, an EncoderSpec, a FeatureBank or a torch.nn.Module,"
+            f" not {type(encoder).__name__}"
+        )
+    network = build_network(spec)
+    if isinstance(network, GoogLeNetTrunk):
+        network = fuse_googlenet(network)
+    return Encoder(
+        network,
+        spec.normalisation,
+        feature_size=spec.feature_size,
+        fingerprint=spec.fingerprint,
+        device=target,
+        dtype=resolve_precision(precision, target),
+        compiled=compile,
+    )

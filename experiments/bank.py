@@ -1,0 +1,228 @@
+"""`glimpse bank`: compute the features of whole splits on a lattice of fixations, once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from encoders.bank import BankDescription, FeatureBank, lattice
+from encoders.engine import Encoder, make_encoder
+from experiments.data import DataConfig, build_dataset
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, build_pyramid
+from glimpse_env.retina import cut_patches
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Features of a data set's splits, on a lattice of fixations."""
+
+    out: Path
+    """Folder of the banks; each split is a folder in it."""
+    data: DataConfig = DataConfig()
+    """Which pictures."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to compute, in order."""
+    encoder: str = "googlenet"
+    """Name of a registered encoder."""
+    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
+    """Resolutions to compute."""
+    side: int = 5
+    """Lattice points a side."""
+    extent: float | None = None
+    """Outermost lattice coordinate; by default 1 - 1/side, the centres of equal cells."""
+    mirror: bool = True
+    """Compute mirrored pictures too, for the training splits."""
+    context: Literal["lattice", "center"] = "lattice"
+    """Context patches at every lattice point (free where `low` is computed) or the centre only."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the encoder."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda[:i]`."""
+    workers: int = 2
+    """Processes, each with its own encoder and one thread (CPU); on CUDA there is one."""
+    chunk: int = 64
+    """Pictures a chunk, the unit of resuming."""
+
+
+def describe(config: BankConfig, dataset: ImageDataset, encoder: Encoder) -> BankDescription:
+    """Say what the bank of one split will hold."""
+    points = lattice(config.side, config.extent)
+    contexts = points if config.context == "lattice" else np.zeros((1, 2), np.float32)
+    return BankDescription(
+        split=dataset.split,
+        dataset=dataset.fingerprint,
+        encoder=encoder.fingerprint,
+        encoder_name=config.encoder,
+        precision="bf16" if encoder.dtype == torch.bfloat16 else "fp32",
+        num_images=len(dataset),
+        feature_size=encoder.feature_size,
+        resolutions=tuple(config.resolutions),
+        mirrored=config.mirror and dataset.training,
+        fixations=_pairs(points),
+        context_fixations=_pairs(contexts),
+        noise_seed=0,
+        chunk=config.chunk,
+    )
+
+
+def _pairs(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+class BankBuilder:
+    """Computes chunks of one bank; every worker process has one."""
+
+    def __init__(self, bank: FeatureBank, dataset: ImageDataset, encoder: Encoder) -> None:
+        """Take an open (writable) bank, its pictures and its encoder."""
+        self.bank, self.dataset, self.encoder = bank, dataset, encoder
+        resolutions = bank.resolutions
+        points = bank.context_points()
+        # A context patch is a low patch: where one is computed anyway, its features are copied.
+        self.shared = points < len(bank.fixations) if "low" in resolutions else points < 0
+        self.points = points
+        self.levels = tuple(dict.fromkeys((*resolutions, "low")))
+
+    def build_chunk(self, chunk: int) -> int:
+        """Compute one chunk, write it to disk, and only then mark it done."""
+        size = self.bank.description.chunk
+        images = range(chunk * size, min((chunk + 1) * size, len(self.dataset)))
+        for image in images:
+            self.build_image(image)
+        self.bank.glimpse.flush()
+        self.bank.context.flush()
+        self.bank.done[chunk] = 1
+        self.bank.done.flush()
+        return len(images)
+
+    def build_image(self, image: int) -> None:
+        """Compute every lattice point of one picture."""
+        bank = self.bank
+        pyramid = build_pyramid(self.dataset.image(image), self.levels)
+        own = np.flatnonzero(~self.shared)
+        for mirror in range(bank.description.num_mirrors):
+            count = len(bank.fixations)
+            at = np.arange(count)
+            keys = bank.noise_keys(np.full(count, image), np.full(count, mirror), at)
+            cut = cut_patches(
+                [pyramid] * count, bank.fixations, np.full(count, bool(mirror)), keys,
+                bank.resolutions,
+            )  # fmt: skip
+            patches = cut.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)
+            if len(own):
+                keys = bank.context_noise_keys(
+                    np.full(len(own), image), np.full(len(own), mirror), own
+                )
+                context = cut_patches(
+                    [pyramid] * len(own), bank.context_fixations[own],
+                    np.full(len(own), bool(mirror)), keys, ("low",),
+                )  # fmt: skip
+                patches = np.concatenate([patches, context[:, 0]])
+            features = self.encoder(torch.from_numpy(patches)).to("cpu", torch.float16).numpy()
+            glimpses = features[: len(cut) * cut.shape[1]].reshape(*cut.shape[:2], -1)
+            bank.glimpse[image, mirror] = glimpses
+            bank.context[image, mirror, own] = features[len(cut) * cut.shape[1] :]
+            if self.shared.any():
+                low = glimpses[:, bank.resolutions.index("low")]
+                bank.context[image, mirror, self.shared] = low[self.points[self.shared]]
+
+    @property
+    def patches_per_image(self) -> int:
+        """Encoder calls a picture costs, in patches."""
+        d = self.bank.description
+        glimpses = len(d.fixations) * len(d.resolutions)
+        return d.num_mirrors * (glimpses + int((~self.shared).sum()))
+
+
+_BUILDER: BankBuilder | None = None
+
+
+def _start_worker(folder: Path, dataset: ImageDataset, config: BankConfig) -> None:
+    """Set up one worker process: its own maps of the bank and its own encoder, one thread."""
+    global _BUILDER
+    torch.set_num_threads(1)
+    encoder = make_encoder(config.encoder, device=config.device, precision=config.precision)
+    description = FeatureBank.open(folder, allow_incomplete=True).description
+    _BUILDER = BankBuilder(FeatureBank(folder, description, "r+"), dataset, encoder)
+
+
+def _work(chunk: int) -> int:
+    assert _BUILDER is not None
+    return _BUILDER.build_chunk(chunk)
+
+
+def _chunks(
+    config: BankConfig, builder: BankBuilder, chunks: list[int], device: torch.device
+) -> Iterator[int]:
+    """Yield the number of pictures of each chunk as it is done."""
+    if config.workers <= 1 or device.type != "cpu":
+        yield from map(builder.build_chunk, chunks)
+        return
+    # spawn: torch's threads do not survive a fork.
+    context = get_context("spawn")
+    arguments = (builder.bank.folder, builder.dataset, config)
+    with context.Pool(min(config.workers, len(chunks)), _start_worker, arguments) as pool:
+        yield from pool.imap_unordered(_work, chunks)
+
+
+def _seconds_per_patch(encoder: Encoder) -> float:
+    """Time of one patch in a batch of 32, on this process's threads."""
+    patches = torch.randint(0, 256, (32, PATCH_SIDE, PATCH_SIDE, 3), dtype=torch.uint8)
+    encoder(patches)
+    start = time.perf_counter()
+    encoder(patches)
+    return (time.perf_counter() - start) / len(patches)
+
+
+def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
+    """Compute the bank of one split, or what is left of it.
+
+    Raises:
+        BankMismatchError: the folder holds another bank.
+        OSError: too little room on the disk.
+    """
+    dataset = build_dataset(config.data, split)
+    description = describe(config, dataset, encoder)
+    folder = config.out / split
+    config.out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(config.out).free
+    fresh = not (folder / "bank.json").exists()
+    if fresh and description.num_bytes > free:
+        raise OSError(
+            f"the bank of {split} takes {description.num_bytes / 1e9:.2f} GB and {config.out} has "
+            f"{free / 1e9:.2f} GB free: take a coarser lattice (--side) or another --out"
+        )
+    builder = BankBuilder(FeatureBank.create(folder, description), dataset, encoder)
+    left = np.flatnonzero(builder.bank.done == 0).tolist()
+    pictures = sum(
+        min(description.chunk, len(dataset) - chunk * description.chunk) for chunk in left
+    )
+    seconds = pictures * builder.patches_per_image * _seconds_per_patch(encoder)
+    tqdm.write(
+        f"{split}: {len(dataset)} pictures, lattice {len(description.fixations)} points, "
+        f"{builder.patches_per_image} patches a picture; {description.num_bytes / 1e9:.2f} GB on "
+        f"disk; about {seconds / 60:.0f} min for the {pictures} pictures left"
+    )
+    if left:
+        with tqdm(total=len(dataset), initial=len(dataset) - pictures, unit="img", desc=split,
+                  smoothing=0.02) as bar:  # fmt: skip
+            for count in _chunks(config, builder, left, encoder.device):
+                bar.update(count)
+    return FeatureBank.open(folder)
+
+
+def bank(config: BankConfig) -> None:
+    """Compute the banks of every split asked for; started again, go on where it was."""
+    encoder = make_encoder(config.encoder, device=config.device, precision=config.precision)
+    for split in config.splits:
+        finished = build_bank(config, split, encoder)
+        tqdm.write(f"{split}: complete in {finished.folder}")

@@ -1,0 +1,42 @@
+"""Which pictures an experiment uses: one configuration, shared by every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.image_folder import ImageFolder
+from glimpse_env.datasets.stanford_dogs import StanfordDogs
+from glimpse_env.datasets.synthetic import SyntheticDogs
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures."""
+
+    dataset: Literal["stanford_dogs", "synthetic", "image_folder"] = "stanford_dogs"
+    """Data set; `image_folder` is one folder a class, or CUB-200-2011 as it unpacks."""
+    data_dir: Path | None = None
+    """Folder of the data set (default: $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
+    allow_missing: bool = False
+    """Leave out listed pictures that are absent, and record how many."""
+    num_images: int | None = None
+    """Pictures a split of the synthetic set (default: its own)."""
+
+
+def build_dataset(config: DataConfig, split: str) -> ImageDataset:
+    """Open one split.
+
+    Raises:
+        ValueError: `image_folder` without `data_dir`.
+        DatasetNotFoundError, MissingImagesError: see `glimpse_env.datasets`.
+    """
+    if config.dataset == "synthetic":
+        return SyntheticDogs(split, num_images=config.num_images)
+    if config.dataset == "image_folder":
+        if config.data_dir is None:
+            raise ValueError("dataset 'image_folder' needs --data.data-dir")
+        return ImageFolder(config.data_dir, split)
+    return StanfordDogs(config.data_dir, split, allow_missing=config.allow_missing)

@@ -1,0 +1,184 @@
+"""The fast encoder equals the plain modules, in every precision, batch and compilation."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from encoders.engine import Encoder, make_encoder, resolve_device, resolve_precision
+from encoders.googlenet import GoogLeNetTrunk
+from encoders.spec import EncoderSpec, get_spec
+from encoders.weights import load_state
+from tests.encoders.test_googlenet import randomly
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+def patches(count: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random pictures: white noise would exercise no structure."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 12, 12, generator=generator) * 255
+    fine = nn.functional.interpolate(coarse, size=(96, 96), mode="bicubic").clamp(0, 255)
+    return fine.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+
+
+def plain_features(spec: EncoderSpec, state: dict, x: torch.Tensor) -> torch.Tensor:
+    """The slow reference: torchvision's module after surgery, fp32, NCHW."""
+    scale = spec.normalisation
+    pixels = (x.float() - torch.tensor(scale.mean)) / torch.tensor(scale.std)
+    with torch.inference_mode():
+        return GoogLeNetTrunk(spec, state)(pixels.permute(0, 3, 1, 2).contiguous())
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((got.cpu() - expected).norm() / expected.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def bvlc_state(bvlc_weights: Path) -> dict:
+    return load_state(bvlc_weights)
+
+
+def bvlc_spec(path: Path, name: str) -> EncoderSpec:
+    return replace(get_spec(name), weights=str(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["googlenet", "googlenet_native", "googlenet_truncated", "googlenet_224"]
+)
+@pytest.mark.parametrize("precision, bound", [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_engine_equals_plain_module_on_real_weights(
+    name: str, precision: str, bound: float, bvlc_weights: Path, bvlc_state: dict
+) -> None:
+    spec = bvlc_spec(bvlc_weights, name)
+    x = patches(3)
+    got = make_encoder(spec, device="cpu", precision=precision)(x)
+    assert got.dtype == torch.float32 and got.shape == (3, spec.feature_size)
+    assert relative_error(got, plain_features(spec, bvlc_state, x)) < bound
+
+
+@pytest.mark.parametrize("architecture", ["googlenet_bvlc", "googlenet_torchvision"])
+@pytest.mark.parametrize("precision, bound", [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_engine_equals_plain_module_on_random_weights(
+    architecture: str, precision: str, bound: float, tmp_path: Path
+) -> None:
+    """Batch norm folding too, with statistics that are not trivial; needs no shared file."""
+    state = randomly(architecture)
+    torch.save(state, tmp_path / "w.pth")
+    name = "googlenet" if architecture == "googlenet_bvlc" else "googlenet_torchvision"
+    spec = replace(get_spec(name), weights=str(tmp_path / "w.pth"), sha256=None)
+    x = patches(2)
+    got = make_encoder(spec, device="cpu", precision=precision)(x)
+    assert relative_error(got, plain_features(spec, state, x)) < bound
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(bvlc_weights: Path, bvlc_state: dict) -> None:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on CPU")
+    spec = bvlc_spec(bvlc_weights, "googlenet")
+    x = patches(3)
+    compiled = make_encoder(spec, device="cpu", precision="fp32", compile=True)
+    assert relative_error(compiled(x), plain_features(spec, bvlc_state, x)) < 1e-4
+
+
+@pytest.mark.parametrize("precision, bound", [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_a_patch_does_not_see_its_neighbours(precision: str, bound: float) -> None:
+    encoder = make_encoder(
+        replace(get_spec("googlenet"), weights=None, sha256=None),
+        device="cpu",
+        precision=precision,
+    )
+    x = patches(37)
+    whole = encoder(x)
+    singles = torch.cat([encoder(x[i : i + 1]) for i in (0, 5, 36)])
+    assert relative_error(whole[[0, 5, 36]], singles) < bound
+
+
+def test_empty_batch() -> None:
+    encoder = make_encoder("inception_mini", device="cpu")
+    assert encoder(patches(1)[:0]).shape == (0, encoder.feature_size)
+
+
+def test_same_input_same_bytes() -> None:
+    encoder = make_encoder("inception_mini", device="cpu")
+    x = patches(9)
+    assert torch.equal(encoder(x), encoder(x))
+
+
+def test_frozen_whatever_the_user_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No gradient, evaluation mode, and the user's module is neither moved nor switched."""
+    module = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Dropout(0.9), nn.Flatten(), nn.Linear(3 * 96**2, 4)
+    )
+    module.train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    encoder = make_encoder(module, device="cpu")
+    x = patches(4)
+    first = encoder(x)
+    assert not first.requires_grad
+    assert torch.equal(first, encoder(x))
+    assert module.training
+    assert all(torch.equal(before[k], v) for k, v in module.state_dict().items())
+
+
+def test_module_gets_floats_in_zero_to_one() -> None:
+    class Mean(nn.Module):
+        def forward(self, x):
+            return x.mean(dim=(2, 3))
+
+    x = torch.full((2, 96, 96, 3), 51, dtype=torch.uint8)
+    encoder = make_encoder(Mean(), device="cpu")
+    assert encoder.feature_size == 3
+    torch.testing.assert_close(encoder(x), torch.full((2, 3), 0.2))
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Identity(), nn.Flatten(0), nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, -1)))]
+)
+def test_module_of_wrong_output_is_told(module: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"\[N, D\]"):
+        make_encoder(module, device="cpu")
+
+
+def test_what_is_not_an_encoder_is_told() -> None:
+    with pytest.raises(TypeError, match="registered name"):
+        make_encoder(42)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="inception_mini"):
+        make_encoder("vgg")
+
+
+def test_an_encoder_passes_through() -> None:
+    encoder = make_encoder("inception_mini", device="cpu")
+    assert make_encoder(encoder) is encoder
+    assert isinstance(encoder, Encoder)
+
+
+def test_cuda_asked_for_and_absent() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(RuntimeError, match="no CUDA device"):
+        resolve_device("cuda")
+    assert resolve_device("auto").type == "cpu"
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(ValueError, match="fp32"):
+        resolve_precision("fp16", torch.device("cpu"))
+
+
+@CUDA
+@pytest.mark.parametrize("precision, bound", [("fp32", 1e-3), ("bf16", 2e-2)])
+def test_cuda_equals_cpu(precision: str, bound: float, tmp_path: Path) -> None:
+    state = randomly("googlenet_bvlc")
+    torch.save(state, tmp_path / "w.pth")
+    spec = replace(get_spec("googlenet"), weights=str(tmp_path / "w.pth"), sha256=None)
+    x = patches(5)
+    got = make_encoder(spec, device="cuda", precision=precision)(x)
+    assert got.is_cuda
+    assert relative_error(got, plain_features(spec, state, x)) < bound
