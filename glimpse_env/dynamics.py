@@ -1,8 +1,8 @@
-"""The rules of an episode, written once and batched: `env.py` and `vector_env.py` are faces of this.
+"""The rules of an episode, written once and batched; `env.py` and `vector_env.py` are its faces.
 
 An episode is T looks and one answer. Environment b of a batch is the one that a batch of one with
-`shard=(b, B)` would be, whatever the others do: each has its own place in the walk over the pictures
-and its own key, and all draws of an episode are hashes of the key.
+`shard=(b, B)` would be, whatever the others do: each has its own place in the walk over the
+pictures and its own key, and all draws of an episode are hashes of the key.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ class GlimpseDynamics:
             )
         lead = (self.num_envs,) if batched else ()
         fixation = _as_floats("fixation", action["fixation"], (*lead, 2)).reshape(-1, 2)
-        label = _as_numpy("label", action["label"])
+        label = as_numpy("label", action["label"])
         if label.dtype.kind not in "iu" or label.shape != lead:
             raise InvalidAction(
                 f"label is {_form(lead, 'integers')}, not {label.dtype} of shape {label.shape}"
@@ -379,7 +379,7 @@ class GlimpseDynamics:
         return image, epoch
 
 
-def _as_numpy(name: str, value: Any) -> np.ndarray:
+def as_numpy(name: str, value: Any) -> np.ndarray:
     """Return an array or a tensor, wherever it is, as a numpy array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -389,8 +389,8 @@ def _as_numpy(name: str, value: Any) -> np.ndarray:
         raise InvalidAction(f"{name} is no array: {error}") from error
 
 
-def _as_floats(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    array = _as_numpy(name, value)
+def _as_floats(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "*shape"]:
+    array = as_numpy(name, value)
     if array.dtype.kind not in "fiu" or array.shape != shape:
         raise InvalidAction(
             f"{name} is {_form(shape, 'numbers')}, not {array.dtype} of shape {array.shape}"
@@ -399,7 +399,7 @@ def _as_floats(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndar
         return array.astype(np.float32)
 
 
-def _as_integers(name: str, value: Any) -> Int64[np.ndarray, "..."]:
+def _as_integers(name: str, value: Any) -> Int64[np.ndarray, "*shape"]:
     array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
     if array.dtype.kind not in "iu":
         raise TypeError(f"reset option {name!r} is an integer, not {value!r}")

@@ -92,7 +92,7 @@ class DogsGlimpseEnv(gym.Env):
     | `split` | `train`, `val`, `trainval`, `test` | `train` |
     | `resolutions` | any of `low`, `medium`, `high`; the order is that of axis S | all three |
     | `num_glimpses` | integer from 1 | 3 |
-    | `encoder` | registered name, `EncoderSpec`, `Encoder`, `FeatureBank`, `torch.nn.Module` | by id |
+    | `encoder` | registered name, `EncoderSpec`, `FeatureBank`, `torch.nn.Module` | by the id |
     | `observation` | `features`, `pixels` (the encoder is ignored), `both` | `features` |
     | `context` | `auto` (random when training), `random`, `center` | `auto` |
     | `mirror` | `auto` (random flips when training), `True` (random flips), `False` | `auto` |

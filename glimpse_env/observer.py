@@ -59,6 +59,7 @@ class Observer(Protocol):
     """What `dynamics.py` asks of a source of observations.
 
     Attributes:
+        resolutions: The names along axis S.
         shapes: Of each array observed, by its key in the observation: shape for one environment
             and dtype.
         device: Where features come out; `cpu` for a bank and for pixels.
@@ -66,6 +67,7 @@ class Observer(Protocol):
         wanders: Whether the context's place is random.
     """
 
+    resolutions: tuple[str, ...]
     shapes: dict[str, tuple[tuple[int, ...], str]]
     device: torch.device
     flips: bool
@@ -206,7 +208,7 @@ class LiveObserver:
             pictures, fixation, gaze.scale, gaze.mirror, noise_key, self.resolutions
         )
 
-    def _encode(self, cut: dict[str, UInt8[np.ndarray, "..."]]) -> dict[str, Tensor]:
+    def _encode(self, cut: dict[str, UInt8[np.ndarray, "*shape"]]) -> dict[str, Tensor]:
         """Encode patches of several shapes in one call of the encoder."""
         assert self.encoder is not None
         flat = [torch.from_numpy(patches).flatten(0, -4) for patches in cut.values()]
@@ -369,6 +371,6 @@ def output_device(options: EnvOptions, observer: Observer) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() and not live else "cpu")
     if not torch.cuda.is_available():
         raise ValueError(
-            f"device={options.device!r}, but torch finds no CUDA device: pass device='cpu' or 'auto'"
+            f"device={options.device!r}, but torch finds no CUDA device: pass device='auto'"
         )
     return torch.device(options.device)

@@ -135,18 +135,20 @@ class EnvOptions:
             FileNotFoundError: If it is not there; the message says how to get it.
             ValueError: If it holds no picture.
         """
-        dataset = self.dataset
+        split = str(self.split)
+        dataset: Any = self.dataset
         if dataset == "synthetic":
             from glimpse_env.datasets.synthetic import SyntheticDogs
 
-            dataset = SyntheticDogs(split=self.split)
+            dataset = SyntheticDogs(split=split)
         elif dataset == "stanford_dogs":
             from glimpse_env.datasets.stanford_dogs import StanfordDogs
 
-            dataset = StanfordDogs(self.data_dir, self.split, self.allow_missing)
-        assert not isinstance(dataset, str)
+            dataset = StanfordDogs(self.data_dir, split, self.allow_missing)
         if len(dataset) == 0:
-            raise ValueError(f"split {self.split!r} of the dataset holds no picture")
+            raise ValueError(
+                f"split {self.split!r} of the dataset holds no picture: choose another"
+            )
         return dataset
 
 

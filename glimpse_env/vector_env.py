@@ -40,8 +40,8 @@ class DogsGlimpseVectorEnv(VectorEnv):
 
     Options beyond those of `DogsGlimpseEnv`: `num_envs`, `autoreset_mode` (one of the above, or its
     name), and `array`: with `"torch"` observations, rewards, terminations and truncations are
-    tensors on the encoder's device (with a bank or pixels: on `device`); infos remain numpy. Actions
-    may be arrays or tensors in either case.
+    tensors on the encoder's device (with a bank or pixels: on `device`); infos remain numpy.
+    Actions may be arrays or tensors in either case.
 
     Reset options: `image` is an integer or one for each environment; `epoch` as in the scalar;
     `reset_mask` as above. A reset without a mask starts all episodes anew.
@@ -277,7 +277,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
             return [None if seed is None else int(seed) + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(
-                f"seed is an integer or {self.num_envs} of them, one an environment; got {len(seed)}"
+                f"seed is an integer, or one for each of {self.num_envs} environments, not {seed!r}"
             )
         return list(seed)
 

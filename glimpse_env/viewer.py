@@ -99,8 +99,8 @@ class Window:
             import tkinter
         except ImportError as error:
             raise DependencyNotInstalled(
-                f"render_mode='human' needs tkinter ({error}): install it (`apt install python3-tk` "
-                "on Debian), or use render_mode='rgb_array'"
+                f"render_mode='human' needs tkinter ({error}): install it (on Debian: `apt install "
+                "python3-tk`), or use render_mode='rgb_array'"
             ) from error
         try:
             self._root = tkinter.Tk()
