@@ -68,6 +68,17 @@ def unpacked_size(archive: str | os.PathLike[str]) -> int:
         return sum(-(-member.size // 4096) * 4096 for member in tar if member.isfile())
 
 
+def file_names(archive: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the files in an archive.
+
+    Raises:
+        FileNotFoundError: If there is no such archive.
+        ArchiveError: If it is broken or cut short.
+    """
+    with _opened(Path(archive)) as tar:
+        return [member.name for member in tar if member.isfile()]
+
+
 def is_unpacked(archive: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder holds every file of an archive, each of the same size.
 

@@ -67,7 +67,7 @@ class StanfordDogs(PictureFiles):
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
         self.data_dir = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
-        names, labels = read_list(self.data_dir, "test" if split == "test" else "train")
+        names, labels = read_list(find_list(self.data_dir, "test" if split == "test" else "train"))
         self.wnids, class_names = _classes(names, labels)
         if split in ("train", "val"):
             kept, held_out = stratified_split(labels, VALIDATION_FRACTION, SPLIT_SEED)
@@ -111,20 +111,16 @@ class StanfordDogs(PictureFiles):
         return np.clip(edges, 0, limit).astype(np.float32)
 
 
-def read_list(data_dir: Path, which: str) -> tuple[list[str], Int64[np.ndarray, " N"]]:
-    """Read an official list.
+def find_list(data_dir: Path, which: str) -> Path:
+    """Find an official list.
 
     Args:
         data_dir: Folder in the official layout; lists may also lie in it directly, where the
             official archive unpacks them.
         which: `train`, `test` or `file` (all).
 
-    Returns:
-        Names (`folder/file`, below `Images/`) and classes from 0, in the order of the list.
-
     Raises:
         DatasetNotFoundError: If the folder, `Images/` or the list is absent.
-        DatasetFormatError: If the list is not what the official ones are.
     """
     file = f"{which}_list.mat"
     places = (data_dir / "lists" / file, data_dir / file)
@@ -136,6 +132,16 @@ def read_list(data_dir: Path, which: str) -> tuple[list[str], Int64[np.ndarray, 
             "GLIMPSE_DATA or data_dir to the folder that holds it, or use the environment "
             "SyntheticDogsGlimpse-v0, which needs no files"
         )
+    return path
+
+
+def read_list(path: Path) -> tuple[list[str], Int64[np.ndarray, " N"]]:
+    """Read an official list: names (`folder/file`, below `Images/`) and classes from 0, in order.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DatasetFormatError: If it is not what the official ones are.
+    """
     try:
         content = scipy.io.loadmat(path, variable_names=("file_list", "labels"))
         names = [str(cell.item()) for cell in content["file_list"].ravel()]
