@@ -23,24 +23,28 @@ from encoders.weights import find_weights, load_state
 
 Precision = Literal["auto", "fp32", "bf16"]
 
-# Batches are cut to these sizes, and padded to them where the encoder is compiled, so that it
-# never recompiles in a loop. On CPU larger ones are slower: their activations leave the cache (one thread:
-# 105 patches a second at 16, 64 at 64).
+# Batches are cut to these sizes; where the encoder is compiled they are padded to them too, so that
+# it never recompiles in a loop. On CPU larger ones are slower, since their activations leave the
+# cache (one thread: 105 patches a second at 16, 64 at 64).
 CPU_BUCKETS = (1, 4, 16, 32)
 CUDA_BUCKETS = (1, 8, 64, 256, 1024)
+
+
+class DeviceNotAvailableError(RuntimeError):
+    """A device was asked for by name that this machine does not have."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """`auto` is CUDA where there is one; anything else is taken at its word.
 
     Raises:
-        RuntimeError: if CUDA is asked for and absent.
+        DeviceNotAvailableError: if CUDA is asked for and absent.
     """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolved = torch.device(device)
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {device!r} asked for, but torch sees no CUDA device here")
+        raise DeviceNotAvailableError(f"device {device!r}: torch sees no CUDA device here")
     return resolved
 
 

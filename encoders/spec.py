@@ -53,9 +53,9 @@ class EncoderSpec:
     stride: Literal[1, 2] = 1
     """Stride of conv1 (GoogLeNet only). The paper's final core uses 1, its first attempt 2."""
     stem: Literal["native", "resampled"] = "native"
-    """What becomes of conv1's kernel when its stride is halved: `native` leaves the 7x7 kernel as
-    it is (paper section 2; meant to be fine-tuned), `resampled` folds a 2x bilinear enlargement of the
-    patch into it, so that the layers above see what they were trained on."""
+    """What becomes of conv1's kernel when its stride is halved. `native` leaves the 7x7 kernel as
+    it is (paper section 2; meant to be fine-tuned). `resampled` folds a 2x bilinear enlargement of
+    the patch into it, so that the layers above see what they were trained on."""
     depth: Literal["full", "truncated"] = "full"
     """`truncated` cuts off the last two inception blocks (the paper's first attempt)."""
 

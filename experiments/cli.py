@@ -1,0 +1,82 @@
+"""The `glimpse` command: one sub-command a task, each a typed dataclass read by tyro."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import tyro
+
+# Modules load when their command is chosen: `glimpse --help` should not wait for torch.
+_COMMANDS: dict[str, tuple[str, str, str, str]] = {
+    "download": ("experiments.download", "DownloadConfig", "download",
+                 "Fetch Stanford Dogs and pretrained weights, or unpack archives."),
+    "pretrain": ("experiments.pretrain", "PretrainConfig", "pretrain",
+                 "Train an encoder on random multi-scale patches (paper Figure 4)."),
+    "bank": ("experiments.bank", "BankConfig", "bank",
+             "Compute a split's features on a lattice of fixations, once."),
+    "train": ("experiments.train", "", "train",
+              "Train the two-deck agent and its references."),
+    "evaluate": ("experiments.evaluate", "EvaluateConfig", "evaluate",
+                 "Evaluate the agents of a run."),
+    "demo": ("experiments.demo", "DemoConfig", "demo",
+             "Learn where to look on synthetic dogs, in a few minutes, nothing to download."),
+}  # fmt: skip
+
+
+def _usage() -> str:
+    lines = ["usage: glimpse COMMAND [OPTIONS]", "", "Study where to look.", ""]
+    lines += [f"  {name:<10} {entry[3]}" for name, entry in _COMMANDS.items()]
+    return "\n".join([*lines, "", "`glimpse COMMAND --help` lists the options of a command."])
+
+
+def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
+    module_name, config_name, function, summary = _COMMANDS[name]
+    module = import_module(module_name)
+    program, run = f"glimpse {name}", getattr(module, function)
+    if name == "train":
+        experiments = import_module("experiments.named").EXPERIMENTS
+        described = {key: (text, config) for key, (text, config) in experiments.items()}
+        config = tyro.extras.overridable_config_cli(described, prog=program, args=arguments)
+    else:
+        kind = getattr(module, config_name)
+        config = tyro.cli(kind, prog=program, description=summary, args=arguments)
+    return run, config
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit status.
+
+    Errors that a person can mend (a missing file, a wrong setting) end in one sentence and status
+    1, Ctrl-C in status 130.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name = arguments[0]
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(version("glimpse-env"))
+        return 0
+    if name not in _COMMANDS:
+        print(f"glimpse: no command {name!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        run, config = _parse(name, arguments[1:])
+        run(config)
+    except KeyboardInterrupt:
+        return 130
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is RuntimeError:
+            raise
+        print(f"glimpse {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Named experiments, one frozen record each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agents.configs import ReinforceConfig, TwoDeckConfig
+from experiments.data import DataConfig
+
+Resolution = Literal["low", "medium", "high"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train the two-deck agent, and reference agents beside it, on one environment."""
+
+    out: Path = Path("runs/run")
+    """Run folder."""
+    resume: bool = False
+    """Go on with the run in `out` where it was interrupted."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which pictures."""
+    encoder: str = "googlenet"
+    """Registered encoder; with a bank it must be the bank's."""
+    bank: Path | None = None
+    """Folder of the feature banks (`glimpse bank --out`); without it the encoder runs live."""
+    train_split: Literal["train", "trainval"] = "train"
+    """Split to learn from."""
+    eval_split: Literal["val", "test"] = "val"
+    """Split to evaluate on after training; choose everything on `val`."""
+    resolutions: tuple[Resolution, ...] = ("low", "medium", "high")
+    """Patches of a glimpse."""
+    num_glimpses: int = 3
+    """Looks before the answer."""
+    mirror: Literal["auto", "on", "off"] = "auto"
+    """Random mirroring: `auto` when training."""
+    context: Literal["auto", "random", "center"] = "auto"
+    """Place of the context patch: `auto` is random when training, centred in evaluation."""
+    epochs: int = 30
+    """Passes over the training pictures."""
+    batch_size: int = 128
+    """Pictures a step."""
+    seed: int = 0
+    """Seed of everything: weights, order of the pictures, flips, fixations."""
+    eval_every: int = 1
+    """Epochs between evaluations (the last epoch is always evaluated)."""
+    scanpaths: int = 8
+    """M, scanpaths a picture in Monte-Carlo evaluation at the end."""
+    references: bool = True
+    """Train classifiers under centre and random fixations too, and report the oracle."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda[:i]`."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the live encoder."""
+    network: TwoDeckConfig = field(default_factory=TwoDeckConfig)
+    """The network; what follows from pictures and encoder is set by the environment."""
+    learning: ReinforceConfig = field(default_factory=ReinforceConfig)
+    """How it learns."""
+
+    def __post_init__(self) -> None:
+        """Check what the environment and the agent do not.
+
+        Raises:
+            ValueError: a count below 1, or testing on what was chosen on.
+        """
+        for name in ("epochs", "batch_size", "eval_every", "scanpaths", "num_glimpses"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+        if self.train_split == "trainval" and self.eval_split == "val":
+            raise ValueError(
+                "train_split 'trainval' contains the pictures of 'val': evaluate on 'test', or "
+                "train on 'train'"
+            )
+        if self.batch_size % self.learning.samples:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of learning.samples "
+                f"{self.learning.samples}"
+            )

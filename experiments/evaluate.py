@@ -1,0 +1,310 @@
+"""`glimpse evaluate`: what an agent gets right, where it looks, and what that is worth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from agents.reference import ReferenceAgent, center, given, oracle_fixations
+from agents.reinforce import ReinforceAgent
+from agents.rollout import collect
+from encoders.bank import FeatureBank, lattice
+from encoders.engine import Encoder
+from experiments.configs import TrainConfig
+from experiments.environment import REFERENCES, build_agents, build_env, build_source
+from experiments.metrics import accuracy, bootstrap_interval, mean_class_accuracy
+from experiments.pictures import draw_examples
+from experiments.runs import RunError, load_config, write_json
+from glimpse_env.vector_env import DogsGlimpseVectorEnv
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one agent did on one split, in percent."""
+
+    ma: float
+    """mA: mean over the classes of the accuracy within each."""
+    low: float
+    """Lower end of the 95% bootstrap interval of mA."""
+    high: float
+    """Upper end."""
+    accuracy: float
+    """Share of pictures that are right."""
+    num_images: int
+    """Pictures."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an agent did on every picture of a split, in the split's order."""
+
+    labels: Integer[np.ndarray, " N"]
+    """The truth."""
+    log_probs: Float[np.ndarray, "N K"]
+    """Class log-probabilities at the answer, in nats."""
+    fixations: Float[np.ndarray, "T N 2"]
+    """Where it looked."""
+
+    @property
+    def predictions(self) -> Integer[np.ndarray, " N"]:
+        """Classes named."""
+        return self.log_probs.argmax(axis=1)
+
+    def score(self) -> Score:
+        """Sum up."""
+        classes = self.log_probs.shape[1]
+        low, high = bootstrap_interval(self.labels, self.predictions, classes)
+        return Score(
+            ma=100 * mean_class_accuracy(self.labels, self.predictions, classes),
+            low=100 * low,
+            high=100 * high,
+            accuracy=100 * accuracy(self.labels, self.predictions),
+            num_images=len(self.labels),
+        )
+
+
+def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
+    """Every picture once, in order: (indices [B], how many count); the last batch is padded."""
+    parts = []
+    for start in range(0, num_images, batch_size):
+        images = np.arange(start, min(start + batch_size, num_images))
+        parts.append((np.resize(images, batch_size), len(images)))
+    return parts
+
+
+def play(
+    agent: ReinforceAgent,
+    env: DogsGlimpseVectorEnv,
+    *,
+    deterministic: bool = True,
+    seed: int = 0,
+    images: np.ndarray | None = None,
+) -> Answers:
+    """Play every picture once.
+
+    Args:
+        agent: Who plays.
+        env: With `batch_size` environments, on the split.
+        deterministic: Fixate the mean location, rather than a sample around it.
+        seed: Of the environment's draws (noise outside the pictures) and the agent's.
+        images: Indices, if not all.
+    """
+    agent.seed(seed)
+    chosen = np.arange(len(env.dataset)) if images is None else images
+    labels, log_probs, fixations = [], [], []
+    for positions, count in batches(len(chosen), env.num_envs):
+        batch = chosen[positions]
+        trajectory = collect(
+            env, agent, seed=seed + int(positions[0]), options={"image": batch},
+            deterministic=deterministic,
+        )  # fmt: skip
+        labels.append(trajectory.labels[:count])
+        log_probs.append(agent.class_log_probs(trajectory.states[-1])[:count].detach())
+        fixations.append(trajectory.fixations[:, :count])
+    return Answers(
+        labels=torch.cat(labels).cpu().numpy(),
+        log_probs=torch.cat(log_probs).cpu().numpy(),
+        fixations=torch.cat(fixations, dim=1).cpu().numpy(),
+    )
+
+
+def monte_carlo(
+    agent: ReinforceAgent, env: DogsGlimpseVectorEnv, scanpaths: int, seed: int = 0
+) -> Answers:
+    """Average the log-probabilities of M sampled scanpaths (model.md, Forward).
+
+    Averaging hides a bad policy, so the score of the mean location belongs beside it.
+    """
+    played = [
+        play(agent, env, deterministic=False, seed=seed + 7919 * m) for m in range(1, scanpaths + 1)
+    ]
+    mean = np.mean([answers.log_probs for answers in played], axis=0)
+    return Answers(played[0].labels, mean, played[0].fixations)
+
+
+def oracle(
+    agent: ReinforceAgent, env: DogsGlimpseVectorEnv, lattice: Float[Tensor, "L 2"], seed: int = 0
+) -> Answers:
+    """Let the true label choose among lattice points, greedily per glimpse: a ceiling, no policy.
+
+    Args:
+        agent: Whose classifier answers; one trained on random fixations knows all the lattice.
+        env: On the split.
+        lattice: Candidate fixations.
+        seed: As for `play`.
+    """
+    probe = ReferenceAgent(center, agent.config, agent.learning, device=agent.device)
+    probe.network = agent.network
+    labels, log_probs, fixations = [], [], []
+    for batch, count in batches(len(env.dataset), env.num_envs):
+
+        def evaluate_at(points: Tensor, batch: np.ndarray = batch) -> Tensor:
+            probe.chooser = given(points)
+            trajectory = collect(
+                env, probe, seed=seed + int(batch[0]), options={"image": batch}, deterministic=True
+            )
+            return probe.class_log_probs(trajectory.states[-1]).detach().cpu()
+
+        truth = torch.as_tensor(env.dataset.labels[batch])
+        start = torch.zeros(agent.config.num_glimpses, len(batch), 2)
+        chosen, _ = oracle_fixations(evaluate_at, truth, lattice, start)
+        labels.append(truth[:count])
+        log_probs.append(evaluate_at(chosen)[:count])
+        fixations.append(chosen[:, :count])
+    return Answers(
+        torch.cat(labels).numpy(),
+        torch.cat(log_probs).numpy(),
+        torch.cat(fixations, dim=1).numpy(),
+    )
+
+
+def oracle_lattice(source: FeatureBank | Encoder) -> Float[Tensor, "L 2"]:
+    """The bank's own lattice, or 5 x 5 for a live encoder."""
+    points = source.fixations if isinstance(source, FeatureBank) else lattice(5)
+    return torch.from_numpy(np.array(points))
+
+
+def fixation_facts(fixations: Float[np.ndarray, "T N 2"]) -> dict[str, Any]:
+    """Where an agent looks: mean and spread over the pictures, per glimpse.
+
+    A spread of 0 is a policy that looks at the same place in every picture.
+    """
+    return {
+        "mean": fixations.mean(axis=1).round(4).tolist(),
+        "spread": fixations.std(axis=1).round(4).tolist(),
+    }
+
+
+def report(
+    agents: dict[str, ReinforceAgent],
+    env: DogsGlimpseVectorEnv,
+    *,
+    scanpaths: int,
+    candidates: Float[Tensor, "L 2"] | None,
+    seed: int = 0,
+) -> tuple[dict[str, Any], dict[str, Answers]]:
+    """Evaluate the learned agent by mean location and by Monte Carlo, and the references.
+
+    Args:
+        agents: `learned` and perhaps references.
+        env: On the split.
+        scanpaths: M of Monte-Carlo evaluation; 1 leaves it out.
+        candidates: Fixations the oracle chooses from; None leaves it out.
+        seed: As for `play`.
+
+    Returns:
+        A record for JSON and the answers behind it, both by name.
+    """
+    answers = {"learned": play(agents["learned"], env, seed=seed)}
+    if scanpaths > 1:
+        answers[f"learned, mean of {scanpaths} scanpaths"] = monte_carlo(
+            agents["learned"], env, scanpaths, seed
+        )
+    for name in REFERENCES:
+        if name in agents:
+            answers[name] = play(agents[name], env, seed=seed)
+    if candidates is not None:
+        judge = agents.get("random", agents["learned"])
+        answers["oracle"] = oracle(judge, env, candidates, seed)
+    record = {
+        name: asdict(a.score()) | {"fixations": fixation_facts(a.fixations)}
+        for name, a in answers.items()
+    }
+    return record, answers
+
+
+def format_table(record: dict[str, Any]) -> str:
+    """The report as a table of text."""
+    title = "spread x, y (last glimpse)"
+    lines = [f"{'fixations':<28} {'mA %':>6}  {'95% interval':>14}  {title:>26}"]
+    for name, row in record.items():
+        spread = ", ".join(f"{value:.2f}" for value in row["fixations"]["spread"][-1])
+        lines.append(
+            f"{name:<28} {row['ma']:6.1f}  {row['low']:6.1f} - {row['high']:5.1f}  {spread:>26}"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate the agents of a finished or interrupted run."""
+
+    run: Path
+    """Run folder, as given to `glimpse train --out`."""
+    split: Literal["train", "val", "trainval", "test"] = "val"
+    """Split to evaluate on; look at `test` once, at the end."""
+    bank: Path | None = None
+    """Folder of other banks (default: the run's own)."""
+    live: bool = False
+    """Use the live encoder although the run was trained from a bank."""
+    data_dir: Path | None = None
+    """Folder of the pictures, if it has moved."""
+    scanpaths: int = 8
+    """M, scanpaths a picture in Monte-Carlo evaluation; 1 leaves it out."""
+    oracle: bool = True
+    """Report the oracle too (as many evaluations as the lattice has points)."""
+    pictures: int = 8
+    """Scanpath pictures to draw into the run's folder."""
+    seed: int = 0
+    """Seed of the noise outside the pictures and of sampled scanpaths."""
+
+
+def load_run(
+    run: Path, config: TrainConfig, env: DogsGlimpseVectorEnv
+) -> dict[str, ReinforceAgent]:
+    """Build the agents of a run and load their checkpoints.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged or does not fit.
+        RunError: the learned agent has none yet.
+    """
+    agents = build_agents(config, env)
+    for name in list(agents):
+        folder = checkpoint_folder(run, name)
+        if not folder.exists():
+            if name == "learned":
+                raise RunError(f"{run} has no checkpoint yet: let `glimpse train` finish an epoch")
+            del agents[name]
+            continue
+        agents[name].restore(folder)
+    return agents
+
+
+def checkpoint_folder(run: Path, agent: str) -> Path:
+    """Where an agent's checkpoint lies in a run."""
+    return run / "checkpoint" if agent == "learned" else run / "references" / agent
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate a run; prints the table, writes `evaluation-<split>.json` and pictures."""
+    run = load_config(TrainConfig, config.run)
+    if config.live:
+        run = replace(run, bank=None)
+    elif config.bank is not None:
+        run = replace(run, bank=config.bank)
+    if config.data_dir is not None:
+        run = replace(run, data=replace(run.data, data_dir=config.data_dir))
+    run = replace(run, mirror="off", context="center")
+    source = build_source(run, config.split)
+    env = build_env(run, config.split, source=source)
+    agents = load_run(config.run, run, env)
+    candidates = oracle_lattice(source) if config.oracle else None
+    record, answers = report(
+        agents, env, scanpaths=config.scanpaths, candidates=candidates, seed=config.seed
+    )
+    print(format_table(record))
+    path = config.run / f"evaluation-{config.split}.json"
+    write_json(path, {"settings": json.loads(json.dumps(asdict(config), default=str)), **record})
+    print(f"written: {path}")
+    if config.pictures:
+        folder = config.run / "pictures"
+        draw_examples(env.dataset, answers["learned"], run.resolutions, folder, config.pictures)
+        print(f"pictures: {folder}")
+    return record

@@ -1,0 +1,187 @@
+"""A run is a folder: what was asked for, what happened, and where and from what it came."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import torch
+
+Config = TypeVar("Config")
+
+_PACKAGES = ("glimpse-env", "torch", "torchvision", "numpy", "gymnasium", "pillow", "safetensors")
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says what to do."""
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write JSON beside its place and move it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(record, indent=1, default=_plain, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def to_record(config: Any) -> dict[str, Any]:
+    """A configuration as JSON will give it back."""
+    return json.loads(json.dumps(asdict(config), default=_plain))
+
+
+def from_record(kind: type[Config], record: Mapping[str, Any]) -> Config:
+    """Read a (nested) frozen dataclass back from its record.
+
+    Raises:
+        RunError: for a field that this version does not know.
+    """
+    hints = get_type_hints(kind)
+    unknown = sorted(set(record) - set(hints))
+    if unknown:
+        raise RunError(f"unknown settings {', '.join(unknown)}: the run is of another version")
+    values = {}
+    for name, value in record.items():
+        hint = hints[name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            values[name] = from_record(hint, value)
+        elif get_origin(hint) is tuple:
+            values[name] = tuple(value)
+        elif value is not None and (hint is Path or Path in get_args(hint)):
+            values[name] = Path(value)
+        else:
+            values[name] = value
+    return kind(**values)
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout that this code lies in, `+` appended if it has changes."""
+    here = Path(__file__).parent
+    try:
+        top = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return top.stdout.strip() or None
+
+
+def environment_record(**facts: Any) -> dict[str, Any]:
+    """Versions, machine, revision, and the facts given (seed, hashes)."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "versions": versions,
+        "git_revision": git_revision(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "cuda": cuda,
+        },
+        **facts,
+    }
+
+
+class RunFolder:
+    """A run folder in use: config.json, environment.json, metrics.jsonl, checkpoint/."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; nothing is touched yet."""
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+
+    def begin(self, config: Any, environment: dict[str, Any], *, resume: bool) -> None:
+        """Make the folder, or check that it holds the interrupted run of the same configuration.
+
+        Raises:
+            RunError: there is a run already, or none to resume, or one of another configuration.
+        """
+        record, path = to_record(replace(config, resume=False)), self.path / "config.json"
+        if resume:
+            if not path.is_file():
+                raise RunError(f"no run in {self.path} to resume: leave --resume out to begin one")
+            found = json.loads(path.read_text())
+            if found != record:
+                names = sorted(_differences(found, record))
+                raise RunError(
+                    f"the run in {self.path} was begun with other settings ({', '.join(names)}): "
+                    "resume it with its own, or begin another in another --out"
+                )
+            return
+        if path.exists():
+            raise RunError(
+                f"{self.path} holds a run already: continue it with --resume, or give another --out"
+            )
+        write_json(self.path / "environment.json", environment)
+        write_json(path, record)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one row of metrics."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(dict(row), default=_plain) + "\n")
+
+    def rewind(self, agent: str, epoch: int) -> None:
+        """Drop the rows of `agent` from `epoch` on: they will be computed again."""
+        if not self.metrics.exists():
+            return
+        rows = [json.loads(line) for line in _whole_lines(self.metrics)]
+        kept = [row for row in rows if row["agent"] != agent or row["epoch"] < epoch]
+        partial = self.metrics.with_name("metrics.jsonl.part")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(partial, self.metrics)
+
+
+def _whole_lines(path: Path) -> Iterable[str]:
+    """Lines that were written to the end; a killed run may leave half of one."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _differences(one: Mapping[str, Any], two: Mapping[str, Any], prefix: str = "") -> set[str]:
+    names = set()
+    for key in one.keys() | two.keys():
+        a, b = one.get(key), two.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names |= _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.add(prefix + key)
+    return names
+
+
+def load_config(kind: type[Config], folder: Path) -> Config:
+    """Read a run's configuration.
+
+    Raises:
+        RunError: no run there.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise RunError(f"no run in {folder} (no config.json): give the --out of a `glimpse train`")
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    record = json.loads(path.read_text())
+    if not isinstance(record, dict) or not names & record.keys():
+        raise RunError(f"{path} is not the configuration of a run")
+    return from_record(kind, record)

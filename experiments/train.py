@@ -1,0 +1,176 @@
+"""`glimpse train`: the learned agent and its references, epoch by epoch, resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from agents.reinforce import ReinforceAgent
+from agents.rollout import collect
+from encoders.spec import get_spec
+from experiments.configs import TrainConfig
+from experiments.environment import build_agents, build_env, build_source
+from experiments.evaluate import (
+    checkpoint_folder,
+    fixation_facts,
+    format_table,
+    oracle_lattice,
+    play,
+    report,
+)
+from experiments.runs import RunFolder, environment_record, write_json
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of all draws of one epoch, so that an epoch can be played again by itself."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def epoch_batches(
+    num_images: int, batch_size: int, samples: int, seed: int, epoch: int
+) -> Iterator[np.ndarray]:
+    """Pictures of each batch of an epoch: in random order, each in a block of M rows.
+
+    What does not fill a batch is left to other epochs, whose order is another.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(num_images)
+    distinct = batch_size // samples
+    for start in range(0, num_images - distinct + 1, distinct):
+        yield np.repeat(order[start : start + distinct], samples)
+
+
+class Trainer:
+    """Trains the agents of one run; every epoch ends in a checkpoint."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
+        """Open pictures, encoder or banks, and environments; build the agents.
+
+        Raises:
+            ValueError: fewer pictures than one batch takes.
+        """
+        self.config, self.folder = config, folder
+        self.train_source = build_source(config, config.train_split)
+        live = config.bank is None
+        self.eval_source = self.train_source if live else build_source(config, config.eval_split)
+        self.env = build_env(config, config.train_split, source=self.train_source)
+        self.eval_env = build_env(config, config.eval_split, source=self.eval_source)
+        self.agents = build_agents(config, self.env)
+        if len(self.env.dataset) * config.learning.samples < config.batch_size:
+            raise ValueError(
+                f"{len(self.env.dataset)} training pictures do not fill a batch of "
+                f"{config.batch_size}: give a smaller --batch-size"
+            )
+        self.steps = len(self.env.dataset) // (config.batch_size // config.learning.samples)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run stands on, for environment.json."""
+        spec, sets = get_spec(self.config.encoder), (self.env.dataset, self.eval_env.dataset)
+        return {
+            "seed": self.config.seed,
+            "encoder": {"name": spec.name, "fingerprint": spec.fingerprint, "weights": spec.weights,
+                        "weights_sha256": spec.sha256},
+            "datasets": {
+                data.split: {"fingerprint": data.fingerprint, "images": len(data),
+                             "missing": data.num_missing}
+                for data in sets
+            },
+        }  # fmt: skip
+
+    def train(self) -> None:
+        """Train every agent from where its checkpoint stands to the last epoch."""
+        for name, agent in self.agents.items():
+            place = checkpoint_folder(self.folder.path, name)
+            if (place / "checkpoint.json").exists():
+                agent.restore(place)
+            # `epoch` of a saved agent counts the epochs behind it.
+            self.folder.rewind(name, agent.epoch)
+        left = sum(self.config.epochs - agent.epoch for agent in self.agents.values())
+        total = len(self.agents) * self.config.epochs * self.steps
+        with tqdm(total=total, initial=total - left * self.steps, unit="step") as bar:
+            for name, agent in self.agents.items():
+                self._train_agent(name, agent, bar)
+
+    def _train_agent(self, name: str, agent: ReinforceAgent, bar: tqdm) -> None:
+        config, begun = self.config, agent.epoch
+        events = self.folder.path / "tensorboard" / name
+        with SummaryWriter(str(events), purge_step=begun) as writer:
+            for epoch in range(begun, config.epochs):
+                bar.set_description(f"{name} {epoch + 1}/{config.epochs}")
+                row = self._train_epoch(agent, epoch, bar)
+                if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
+                    row |= self._evaluate(agent)
+                    bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
+                agent.set_epoch(epoch + 1)
+                agent.save(checkpoint_folder(self.folder.path, name))
+                self.folder.log({"agent": name, "epoch": epoch, **row})
+                for key, value in row.items():
+                    writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
+
+    def _train_epoch(self, agent: ReinforceAgent, epoch: int, bar: tqdm) -> dict[str, float]:
+        config = self.config
+        seed = epoch_seed(config.seed, epoch)
+        agent.set_epoch(epoch)
+        agent.seed(seed)
+        start, glimpses = time.perf_counter(), 0
+        metrics: list[dict[str, float]] = []
+        batches = epoch_batches(
+            len(self.env.dataset), config.batch_size, config.learning.samples, config.seed, epoch
+        )
+        for number, images in enumerate(batches):
+            trajectory = collect(
+                self.env, agent, seed=seed if number == 0 else None, options={"image": images},
+                grad=True,
+            )  # fmt: skip
+            metrics.append(agent.update(trajectory))
+            glimpses += trajectory.num_glimpses * trajectory.batch
+            bar.update()
+        mean = {key: float(np.mean([m[key] for m in metrics])) for key in metrics[0]}
+        return mean | {"glimpses_per_second": glimpses / (time.perf_counter() - start)}
+
+    def _evaluate(self, agent: ReinforceAgent) -> dict[str, float]:
+        """Score the mean location on the evaluation split."""
+        answers = play(agent, self.eval_env, seed=self.config.seed)
+        spread = fixation_facts(answers.fixations)["spread"]
+        return {"eval_ma": answers.score().ma, "eval_spread": float(np.mean(spread))}
+
+    def report(self) -> dict[str, Any]:
+        """Evaluate all agents at the end, write evaluation-<split>.json, print the table."""
+        config = self.config
+        record, _ = report(
+            self.agents, self.eval_env, scanpaths=config.scanpaths,
+            candidates=oracle_lattice(self.eval_source) if config.references else None,
+            seed=config.seed,
+        )  # fmt: skip
+        write_json(self.folder.path / f"evaluation-{config.eval_split}.json", record)
+        print(format_table(record))
+        return record
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train and evaluate; returns the evaluation's record.
+
+    Raises:
+        RunError: the run folder cannot be used as asked.
+    """
+    folder = RunFolder(config.out)
+    trainer = Trainer(config, folder)
+    folder.begin(config, environment_record(**trainer.facts()), resume=config.resume)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        epochs = ", ".join(f"{name} {agent.epoch}" for name, agent in trainer.agents.items())
+        print(
+            f"\ninterrupted; whole epochs saved in {config.out} ({epochs}): the same command with "
+            "--resume goes on from there"
+        )
+        raise
+    record = trainer.report()
+    print(f"run: {config.out}")
+    return record
