@@ -44,7 +44,6 @@ class TargetEnv(VectorEnv):
         )
         self.rng = np.random.default_rng(0)
         self.image = 0
-        self.begun = np.zeros(num_envs, bool)
 
     def reset(self, *, seed=None, options=None):
         if seed is not None:
@@ -61,10 +60,9 @@ class TargetEnv(VectorEnv):
             self.taken += 1
             self.fixation = actions["fixation"].copy()
             distance = np.square(self.fixation - self.target).sum(-1)
-            seen = np.zeros((self.num_envs, 1, self.D))
+            seen = self.rng.normal(size=(self.num_envs, 1, self.D))
             fade = np.exp(-0.5 * distance / self.width**2)
-            seen[np.arange(self.num_envs), 0, self.labels] = 3.0 * fade
-            seen[:, 0, self.K :] = self.rng.normal(size=(self.num_envs, self.D - self.K))
+            seen[np.arange(self.num_envs), 0, self.labels] += 4.0 * fade
             return self._observe(seen), np.zeros(self.num_envs), no, no, {"image": self.images}
         success = actions["label"] == self.labels
         info = {"label": self.labels, "is_success": success, "image": self.images}
@@ -121,9 +119,7 @@ def observations(config: TwoDeckConfig, batch: int, seed=0, dtype=torch.float64)
     return [
         {
             "context": context,
-            "glimpse": torch.rand(shape, generator=g, dtype=dtype)
-            if n
-            else torch.zeros(shape).to(dtype),
+            "glimpse": torch.rand(shape, generator=g, dtype=dtype) * min(n, 1),
             "fixation": torch.zeros(batch, 2, dtype=dtype),
             "remaining": torch.full((batch, 1), (total - n) / total, dtype=dtype),
         }
@@ -144,9 +140,8 @@ def play(agent, steps, labels, *, deterministic=False, reward=None) -> Trajector
         fixations.append(action["fixation"])
     fixations = torch.stack(fixations[:-1]).float()
     right = action["label"] == labels
-    returns = (
-        right.float() if reward is None else reward(torch.stack([s.location for s in states[:-1]]))
-    )
+    locations = torch.stack([state.location for state in states[:-1]])
+    returns = right.float() if reward is None else reward(locations)
     return Trajectory(
         steps=tuple(steps),
         states=tuple(states),
@@ -154,7 +149,7 @@ def play(agent, steps, labels, *, deterministic=False, reward=None) -> Trajector
         answers=action["label"],
         labels=labels,
         images=torch.arange(batch),
-        returns=returns.detach().float(),
+        returns=returns.detach(),
         success=right,
         next_observation=None,
     )
