@@ -15,6 +15,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from glimpse_env.datasets.archives import unpack
 from glimpse_env.datasets.base import ImageDataset, read_image
 from glimpse_env.datasets.errors import (
     AnnotationError,
@@ -428,6 +429,26 @@ def test_real_boxes_lie_in_the_pictures(dogs_dir: Path) -> None:
         assert len(boxes) >= 1
         assert (boxes >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
         assert (boxes[:, 2:] - boxes[:, :2] > 5).all()
+
+
+def test_real_boxes_do_not_depend_on_the_stored_size(
+    dogs_dir: Path, dogs_archives: Path, tmp_path: Path
+) -> None:
+    """Shares of the picture are the same at native size and re-encoded smaller."""
+    for part in ("lists", "Annotation"):
+        (tmp_path / part).symlink_to(dogs_dir / part)
+    unpack(dogs_archives / "originals-sample.tar", tmp_path)
+    small = StanfordDogs(dogs_dir, "trainval", allow_missing=True)
+    native = StanfordDogs(tmp_path, "trainval", allow_missing=True)
+    where = {small.name(i): i for i in range(len(small))}
+    both = [(where[native.name(i)], i) for i in range(len(native)) if native.name(i) in where]
+    assert len(native) == 121 and len(both) > 10
+    for first, second in both:
+        shares = []
+        for data, index in ((small, first), (native, second)):
+            height, width = data.image(index).shape[:2]
+            shares.append(data.boxes(index) / [width, height, width, height])
+        assert np.abs(shares[0] - shares[1]).max() < 1e-5
 
 
 def test_real_test_split_is_not_there(dogs_dir: Path) -> None:
