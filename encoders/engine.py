@@ -219,12 +219,15 @@ def build_network(spec: EncoderSpec) -> nn.Module:
         WeightsNotFoundError, WeightsHashError: see `encoders.weights.find_weights`.
     """
     state = None if spec.weights is None else load_state(find_weights(spec))
-    if spec.architecture == "inception_mini":
+    # Random weights are the same ones every time: a spec determines the features.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if spec.architecture != "inception_mini":
+            return GoogLeNetTrunk(spec, state)
         network = InceptionMini()
-        if state is not None:
-            network.load_state_dict({name: value.float() for name, value in state.items()})
-        return network.eval()
-    return GoogLeNetTrunk(spec, state)
+    if state is not None:
+        network.load_state_dict({name: value.float() for name, value in state.items()})
+    return network.eval()
 
 
 def make_encoder(

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes
 
 from encoders.bank import BankDescription, FeatureBank, lattice
 from encoders.engine import Encoder, make_encoder
@@ -28,7 +29,7 @@ class BankConfig:
 
     out: Path
     """Folder of the banks; each split is a folder in it."""
-    data: DataConfig = DataConfig()
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
     """Which pictures."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to compute, in order."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import OmitArgPrefixes
+
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.data import DataConfig
 
@@ -20,7 +22,7 @@ class TrainConfig:
     """Run folder."""
     resume: bool = False
     """Go on with the run in `out` where it was interrupted."""
-    data: DataConfig = field(default_factory=DataConfig)
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     """Which pictures."""
     encoder: str = "googlenet"
     """Registered encoder; with a bank it must be the bank's."""

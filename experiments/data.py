@@ -23,7 +23,8 @@ class DataConfig:
     allow_missing: bool = False
     """Leave out listed pictures that are absent, and record how many."""
     num_images: int | None = None
-    """Pictures a split of the synthetic set (default: its own)."""
+    """Training pictures of the synthetic set (default: its own); other splits have a quarter as
+    many."""
 
 
 def build_dataset(config: DataConfig, split: str) -> ImageDataset:
@@ -34,9 +35,12 @@ def build_dataset(config: DataConfig, split: str) -> ImageDataset:
         DatasetNotFoundError, MissingImagesError: see `glimpse_env.datasets`.
     """
     if config.dataset == "synthetic":
-        return SyntheticDogs(split, num_images=config.num_images)
+        count = config.num_images
+        if count is not None and split not in ("train", "trainval", "pretrain"):
+            count = max(1, count // 4)
+        return SyntheticDogs(split, num_images=count)
     if config.dataset == "image_folder":
         if config.data_dir is None:
-            raise ValueError("dataset 'image_folder' needs --data.data-dir")
+            raise ValueError("dataset 'image_folder' needs --data-dir")
         return ImageFolder(config.data_dir, split)
     return StanfordDogs(config.data_dir, split, allow_missing=config.allow_missing)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor
 
 from agents.reference import ReferenceAgent, center, given, oracle_fixations
@@ -17,57 +17,12 @@ from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from encoders.bank import FeatureBank, lattice
 from encoders.engine import Encoder
+from experiments.answers import Answers
 from experiments.configs import TrainConfig
 from experiments.environment import REFERENCES, build_agents, build_env, build_source
-from experiments.metrics import accuracy, bootstrap_interval, mean_class_accuracy
 from experiments.pictures import draw_examples
 from experiments.runs import RunError, load_config, write_json
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
-
-
-@dataclass(frozen=True)
-class Score:
-    """How one agent did on one split, in percent."""
-
-    ma: float
-    """mA: mean over the classes of the accuracy within each."""
-    low: float
-    """Lower end of the 95% bootstrap interval of mA."""
-    high: float
-    """Upper end."""
-    accuracy: float
-    """Share of pictures that are right."""
-    num_images: int
-    """Pictures."""
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What an agent did on every picture of a split, in the split's order."""
-
-    labels: Integer[np.ndarray, " N"]
-    """The truth."""
-    log_probs: Float[np.ndarray, "N K"]
-    """Class log-probabilities at the answer, in nats."""
-    fixations: Float[np.ndarray, "T N 2"]
-    """Where it looked."""
-
-    @property
-    def predictions(self) -> Integer[np.ndarray, " N"]:
-        """Classes named."""
-        return self.log_probs.argmax(axis=1)
-
-    def score(self) -> Score:
-        """Sum up."""
-        classes = self.log_probs.shape[1]
-        low, high = bootstrap_interval(self.labels, self.predictions, classes)
-        return Score(
-            ma=100 * mean_class_accuracy(self.labels, self.predictions, classes),
-            low=100 * low,
-            high=100 * high,
-            accuracy=100 * accuracy(self.labels, self.predictions),
-            num_images=len(self.labels),
-        )
 
 
 def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:

@@ -1,0 +1,55 @@
+"""What an agent answered on a split, and its score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from experiments.metrics import accuracy, bootstrap_interval, mean_class_accuracy
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one agent did on one split, in percent."""
+
+    ma: float
+    """mA: mean over the classes of the accuracy within each."""
+    low: float
+    """Lower end of the 95% bootstrap interval of mA."""
+    high: float
+    """Upper end."""
+    accuracy: float
+    """Share of pictures that are right."""
+    num_images: int
+    """Pictures."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an agent did on every picture of a split, in the split's order."""
+
+    labels: Integer[np.ndarray, " N"]
+    """The truth."""
+    log_probs: Float[np.ndarray, "N K"]
+    """Class log-probabilities at the answer, in nats."""
+    fixations: Float[np.ndarray, "T N 2"]
+    """Where it looked."""
+
+    @property
+    def predictions(self) -> Integer[np.ndarray, " N"]:
+        """Classes named."""
+        return self.log_probs.argmax(axis=1)
+
+    def score(self) -> Score:
+        """Sum up."""
+        classes = self.log_probs.shape[1]
+        low, high = bootstrap_interval(self.labels, self.predictions, classes)
+        return Score(
+            ma=100 * mean_class_accuracy(self.labels, self.predictions, classes),
+            low=100 * low,
+            high=100 * high,
+            accuracy=100 * accuracy(self.labels, self.predictions),
+            num_images=len(self.labels),
+        )

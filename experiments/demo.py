@@ -1,0 +1,96 @@
+"""`glimpse demo`: learn where to look on synthetic dogs, against looking anywhere else."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from encoders.engine import make_encoder
+from experiments.bank import BankConfig, build_bank
+from experiments.data import DataConfig
+from experiments.environment import build_env, build_source
+from experiments.evaluate import load_run, play
+from experiments.named import EXPERIMENTS
+from experiments.pictures import draw_examples
+from experiments.runs import write_json
+from experiments.train import train
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train on SyntheticDogsGlimpse-v0 and compare with centre and random fixations."""
+
+    out: Path = Path("demo")
+    """Folder for banks, runs, pictures and the result."""
+    seeds: int = 3
+    """Runs, each with another seed."""
+    num_images: int = 1800
+    """Training pictures to draw; a quarter as many are held out."""
+    side: int = 7
+    """Lattice points a side of the feature banks."""
+    epochs: int = 20
+    """Passes over the training pictures."""
+    pictures: int = 8
+    """Scanpath pictures to draw."""
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Run the demonstration; started again, it goes on where it was."""
+    start = time.perf_counter()
+    _, base = EXPERIMENTS["synthetic"]
+    encoder = make_encoder(base.encoder)
+    data = DataConfig(dataset="synthetic", num_images=config.num_images)
+    for split in ("train", "val"):
+        build_bank(
+            BankConfig(
+                out=config.out / "banks", data=data, encoder=base.encoder,
+                resolutions=base.resolutions, side=config.side, mirror=False, context="center",
+            ),
+            split, encoder,
+        )  # fmt: skip
+    records, run = [], base
+    for seed in range(config.seeds):
+        out = config.out / f"seed-{seed}"
+        print(f"\nseed {seed}: {out}")
+        run = replace(
+            base, out=out, data=data, bank=config.out / "banks", epochs=config.epochs, seed=seed,
+            eval_every=config.epochs, scanpaths=1, mirror="off", context="center",
+            resume=(out / "config.json").exists(),
+        )  # fmt: skip
+        records.append(train(run))
+    result = summarise(records)
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    write_json(config.out / "result.json", result)
+
+    env = build_env(run, "val", source=build_source(run, "val"))
+    answers = play(load_run(run.out, run, env)["learned"], env)
+    draw_examples(env.dataset, answers, run.resolutions, config.out / "pictures", config.pictures)
+    print(f"\n{format_summary(result)}\n\npictures of scanpaths: {config.out / 'pictures'}")
+    return result
+
+
+def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation of mA over the seeds, for each kind of fixation."""
+    summary: dict[str, Any] = {}
+    for name in records[0]:
+        values = [record[name]["ma"] for record in records]
+        summary[name] = {
+            "ma_mean": float(np.mean(values)),
+            "ma_std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+            "ma": values,
+        }
+    return summary
+
+
+def format_summary(result: dict[str, Any]) -> str:
+    """The summary as lines of text."""
+    lines = ["held-out pictures, mA in % over seeds (mean, standard deviation)"]
+    for name, row in result.items():
+        if isinstance(row, dict):
+            lines.append(f"  {name:<10} {row['ma_mean']:6.1f}  +- {row['ma_std']:.1f}")
+    lines.append(f"in {result['seconds']:.0f} s")
+    return "\n".join(lines)
