@@ -195,7 +195,7 @@ class PyramidStore:
             indices: Which pictures; all by default.
 
         Returns:
-            Whether all of them are now in memory. Stops at the first that would push another out.
+            Whether all of them are now in memory. Stops once one pushes another out.
         """
         for index in range(len(self)) if indices is None else indices:
             index = int(index)

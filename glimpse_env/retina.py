@@ -169,7 +169,10 @@ def cut_patches(
             f"{len(noise_key)} noise keys: one of each per picture is needed"
         )
     out = _prepare_out(out, batch, count)
-    levels = [pyramid.levels[name] for pyramid in pyramids for name in names]
+    try:
+        levels = [pyramid.levels[name] for pyramid in pyramids for name in names]
+    except KeyError as error:
+        raise KeyError(f"a pyramid lacks the level {error}: build it with all of {names}") from None
     shapes = np.array([level.shape[:2] for level in levels], np.int64).reshape(-1, 2)
     origins = patch_origins(
         np.repeat(np.asarray(fixation), count, axis=0), shapes, np.repeat(mirror, count)
