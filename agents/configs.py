@@ -43,8 +43,9 @@ class TwoDeckConfig:
     """Standard deviation of a sampled location in units of [-1, 1]; open. A bank snaps locations
     to its lattice: with a sigma far below its step no sample moves, and nothing is learnt."""
     squash: Literal["linear", "tanh"] = "linear"
-    """How lhat comes from E. Linear is the paper's, and keeps a full gradient at the border, where
-    tanh would freeze a policy that once saturated; the retina clips what lies beyond."""
+    """How lhat comes from E. Linear is the paper's, and keeps a full gradient at the border (the
+    learning's `border_weight` calls back what strays beyond); under tanh a policy that saturated
+    stays there."""
     activation: Literal["relu", "tanh"] = "relu"
     """Non-linearity of every layer and of the vanilla core."""
     dropout: float = 0.0
@@ -115,6 +116,10 @@ class ReinforceConfig:
     """Weight of the baseline's squared error; it trains nothing but the baseline network."""
     entropy_weight: float = 0.0
     """Bonus on the entropy of the mixture's weights, so that no component dies early."""
+    border_weight: float = 1.0
+    """Penalty on means beyond [-1, 1]: weight * excess^2, summed over glimpses; 0 is the paper's.
+    Out there the clipped retina shows the border whatever the mean, so the return no longer calls
+    it back, and noise drives it on until W_loc's inputs, and then everything, explode."""
     samples: int = 1
     """M, scanpaths an image in training: rows of a trajectory come in blocks of M of one image."""
 
@@ -128,7 +133,13 @@ class ReinforceConfig:
         for name in ("learning_rate", "learning_rate_decay", "max_gradient_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("weight_decay", "reinforce_weight", "baseline_weight", "entropy_weight"):
+        for name in (
+            "weight_decay",
+            "reinforce_weight",
+            "baseline_weight",
+            "entropy_weight",
+            "border_weight",
+        ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not 0 < self.momentum < 1:

@@ -85,6 +85,12 @@ def leave_one_out(returns: Float[Tensor, " B"], samples: int) -> Float[Tensor, "
     return ((blocks.sum(1, keepdim=True) - blocks) / (samples - 1)).reshape(-1)
 
 
+def border_loss(means: Float[Tensor, "T B C 2"]) -> Float[Tensor, ""]:
+    """Squared excess of the mean locations beyond [-1, 1], summed over glimpses and components."""
+    excess = (means.abs() - 1.0).clamp_min(0.0)
+    return excess.square().sum((0, 2, 3)).mean()
+
+
 def component_entropy(logits: Float[Tensor, "*N C"]) -> Float[Tensor, "*N"]:
     """Entropy of the mixture weights, in nats; 0 for one component, log C when all are alike."""
     log_weights = functional.log_softmax(logits, -1)

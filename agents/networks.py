@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,6 +66,12 @@ class Memory:
 
     lower: Hidden
     upper: Hidden
+
+    def replace_rows(self, chosen: Bool[Tensor, " B"], other: Memory) -> Memory:
+        """Rows of the other memory where chosen, of this one elsewhere."""
+        return Memory(
+            _select(chosen, other.lower, self.lower), _select(chosen, other.upper, self.upper)
+        )
 
 
 def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
@@ -329,6 +335,16 @@ class TwoDeckNetwork(nn.Module):
     def value(self, memory: Memory) -> Float[Tensor, " B"]:
         """The baseline's prediction of the return, from the upper deck without its gradient."""
         return self.baseline(_output(memory.upper, "upper"))
+
+
+def _select(chosen: Bool[Tensor, " B"], new: Hidden, old: Hidden) -> Hidden:
+    if new is None or old is None:
+        model = old if new is None else new
+        if model is None:
+            return None
+        zeros = tuple(torch.zeros_like(part) for part in model)
+        new, old = (zeros, model) if new is None else (model, zeros)
+    return tuple(torch.where(chosen[:, None], a, b) for a, b in zip(new, old, strict=True))
 
 
 def _output(hidden: Hidden, deck: str) -> Tensor:

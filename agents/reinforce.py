@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents import losses
@@ -28,7 +28,7 @@ from agents.checkpoint import (
     unpack_state,
 )
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from agents.networks import Hidden, LocationDensity, Memory, TwoDeckNetwork
+from agents.networks import LocationDensity, Memory, TwoDeckNetwork
 from agents.policy import Action, Observation
 from agents.rollout import Trajectory
 
@@ -54,13 +54,17 @@ class AgentState:
 
 
 class Objective(NamedTuple):
-    """The terms of equation 12 for one batch; all scalars but the last two."""
+    """The terms of equation 12 for one batch, each with its weight."""
 
     classification: Float[Tensor, ""]
     policy: Float[Tensor, ""]
     baseline: Float[Tensor, ""]
+    regulariser: Float[Tensor, ""]
+    """Penalty on means beyond the border, less the bonus on the mixture's entropy."""
     returns: Float[Tensor, " B"]
+    """R."""
     baselines: Float[Tensor, "T B"]
+    """b of each location; zeros without a baseline."""
 
 
 class ReinforceAgent:
@@ -190,6 +194,8 @@ class ReinforceAgent:
         # The retina clips, W_loc does not: beyond the border the network still knows where it
         # meant to look.
         fixation = location.detach().clamp(-1.0, 1.0)
+        if num_last:
+            fixation = fixation.masked_fill(last[:, None], 0.0)
         location = self._as_input(location)
         return {"fixation": fixation, "label": label}, AgentState(
             memory, location, density, baseline, log_probs
@@ -250,9 +256,7 @@ class ReinforceAgent:
         )
         if num_first == 0:
             return memory
-        return Memory(
-            _rows(first, fresh.lower, memory.lower), _rows(first, fresh.upper, memory.upper)
-        )
+        return memory.replace_rows(first, fresh)
 
     def _choose_location(
         self, memory: Memory, remaining: Float[Tensor, " B"], deterministic: bool
@@ -292,35 +296,39 @@ class ReinforceAgent:
         self._check(trajectory)
         log_probs = states[-1].log_probs
         classification = losses.classification_loss(log_probs, trajectory.labels)
-        zero = torch.zeros_like(classification)
         returns = trajectory.returns.to(log_probs.dtype)
         if learning.reward == "log_likelihood":
             returns = log_probs.detach().gather(1, trajectory.labels[:, None]).squeeze(1)
         baselines = returns.new_zeros(trajectory.num_glimpses, trajectory.batch)
-        if not self.learns_where or learning.location_gradient == "backprop":
-            return Objective(classification, zero, zero, returns, baselines)
+        policy, baseline, regulariser = torch.zeros_like(classification).expand(3).unbind()
+        if not self.learns_where:
+            return Objective(classification, policy, baseline, regulariser, returns, baselines)
 
-        policy, baseline = zero, zero
+        logits = torch.stack([state.density.logits for state in states[:-1]])
+        means = torch.stack([state.density.means for state in states[:-1]])
+        if learning.border_weight > 0:
+            regulariser = learning.border_weight * losses.border_loss(means)
+        if learning.entropy_weight > 0:
+            bonus = losses.component_entropy(logits).sum(0).mean()
+            regulariser = regulariser - learning.entropy_weight * bonus
+        if learning.location_gradient == "backprop":
+            return Objective(classification, policy, baseline, regulariser, returns, baselines)
+
         if learning.baseline == "network":
             baselines = torch.stack([state.baseline for state in states[:-1]])
             baseline = learning.baseline_weight * losses.baseline_loss(baselines, returns)
         elif learning.baseline == "leave_one_out":
             baselines = losses.leave_one_out(returns, learning.samples).expand_as(baselines)
         locations = torch.stack([state.location for state in states[:-1]])
-        logits = torch.stack([state.density.logits for state in states[:-1]])
-        means = torch.stack([state.density.means for state in states[:-1]])
         policy = learning.reinforce_weight * losses.reinforce_loss(
             locations, logits, means, self.config.sigma, returns - baselines
         )
-        if learning.entropy_weight > 0:
-            bonus = losses.component_entropy(logits).sum(0).mean()
-            policy = policy - learning.entropy_weight * bonus
-        return Objective(classification, policy, baseline, returns, baselines)
+        return Objective(classification, policy, baseline, regulariser, returns, baselines)
 
     def compute_gradients(self, trajectory: Trajectory) -> Objective:
         """Fill `.grad` of every parameter from one batch, without a step."""
         objective = self.objective(trajectory)
-        for name in ("classification", "policy", "baseline"):
+        for name in ("classification", "policy", "baseline", "regulariser"):
             value = getattr(objective, name)
             if not bool(value.isfinite()):
                 raise FloatingPointError(
@@ -328,7 +336,7 @@ class ReinforceAgent:
                     "learning rate (or max_gradient_norm), and check the features for NaN."
                 )
         self.optimizer.zero_grad(set_to_none=True)
-        rest = objective.policy + objective.baseline
+        rest = objective.policy + objective.baseline + objective.regulariser
         if self._needs_two_passes(trajectory):
             # In the log-density every sample is a constant, also those that lead to a later lhat.
             # One graph, two passes: the classification loss passes through l, the policy gradient
@@ -424,6 +432,7 @@ class ReinforceAgent:
             values |= {
                 "reinforce_loss": objective.policy,
                 "baseline_loss": objective.baseline,
+                "regulariser": objective.regulariser,
                 "return": objective.returns.mean(),
                 "advantage": (objective.returns - objective.baselines).mean(),
                 "explained_variance": losses.explained_variance(
@@ -474,18 +483,6 @@ class ReinforceAgent:
         return {key: value for key, value in metadata.items() if key not in ("agent", "state")}
 
 
-def _rows(
-    chosen: Bool[Tensor, " B"], new: Hidden, old: Hidden
-) -> tuple[Float[Tensor, "B N"], ...] | None:
-    """Rows of one hidden state or the other; None stands for zeros."""
-    if new is None and old is None:
-        return None
-    model = old if new is None else new
-    new = tuple(torch.zeros_like(part) for part in model or ()) if new is None else new
-    old = tuple(torch.zeros_like(part) for part in model or ()) if old is None else old
-    return tuple(torch.where(chosen[:, None], a, b) for a, b in zip(new, old, strict=True))
-
-
 def _make_optimizer(
     named: Iterable[tuple[str, torch.nn.Parameter]], learning: ReinforceConfig
 ) -> torch.optim.Optimizer:
@@ -500,8 +497,3 @@ def _make_optimizer(
     return torch.optim.SGD(
         groups, lr=learning.learning_rate, momentum=learning.momentum, nesterov=True
     )
-
-
-def classify_mean(log_probs: Float[Tensor, "M B K"]) -> Int[Tensor, " B"]:
-    """Class of the mean log-probability over M scanpaths (Monte-Carlo evaluation)."""
-    return log_probs.mean(0).argmax(-1)

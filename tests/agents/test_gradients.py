@@ -68,10 +68,10 @@ def test_each_location_gradient_against_finite_differences(mode, glimpses):
     mix       nll(l moves with lhat)           + lambda * policy term (all l held)
     policy    nll(l held)                      + lambda * policy term (all l held)
     backprop  nll(l moves with lhat)
-    and the baseline's squared error with r2 held. Held means held everywhere: in the policy term
-    not even a later lhat may move through an earlier l.
+    and the baseline's squared error with r2 held, and the penalty beyond the border. Held means
+    held everywhere: in the policy term not even a later lhat may move through an earlier l.
     """
-    agent = make_agent(location_gradient=mode, reinforce_weight=0.7, T=glimpses)
+    agent = make_agent(location_gradient=mode, reinforce_weight=0.7, border_weight=0.3, T=glimpses)
     steps = observations(agent.config, 4)
     trajectory = play(agent, steps, LABELS)
     agent.compute_gradients(trajectory)
@@ -91,11 +91,14 @@ def test_each_location_gradient_against_finite_differences(mode, glimpses):
             return drawn[n]
 
         enter = held if mode == "policy" else moving
-        _, _, scores = forward(weights, steps, torch.relu, enter)
+        means, _, scores = forward(weights, steps, torch.relu, enter)
         total = -scores[torch.arange(4), LABELS].mean()
+        if mode == "mix":
+            means, _, _ = forward(weights, steps, torch.relu, held)
+        for mean in means:
+            total = total + 0.3 * (mean.abs() - 1).clamp_min(0).square().sum(-1).mean()
         if mode == "backprop":
             return total
-        means, _, _ = forward(weights, steps, torch.relu, held)
         for n in range(glimpses):
             log_density = log_normal(drawn[n], means[n], sigma)
             total = total - 0.7 * ((returns - baselines[n]) * log_density).mean()
@@ -124,7 +127,7 @@ def test_modes_differ_where_they_should():
     gradients = {}
     for mode in ("mix", "policy", "backprop"):
         # A zero reward weight leaves the classification loss alone.
-        agent = make_agent(location_gradient=mode, reinforce_weight=0.0)
+        agent = make_agent(location_gradient=mode, reinforce_weight=0.0, border_weight=0.0)
         agent.compute_gradients(play(agent, observations(agent.config, 4), LABELS))
         gradient = agent.network.location.means.weight.grad
         gradients[mode] = torch.zeros(2, 6).double() if gradient is None else gradient.clone()

@@ -83,6 +83,12 @@ def test_component_entropy_runs_from_nothing_to_log_c():
     torch.testing.assert_close(losses.component_entropy(logits), torch.tensor([math.log(3), 0.0]))
 
 
+def test_border_loss_counts_only_what_lies_beyond():
+    # (1.5, 0): 0.25; (1, -3): 4; inside: 0. Two glimpses, two rows.
+    means = torch.tensor([[[[1.5, 0.0]], [[0.0, 0.9]]], [[[1.0, -3.0]], [[-1.0, 1.0]]]])
+    assert losses.border_loss(means).item() == pytest.approx((0.25 + 4.0) / 2)
+
+
 def test_fixation_spread_and_entropy_watch_for_collapse():
     same = torch.full((2, 64, 2), 0.3)
     assert losses.fixation_spread(same).tolist() == [0.0, 0.0]
