@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from glimpse_env.dynamics import NEVER_RESET, GlimpseDynamics
+from glimpse_env.render import draw_scanpath
 from glimpse_env.retina import patch_boxes
 
 FRAME_SIDE = 480
@@ -36,8 +37,6 @@ def draw_frame(dynamics: GlimpseDynamics, row: int) -> UInt8[np.ndarray, "480 48
     Raises:
         ResetNeeded: Before the first reset.
     """
-    from glimpse_env.render import draw_scanpath
-
     looks = int(dynamics.looks[row])
     if looks == NEVER_RESET:
         raise ResetNeeded("render called before the first reset: call reset() first")
