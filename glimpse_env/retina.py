@@ -53,10 +53,10 @@ def splitmix64(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     so that a key and a counter give as many independent draws as wanted, the same one by one as in
     a batch.
     """
-    z = np.asarray(x) + np.uint64(_GOLDEN)
+    z = np.atleast_1d(x) + np.uint64(_GOLDEN)  # arrays wrap in silence, scalars would warn
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return (z ^ (z >> np.uint64(31))).reshape(np.shape(x))
 
 
 def _clip_fixation(fixation: np.ndarray) -> np.ndarray:

@@ -300,6 +300,13 @@ def test_splitmix64_gives_the_published_sequence():
     ]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_splitmix64_takes_any_shape(shape):
+    hashed = splitmix64(np.full(shape, 2**64 - 1, np.uint64))
+    assert hashed.shape == shape and hashed.dtype == np.uint64
+
+
 # --- Batches ---
 
 
