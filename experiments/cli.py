@@ -21,6 +21,8 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
               "Train the two-deck agent and its references."),
     "evaluate": ("experiments.evaluate", "EvaluateConfig", "evaluate",
                  "Evaluate the agents of a run."),
+    "report": ("experiments.report", "ReportConfig", "report",
+               "Sum up runs of several seeds as one record and one table."),
     "demo": ("experiments.demo", "DemoConfig", "demo",
              "Learn where to look on synthetic dogs, in a few minutes, nothing to download."),
 }  # fmt: skip
