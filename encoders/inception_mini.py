@@ -102,9 +102,9 @@ class InceptionMini(nn.Module):
         super().__init__()
         bn = batch_norm
         self.stem = nn.Sequential(
-            ConvUnit(3, 24, 5, 2, bn),  # 48 x 48
+            ConvUnit(3, 16, 5, 2, bn),  # 48 x 48
             nn.MaxPool2d(3, 2, 1),  # 24 x 24
-            ConvUnit(24, 48, 3, 1, bn),
+            ConvUnit(16, 48, 3, 1, bn),
         )
         self.block_a = InceptionUnit(48, 16, 24, 32, 8, 16, 16, bn)
         self.pool = nn.MaxPool2d(3, 2, 1)  # 12 x 12
@@ -117,6 +117,19 @@ class InceptionMini(nn.Module):
         x = self.block_a(self.stem(patches))
         x = self.project(self.block_c(self.block_b(self.pool(x))))
         return pool_quarters(x)
+
+    @torch.no_grad()
+    def scale_channels(self, scale: Float[Tensor, " C"]) -> None:
+        """Multiply the features of each channel by a positive factor, in place.
+
+        Raises:
+            ValueError: With batch norm (fold it first), or if a factor is not positive and finite.
+        """
+        if self.project.bn is not None or not ((scale > 0) & scale.isfinite()).all():
+            raise ValueError("scale a folded network by positive, finite factors")
+        conv = self.project.conv
+        conv.weight.mul_(scale[:, None, None, None])
+        conv.bias.mul_(scale)  # type: ignore[union-attr]
 
     @torch.no_grad()
     def folded(self) -> InceptionMini:

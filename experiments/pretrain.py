@@ -1,0 +1,339 @@
+"""`glimpse pretrain`: train an encoder on random multi-scale patches (paper section 2, Figure 4).
+
+Every picture is looked at in random places; the patches of all resolutions go through towers that
+share parameters, and heads on the towers and their concatenations are trained together to name the
+picture's class. No boxes are used: most patches at random places show little of what tells a class,
+as in the paper. Afterwards the heads are dropped and the trunk is written as an encoder's weights.
+
+Each step's draws follow from (seed, step) alone, so a resumed run repeats an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from safetensors.torch import save
+from torch import Tensor
+from tqdm import tqdm
+
+from encoders.inception_mini import InceptionMini
+from encoders.towers import Towers, heads_loss
+from experiments.data import DataConfig, build_dataset
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, PyramidStore
+from glimpse_env.retina import cut_patches
+
+# Pixels 0..255 to about -2..2: synthetic or not, no data set's own statistics are needed.
+PIXEL_MEAN = (127.5, 127.5, 127.5)
+PIXEL_STD = (64.0, 64.0, 64.0)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Train `inception_mini` on random multi-scale patches of a labelled data set."""
+
+    out: Path = Path("runs/pretrain")
+    """Folder for the weights, their provenance, the log and the checkpoint."""
+    data: DataConfig = DataConfig(dataset="synthetic", num_images=3000)
+    """Which pictures."""
+    split: str = "pretrain"
+    """Split to train on; `pretrain` exists for the synthetic dogs only."""
+    name: str = "inception_mini"
+    """Name of the files written."""
+    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
+    """Towers; there is a head on each and on every combination."""
+    steps: int = 1500
+    """Optimiser steps."""
+    pictures: int = 16
+    """Pictures a step."""
+    looks: int = 6
+    """Random fixations a picture: a step sees pictures x looks glimpses."""
+    extent: float = 0.75
+    """Fixations are uniform over -extent..extent, both ways."""
+    learning_rate: float = 3e-3
+    """Peak of the one-cycle schedule (AdamW)."""
+    weight_decay: float = 0.02
+    """AdamW's decay."""
+    dropout: float = 0.1
+    """Share of the features dropped before the heads."""
+    held_out: float = 0.05
+    """Share of the pictures kept aside to measure the heads on."""
+    seed: int = 0
+    """Decides initial weights and every draw."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the training; weights are fp32 throughout."""
+    device: str = "cpu"
+    """`cpu` or `cuda[:i]`."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    cache_mb: int = 2500
+    """Memory for decoded pictures, in megabytes."""
+    resume: bool = False
+    """Continue from the checkpoint in `out`."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Glimpses of one step."""
+
+    patches: UInt8[np.ndarray, "B S P P 3"]
+    """RGB patches."""
+    labels: Int64[np.ndarray, " B"]
+    """Classes of their pictures."""
+
+
+class PatchSampler:
+    """Random multi-scale patches of a data set; batch t depends on (seed, t) alone."""
+
+    def __init__(self, config: PretrainConfig, dataset: ImageDataset, indices: np.ndarray) -> None:
+        """Draw from the pictures `indices` only."""
+        self.config, self.dataset, self.indices = config, dataset, indices
+        self.store = PyramidStore(dataset, config.resolutions, config.cache_mb * 2**20)
+
+    def batch(self, step: int) -> Batch:
+        """Cut the glimpses of a step: the next pictures in shuffled order, each looked at often."""
+        config = self.config
+        positions = np.arange(step * config.pictures, (step + 1) * config.pictures)
+        chosen = np.concatenate(
+            [
+                np.random.default_rng([config.seed, 1, int(epoch)]).permutation(self.indices)[
+                    positions[positions // len(self.indices) == epoch] % len(self.indices)
+                ]
+                for epoch in np.unique(positions // len(self.indices))
+            ]
+        )
+        images = np.repeat(chosen, config.looks)
+        rng = np.random.default_rng([config.seed, 2, step])
+        patches = cut_patches(
+            [pyramid for pyramid in self.store.gather(chosen) for _ in range(config.looks)],
+            rng.uniform(-config.extent, config.extent, (len(images), 2)),
+            rng.random(len(images)) < 0.5,
+            rng.integers(0, 2**64, len(images), dtype=np.uint64),
+            config.resolutions,
+        )
+        return Batch(patches, self.dataset.labels[images])
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches `start` to `stop`, the next ones prepared by a second thread meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = [pool.submit(self.batch, t) for t in range(start, min(start + 3, stop))]
+            for step in range(start, stop):
+                ready = ahead.pop(0).result()
+                if step + 3 < stop:
+                    ahead.append(pool.submit(self.batch, step + 3))
+                yield ready
+
+
+def normalise(patches: UInt8[np.ndarray, "*shape P P 3"], device: str) -> Float[Tensor, ...]:
+    """RGB bytes to the network's input, channels first."""
+    x = torch.from_numpy(patches).to(device)
+    mean, std = (torch.tensor(v, device=device) for v in (PIXEL_MEAN, PIXEL_STD))
+    return ((x.float() - mean) / std).movedim(-1, -3)
+
+
+class Pretraining:
+    """The state of a run: towers, optimiser, schedule, number of steps done."""
+
+    def __init__(self, config: PretrainConfig, num_classes: int) -> None:
+        """Start from random weights, decided by the seed."""
+        torch.manual_seed(config.seed)
+        self.config = config
+        trunk = InceptionMini(batch_norm=True).to(memory_format=torch.channels_last)
+        self.towers = Towers(
+            trunk, trunk.feature_size, num_classes, config.resolutions, dropout=config.dropout
+        ).to(config.device)
+        self.optimizer = torch.optim.AdamW(
+            self.towers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.learning_rate, total_steps=config.steps + 1, pct_start=0.15
+        )
+        self.step = 0
+
+    def _scores(self, patches: UInt8[np.ndarray, "B S P P 3"]) -> dict[str, Tensor]:
+        x = normalise(patches, self.config.device)
+        kind = torch.device(self.config.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            scores = self.towers(x)
+        return {name: score.float() for name, score in scores.items()}
+
+    def train_step(self, batch: Batch) -> dict[str, float]:
+        """Make one optimiser step; return the loss (nats, summed over heads) and accuracies."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)  # dropout
+        self.towers.train()
+        labels = torch.from_numpy(batch.labels).to(self.config.device)
+        scores = self._scores(batch.patches)
+        loss = heads_loss(scores, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.towers.parameters(), 5.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.step += 1
+        return {"loss": float(loss.detach()), **_accuracies(scores, labels)}
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        """Accuracy of every head on a batch, in evaluation mode."""
+        self.towers.eval()
+        labels = torch.from_numpy(batch.labels).to(self.config.device)
+        return _accuracies(self._scores(batch.patches), labels)
+
+    @torch.no_grad()
+    def export(self, batch: Batch) -> InceptionMini:
+        """Fold batch norm, and scale every channel so that its features on `batch` have RMS 1.
+
+        Pooled features are small by nature; agents start learning sooner from inputs of unit size.
+        """
+        trunk: InceptionMini = self.towers.trunk.folded().cpu()  # type: ignore[assignment]
+        features = trunk(normalise(batch.patches, "cpu").flatten(0, 1))
+        trunk.scale_channels(1.0 / features.square().mean(0).unflatten(0, (-1, 4)).mean(1).sqrt())
+        return trunk
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, moved into place only when whole."""
+        state = {
+            "config": _identity(self.config),
+            "step": self.step,
+            "towers": self.towers.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it belongs to a run with another configuration.
+        """
+        if not path.exists():
+            raise FileNotFoundError(f"nothing to resume: no {path}; start without --resume")
+        state = torch.load(path, map_location=self.config.device, weights_only=True)
+        if state["config"] != _identity(self.config):
+            theirs, ours = json.loads(state["config"]), json.loads(_identity(self.config))
+            differing = sorted(k for k in ours if theirs.get(k) != ours[k])
+            raise ValueError(
+                f"{path} is of a run with another {', '.join(differing)}: give the same options, "
+                "or another --out"
+            )
+        self.towers.load_state_dict(state["towers"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step = state["step"]
+
+
+def _accuracies(scores: dict[str, Tensor], labels: Tensor) -> dict[str, float]:
+    return {n: float((s.argmax(1) == labels).float().mean()) for n, s in scores.items()}
+
+
+def _identity(config: PretrainConfig) -> str:
+    """The options that decide the result, as JSON."""
+    record = asdict(config)
+    for harmless in ("out", "resume", "checkpoint_every", "cache_mb", "device", "name"):
+        del record[harmless]
+    record["data"].pop("data_dir")
+    return json.dumps(record, sort_keys=True, default=str)
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Train, and write `<name>.safetensors` with its provenance `<name>.json`.
+
+    Returns:
+        Path of the weights.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is nothing to resume, or it does not fit.
+    """
+    dataset = build_dataset(config.data, config.split)
+    order = np.random.default_rng([config.seed, 0]).permutation(len(dataset))
+    kept_aside = max(1, round(config.held_out * len(dataset)))
+    sampler = PatchSampler(config, dataset, order[kept_aside:])
+    run = Pretraining(config, len(dataset.class_names))
+    config.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = config.out / "checkpoint.pt"
+    if config.resume:
+        run.load(checkpoint)
+    log = config.out / "metrics.jsonl"
+    lines = log.read_text().splitlines() if config.resume and log.exists() else []
+    _write(log, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= run.step).encode())
+
+    start, begun = run.step, time.perf_counter()
+    bar = tqdm(total=config.steps, initial=start, desc="pretrain", unit="step")
+    with log.open("a") as stream:
+        for batch in sampler.batches(start, config.steps):
+            metrics = run.train_step(batch)
+            bar.update()
+            bar.set_postfix(loss=f"{metrics['loss']:.2f}")
+            if run.step % 20 == 0 or run.step == config.steps:
+                stream.write(json.dumps({"step": run.step, **metrics}) + "\n")
+                stream.flush()
+            if run.step % config.checkpoint_every == 0 or run.step == config.steps:
+                run.save(checkpoint)
+    bar.close()
+    seconds = time.perf_counter() - begun
+
+    unseen = PatchSampler(config, dataset, order[:kept_aside])
+    batches = [unseen.batch(t) for t in range(-(-kept_aside // config.pictures))]
+    scores = [run.evaluate(batch) for batch in batches]
+    accuracy = {head: float(np.mean([s[head] for s in scores])) for head in scores[0]}
+    return _write_encoder(config, dataset, run.export(batches[0]), accuracy, seconds)
+
+
+def _write_encoder(
+    config: PretrainConfig,
+    dataset: ImageDataset,
+    trunk: InceptionMini,
+    accuracy: dict[str, float],
+    seconds: float,
+) -> Path:
+    """Write weights and provenance, each moved into place only when whole."""
+    import hashlib
+
+    content = save({name: value.contiguous() for name, value in trunk.state_dict().items()})
+    weights = config.out / f"{config.name}.safetensors"
+    provenance: dict[str, Any] = {
+        "name": config.name,
+        "architecture": "inception_mini",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "feature_size": trunk.feature_size,
+        "parameters": sum(p.numel() for p in trunk.parameters()),
+        "patch_side": PATCH_SIDE,
+        "normalisation": {"mean": PIXEL_MEAN, "std": PIXEL_STD},
+        "command": shlex.join(["glimpse", "pretrain", *sys.argv[2:]]),
+        "config": json.loads(_identity(config)),
+        "data": {
+            "dataset": config.data.dataset,
+            "split": dataset.split,
+            "num_images": len(dataset),
+            "fingerprint": dataset.fingerprint,
+        },
+        "accuracy_at_random_patches_of_held_out_pictures": accuracy,
+        "seconds": round(seconds, 1),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    _write(weights, content)
+    _write(weights.with_suffix(".json"), (json.dumps(provenance, indent=2) + "\n").encode())
+    return weights
