@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # One environment among many (a process each, say) must not hoard pictures; a batch may.
-_STORE_BYTES_SCALAR = 2**28
+_STORE_BYTES_SCALAR = 2**26
 _STORE_BYTES_BATCH = 2**31
 
 _live_encoders: weakref.WeakValueDictionary[tuple, Encoder] = weakref.WeakValueDictionary()

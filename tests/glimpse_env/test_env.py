@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 import warnings
+import weakref
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.error import DependencyNotInstalled
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import glimpse_env  # noqa: F401
+from encoders.inception_mini import InceptionMini
+from encoders.spec import EncoderSpec, Normalisation
+from glimpse_env.datasets.errors import MissingImagesError
 from glimpse_env.env import DogsGlimpseEnv
 from tests.glimpse_env.helpers import (
     FEATURES,
@@ -369,6 +376,25 @@ def test_any_module_is_an_encoder_and_its_features_are_seen():
     assert env.reset(seed=0)[0] in env.observation_space
 
 
+def test_environments_of_one_process_share_an_encoder_and_let_it_go():
+    spec = EncoderSpec(
+        name="random",
+        architecture="inception_mini",
+        weights=None,
+        sha256=None,
+        normalisation=Normalisation((127.5,) * 3, (127.5,) * 3),
+        feature_size=InceptionMini.feature_size,
+    )
+    first, second = (
+        DogsGlimpseEnv(**options(observation="features", encoder=spec)) for _ in range(2)
+    )
+    assert first._dynamics.observer.encoder is second._dynamics.observer.encoder
+    kept = weakref.ref(first._dynamics.observer.encoder)
+    del first, second
+    gc.collect()
+    assert kept() is None
+
+
 # -- checkers and rendering --------------------------------------------------------------------
 
 
@@ -429,3 +455,60 @@ def test_human_without_a_screen_says_so_and_goes_on(monkeypatch, caplog):
     assert "rgb_array" in caplog.text
     env.close()
     env.close()
+
+
+def test_human_needs_tkinter_only_where_there_is_a_screen(monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setitem(sys.modules, "tkinter", None)
+    env = DogsGlimpseEnv(**options(render_mode="human"))
+    with pytest.raises(DependencyNotInstalled, match="rgb_array"):
+        env.reset(seed=0)
+
+
+def test_human_survives_a_screen_that_does_not_answer(monkeypatch, caplog):
+    pytest.importorskip("tkinter")
+    monkeypatch.setenv("DISPLAY", ":987")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    env = DogsGlimpseEnv(**options(render_mode="human"))
+    with caplog.at_level(logging.WARNING):
+        env.reset(seed=0)
+    assert "987" in caplog.text
+
+
+# -- real pictures, real weights ---------------------------------------------------------------
+
+
+def test_real_pictures_play_by_the_same_rules(dogs_dir):
+    with pytest.raises(MissingImagesError, match="allow_missing"):
+        gymnasium.make("DogsGlimpse-v0", data_dir=dogs_dir, observation="pixels")
+    common = {"data_dir": dogs_dir, "allow_missing": True, "observation": "pixels"}
+    env = gymnasium.make("DogsGlimpse-v0", split="val", num_glimpses=1, **common).unwrapped
+    assert env.action_space["label"].n == len(env.class_names) == 120
+    assert env.dataset.num_missing > 0
+    for _ in range(5):
+        seen, info = env.reset()
+        assert seen in env.observation_space
+        env.step(action(0.9, -0.9))
+        truth = env.step(action())[4]["label"]
+        folder = env.dataset.name(info["image"]).split("/")[0]
+        assert folder.endswith(env.class_names[truth])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env)
+
+
+def test_real_features_are_the_same_alone_and_in_a_batch(dogs_dir, bvlc_weights, monkeypatch):
+    monkeypatch.setenv("GLIMPSE_DATA", str(bvlc_weights.parents[1]))
+    common = {"data_dir": dogs_dir, "allow_missing": True, "precision": "fp32", "device": "cpu"}
+    common |= {"num_glimpses": 1, "resolutions": ("high", "low"), "split": "val"}
+    env = gymnasium.make("DogsGlimpse-v0", **common)
+    batch = gymnasium.make_vec("DogsGlimpse-v0", num_envs=2, **common)
+    assert env.observation_space["glimpse"].shape == (2, 1024)
+    assert env.observation_space["context"].shape == (1024,)
+    alone, together = env.reset(seed=5)[0], batch.reset(seed=5)[0]
+    np.testing.assert_allclose(alone["context"], together["context"][0], rtol=1e-3, atol=1e-4)
+    alone = env.step(action(0.2, 0.1))[0]
+    act = {"fixation": np.float32([[0.2, 0.1]] * 2), "label": np.zeros(2, int)}
+    together = batch.step(act)[0]
+    np.testing.assert_allclose(alone["glimpse"], together["glimpse"][0], rtol=1e-3, atol=1e-4)
+    assert alone["glimpse"].std(axis=1).min() > 0
