@@ -48,8 +48,12 @@ def save_checkpoint(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Clones, since safetensors refuses tensors that share memory.
-    data = save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()})
+    # Clones, since safetensors refuses tensors that share memory or are not laid out in order.
+    owned = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    data = save(owned)
     digest = hashlib.sha256(data).hexdigest()
     weights = folder / f"weights-{digest[:16]}.safetensors"
     record = {"format": FORMAT, "weights": weights.name, "sha256": digest, "metadata": metadata}
