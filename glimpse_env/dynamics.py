@@ -266,14 +266,11 @@ class GlimpseDynamics:
         chosen = slice(None) if rows is None else rows
         left = np.clip(self.num_glimpses - self.looks[chosen], 0, None)
         remaining = (left[:, None] / self.num_glimpses).astype(np.float32)
-        own, copy = self.arrays.own, self.arrays.copy
-        observation = {"fixation": own(self._fixation[chosen].copy()), "remaining": own(remaining)}
+        observation = {"fixation": self._fixation[chosen].copy(), "remaining": remaining, **fresh}
         for name, value in self._seen.items():
-            if name in fresh:
-                observation[name] = fresh[name]
-            else:  # indexing by rows copies already
-                observation[name] = copy(value) if rows is None else value[rows]
-        return observation
+            if name not in fresh:  # indexing by rows copies already
+                observation[name] = self.arrays.copy(value) if rows is None else value[rows]
+        return {name: self.arrays.out(value) for name, value in observation.items()}
 
     def _context_gaze(self, rows: Int64[np.ndarray, " n"]) -> Gaze:
         key = self._key[rows]

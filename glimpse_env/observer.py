@@ -327,34 +327,43 @@ def context_fixations(
 
 
 class Arrays:
-    """Makes the arrays that an environment hands out: numpy ones, or tensors on a device."""
+    """Keeps the state of a batch, and makes the arrays or tensors that are handed out.
+
+    The state is on the device that tensors go to. On the CPU it is numpy in either case, since a
+    tensor there is a numpy array under another name.
+    """
 
     def __init__(self, kind: str, device: torch.device) -> None:
-        """Choose the kind, `numpy` or `torch`, and the device of tensors."""
+        """Choose what is handed out, `numpy` or `torch`, and the device of tensors."""
         self.device = device
         self.tensors = kind == "torch"
+        self._numpy = not self.tensors or device.type == "cpu"
 
     def own(self, value: np.ndarray | Tensor) -> Any:
-        """Return `value` as an array of this kind; memory is shared where possible."""
-        if self.tensors:
-            tensor = torch.as_tensor(value, device=self.device)
-            # Encoders run in inference mode; an agent must be able to save what it sees for
-            # its backward pass.
-            return tensor.clone() if tensor.is_inference() else tensor
-        return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+        """Return `value` as the state keeps it; memory is shared where possible."""
+        if self._numpy:
+            return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
+        tensor = torch.as_tensor(value, device=self.device)
+        # Encoders run in inference mode; an agent must be able to save what it sees for its
+        # backward pass.
+        return tensor.clone() if tensor.is_inference() else tensor
 
     def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return zeros."""
-        if self.tensors:
-            return torch.zeros(shape, dtype=getattr(torch, dtype), device=self.device)
-        return np.zeros(shape, dtype)
+        """Return zeros as the state keeps them."""
+        if self._numpy:
+            return np.zeros(shape, dtype)
+        return torch.zeros(shape, dtype=getattr(torch, dtype), device=self.device)
 
     def copy(self, value: Any) -> Any:
-        """Return a copy that shares no memory."""
-        return value.clone() if self.tensors else value.copy()
+        """Return a copy of something kept."""
+        return value.copy() if self._numpy else value.clone()
+
+    def out(self, value: np.ndarray | Tensor) -> Any:
+        """Return `value`, fresh, as it is handed out."""
+        return torch.as_tensor(value, device=self.device) if self.tensors else value
 
     def items(self, value: Any) -> list[Any]:
-        """Split along the first axis."""
+        """Split what is handed out along the first axis."""
         return list(value.unbind()) if self.tensors else list(value)
 
 

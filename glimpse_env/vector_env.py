@@ -186,13 +186,9 @@ class DogsGlimpseVectorEnv(VectorEnv):
             self.render()
         truncations = np.zeros(self.num_envs, np.bool_)
         if rules.arrays.tensors:
-            own = rules.arrays.own
-            rewards, terminations, truncations = (
-                own(rewards.astype(np.float32)),
-                own(terminations),
-                own(truncations),
-            )
-        return observation, rewards, terminations, truncations, infos
+            rewards = rewards.astype(np.float32)
+        out = rules.arrays.out
+        return observation, out(rewards), out(terminations), out(truncations), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
         """Draw every picture with its scanpath so far: a tuple of arrays, or in one window.
