@@ -37,7 +37,7 @@ def scripted(points: Float[Tensor, "T 2"]) -> Chooser:
     _check_points(points)
 
     def choose(step: Int[Tensor, " B"], generator: torch.Generator) -> Float[Tensor, "B 2"]:
-        return points[_check_step(step, len(points))]
+        return points.cpu()[_check_step(step, len(points))]
 
     return choose
 
@@ -52,7 +52,7 @@ def given(fixations: Float[Tensor, "T B 2"]) -> Chooser:
                 f"The fixations given are for {fixations.shape[1]} rows, the batch has "
                 f"{step.shape[0]}."
             )
-        return fixations[_check_step(step, len(fixations)), torch.arange(step.shape[0])]
+        return fixations.cpu()[_check_step(step, len(fixations)), torch.arange(step.shape[0])]
 
     return choose
 

@@ -108,7 +108,7 @@ class ReinforceAgent:
         self.optimizer = _make_optimizer(self.network.named_parameters(), self.learning)
         self.epoch = 0
         self.updates = 0
-        self._location_path_open = True
+        self._keeps_class_gradient = False
 
     @classmethod
     def from_spaces(
@@ -272,7 +272,14 @@ class ReinforceAgent:
             return location.detach()
         location = location.view_as(location)
         if location.requires_grad and self.learning.location_gradient == "mix":
-            location.register_hook(lambda grad: grad if self._location_path_open else grad * 0.0)
+            kept: list[Tensor] = []
+
+            def only_from_classes(grad: Tensor) -> Tensor:
+                if self._keeps_class_gradient:
+                    kept.append(grad)
+                return kept.pop() if kept and not self._keeps_class_gradient else grad
+
+            location.register_hook(only_from_classes)
         return location
 
     def _dropout_generator(self) -> torch.Generator | None:
@@ -336,19 +343,19 @@ class ReinforceAgent:
                     "learning rate (or max_gradient_norm), and check the features for NaN."
                 )
         self.optimizer.zero_grad(set_to_none=True)
-        rest = objective.policy + objective.baseline + objective.regulariser
-        if self._needs_two_passes(trajectory):
-            # In the log-density every sample is a constant, also those that lead to a later lhat.
-            # One graph, two passes: the classification loss passes through l, the policy gradient
-            # does not.
-            objective.classification.backward(retain_graph=True)
-            self._location_path_open = False
+        if self._needs_class_gradient_first(trajectory):
+            # In the log-density every sample is a constant, also those that lead to a later lhat,
+            # yet both losses share one graph. So a first pass, through no weights, finds what the
+            # classes alone send back to each l; in the second, that is what passes through l.
+            locations = [state.location for state in trajectory.states[:-1]]
+            self._keeps_class_gradient = True
             try:
-                rest.backward()
+                torch.autograd.grad(objective.classification, locations, retain_graph=True)
             finally:
-                self._location_path_open = True
-        else:
-            (objective.classification + rest).backward()
+                self._keeps_class_gradient = False
+        (
+            objective.classification + objective.policy + objective.baseline + objective.regulariser
+        ).backward()
         return objective
 
     def update(self, trajectory: Trajectory) -> dict[str, float]:
@@ -372,7 +379,7 @@ class ReinforceAgent:
         self.updates += 1
         return self._metrics(trajectory, objective, norm)
 
-    def _needs_two_passes(self, trajectory: Trajectory) -> bool:
+    def _needs_class_gradient_first(self, trajectory: Trajectory) -> bool:
         mixes = self.learns_where and self.learning.location_gradient == "mix"
         return mixes and trajectory.num_glimpses > 1
 
@@ -473,6 +480,26 @@ class ReinforceAgent:
         tensors, structure = pack_state(self.state_dict())
         agent = {"network": asdict(self.config), "learning": asdict(self.learning)}
         save_checkpoint(folder, tensors, {"agent": agent, "state": structure} | (metadata or {}))
+
+    @classmethod
+    def load(cls: type[Agent], folder: str | Path, **options: Any) -> Agent:
+        """Build an agent from a checkpoint's own configuration, and restore it.
+
+        Args:
+            folder: As written by `save`.
+            options: For the class: `device`, and a reference agent's `chooser`.
+
+        Raises:
+            CheckpointError: No checkpoint of an agent, or a damaged one.
+        """
+        _, metadata = load_checkpoint(folder)
+        if "agent" not in metadata:
+            raise CheckpointError(f"{folder} holds no agent: its metadata has no 'agent'.")
+        network = TwoDeckConfig(**metadata["agent"]["network"])
+        learning = ReinforceConfig(**metadata["agent"]["learning"])
+        agent = cls(network=network, learning=learning, **options)
+        agent.restore(folder)
+        return agent
 
     def restore(self, folder: str | Path) -> dict[str, Any]:
         """Load a checkpoint into this agent; returns the metadata saved with it."""

@@ -107,7 +107,7 @@ def collect(
     given: Mapping[str, Any] = observation  # pyright: ignore[reportAssignmentType]
     as_numpy = isinstance(next(iter(given.values())), np.ndarray)
     current = _to_tensors(given, device)
-    batch = next(iter(current.values())).shape[0]
+    batch, device = next(iter(current.values())).shape[0], next(iter(current.values())).device
     if "remaining" in current and not bool((current["remaining"] >= 1.0).all()):
         raise ValueError(
             "collect plays whole episodes, but some environments are not at the start of one "

@@ -6,9 +6,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.checkpoint import CheckpointError, load_checkpoint
+from agents.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.policy import AttentionPolicy, LearningPolicy
+from agents.reference import ReferenceAgent, center
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from tests.agents.toys import TargetEnv, observations, play, tiny
@@ -301,6 +302,22 @@ def test_a_checkpoint_holds_both_configurations(tmp_path):
     _, metadata = load_checkpoint(tmp_path)
     assert TwoDeckConfig(**metadata["agent"]["network"]) == agent.config
     assert ReinforceConfig(**metadata["agent"]["learning"]) == agent.learning
+    built = ReinforceAgent.load(tmp_path, device="cpu")
+    steps = steps_of(agent.config)
+    ours, theirs = (play(each, steps, LABELS) for each in (agent, built))
+    assert torch.equal(ours.states[-1].log_probs, theirs.states[-1].log_probs)
+    reference = ReferenceAgent(center, tiny(), device="cpu")
+    reference.save(tmp_path / "reference")
+    built = ReferenceAgent.load(tmp_path / "reference", chooser=center, device="cpu")
+    assert built.chooser is center and built.config == reference.config
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    save_checkpoint(tmp_path, {"weight": torch.zeros(1)}, {"note": "no agent"})
+    with pytest.raises(CheckpointError, match="holds no agent"):
+        ReinforceAgent.load(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no agent"):
+        make().restore(tmp_path)
 
 
 def test_samples_must_be_of_one_image():
