@@ -329,29 +329,27 @@ class GlimpseDynamics:
 
     def check_values(
         self,
-        looking: Int64[np.ndarray, " n"],
-        answering: Int64[np.ndarray, " m"],
+        acting: Int64[np.ndarray, " n"],
         fixation: Float32[np.ndarray, "B 2"],
         label: Int64[np.ndarray, " B"],
         scale: Float32[np.ndarray, " B"],
     ) -> None:
-        """Check the values that count: fixations (and scales) of looks, labels of answers.
+        """Check the actions of the rows that look or answer, also the parts that will be ignored.
+
+        A NaN or a label that does not exist is a mistake wherever it appears, and it is found
+        soonest where it is made.
 
         Raises:
             InvalidAction: For a fixation or scale that is not finite, or a label out of range.
         """
-        if len(looking):
-            for name, value in (("fixation", fixation[looking]), ("scale", scale[looking])):
-                if not np.isfinite(value).all():
-                    bad = value[~np.isfinite(value).reshape(len(value), -1).all(axis=1)][0]
-                    raise InvalidAction(f"{name} must be finite, in [-1, 1]; got {bad}")
-        if len(answering):
-            given = label[answering]
-            wrong = (given < 0) | (given >= self.num_classes)
-            if wrong.any():
-                raise InvalidAction(
-                    f"label must be 0 to {self.num_classes - 1}, got {given[wrong][0]}"
-                )
+        for name, value in (("fixation", fixation[acting]), ("scale", scale[acting])):
+            if not np.isfinite(value).all():
+                bad = value[~np.isfinite(value).reshape(len(value), -1).all(axis=1)][0]
+                raise InvalidAction(f"{name} must be finite, in [-1, 1]; got {bad}")
+        given = label[acting]
+        wrong = (given < 0) | (given >= self.num_classes)
+        if wrong.any():
+            raise InvalidAction(f"label must be 0 to {self.num_classes - 1}, got {given[wrong][0]}")
 
     def parse_reset(
         self, options: Mapping[str, Any] | None, rows: Int64[np.ndarray, " n"]

@@ -38,8 +38,9 @@ class DogsGlimpseEnv(gym.Env):
     | `scale` | `Box(-1, 1, (1,))` | with `choose_scale=True` only: sides times 2 ** scale |
 
     The first `num_glimpses` steps of an episode are looks, in which `label` is ignored. The last
-    is the answer, in which `fixation` (and `scale`) are ignored. Finite fixations beyond the edges
-    are clipped to [-1, 1]; with a `FeatureBank` they snap to its lattice.
+    is the answer, in which `fixation` (and `scale`) are ignored; what is ignored must still be a
+    valid value. Finite fixations beyond the edges are clipped to [-1, 1]; with a `FeatureBank`
+    they snap to its lattice.
 
     ## Observation space
 
@@ -167,15 +168,14 @@ class DogsGlimpseEnv(gym.Env):
             raise ResetNeeded(f"step called {state}: call reset() first")
         fixation, label, scale = rules.parse_action(action, batched=False)
         reward, terminated = 0.0, bool(looks == rules.num_glimpses)
+        rules.check_values(_ROW, fixation, label, scale)
         info: dict[str, Any] = {"image": int(rules.image[0])}
         if terminated:
-            rules.check_values(_NO_ROW, _ROW, fixation, label, scale)
             right = bool(rules.answer(_ROW, label)[0])
             reward = float(right)
             info |= {"label": int(rules.truth(_ROW)[0]), "is_success": right}
             observation = rules.observation()
         else:
-            rules.check_values(_ROW, _NO_ROW, fixation, label, scale)
             rules.look(_ROW, fixation, scale if rules.options.choose_scale else None)
             observation = rules.observe(_NO_ROW, _ROW)
         if self.render_mode == "human":

@@ -156,7 +156,9 @@ class DogsGlimpseVectorEnv(VectorEnv):
         rules = self._dynamics
         looking, answering, ended = self._phases()
         fixation, label, scale = rules.parse_action(actions, batched=True)
-        rules.check_values(looking, answering, fixation, label, scale)
+        rules.check_values(
+            np.flatnonzero(rules.looks <= rules.num_glimpses), fixation, label, scale
+        )
 
         rewards = np.zeros(self.num_envs, np.float64)
         terminations = np.zeros(self.num_envs, np.bool_)
