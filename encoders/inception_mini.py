@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+ROOT_OFFSET = 0.06  # below this, squared, an average counts as silence
+
 
 class ConvUnit(nn.Module):
     """Convolution, batch norm if asked for, ReLU; padded so that stride 1 keeps the size."""
@@ -67,27 +69,31 @@ class InceptionUnit(nn.Module):
         return torch.cat([one, self.three(three), self.five(five), self.pooled(around)], dim=1)
 
 
-def pool_quarters(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
-    """Average each channel under four bilinear windows that add up to 1: D = 4 C.
+def average_quarters(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
+    """Average each channel under four bilinear windows that add up to 4: D = 4 C, in float32.
 
-    Order: for each channel upper left, upper right, lower left, lower right.
+    Order: for each channel upper left, upper right, lower left, lower right. Their mean is plain
+    average pooling. Float32 whatever the network's arithmetic: a sum of many small values.
     """
+    x = x.float()
     height, width = x.shape[-2:]
     down = (torch.arange(height, dtype=x.dtype, device=x.device) + 0.5) / height
     right = (torch.arange(width, dtype=x.dtype, device=x.device) + 0.5) / width
-    rows = torch.stack([1 - down, down]) / height
-    columns = torch.stack([1 - right, right]) / width
+    rows = torch.stack([1 - down, down]) * (2 / height)
+    columns = torch.stack([1 - right, right]) * (2 / width)
     # Two small matrix products: [2, H] [N, C, H, W] [W, 2] -> [N, C, 2, 2].
     return (rows @ (x @ columns.T)).flatten(1)
 
 
 class InceptionMini(nn.Module):
-    """Patches to 128 features: 32 channels, each averaged over four overlapping quarters.
+    """Patches to 128 features: 32 channels, each pooled over four overlapping quarters.
 
-    The windows of the average are bilinear, (1 - x or x) times (1 - y or y) across the last map,
-    so that the four together are plain average pooling, and their differences say where in the
-    patch a channel was active. GoogLeNet's 1,024 features tell as much by their number; 128 need
-    the help: a location network has nothing but these features to find its next fixation from.
+    The windows of the pooling are bilinear, (1 - x or x) times (1 - y or y) across the last map,
+    so that the four together cover it evenly, and their differences say where in the patch a
+    channel was active. GoogLeNet's 1,024 features tell as much by their number; 128 need the help:
+    a location network has nothing but these features to find its next fixation from. The root of
+    each average is taken, which brings what is small in the patch, such as a head in a context, to
+    the size of what fills it.
 
     Args:
         batch_norm: Build with batch norm, for training. `folded()` then gives the network of plain
@@ -111,25 +117,17 @@ class InceptionMini(nn.Module):
         self.block_b = InceptionUnit(80, 32, 32, 48, 12, 24, 24, bn)
         self.block_c = InceptionUnit(128, 32, 32, 48, 12, 24, 24, bn)
         self.project = ConvUnit(128, self.channels, 1, 1, bn)
+        # Set after training, so that features have unit size; agents learn sooner from such.
+        self.register_buffer("gain", torch.ones(self.feature_size))
+
+    def averages(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N D"]:
+        """Features of normalised patches before the root; training heads learn faster on these."""
+        x = self.block_a(self.stem(patches))
+        return average_quarters(self.project(self.block_c(self.block_b(self.pool(x)))))
 
     def forward(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N D"]:
-        """Encode normalised patches; order of the features: see `pool_quarters`."""
-        x = self.block_a(self.stem(patches))
-        x = self.project(self.block_c(self.block_b(self.pool(x))))
-        return pool_quarters(x)
-
-    @torch.no_grad()
-    def scale_channels(self, scale: Float[Tensor, " C"]) -> None:
-        """Multiply the features of each channel by a positive factor, in place.
-
-        Raises:
-            ValueError: With batch norm (fold it first), or if a factor is not positive and finite.
-        """
-        if self.project.bn is not None or not ((scale > 0) & scale.isfinite()).all():
-            raise ValueError("scale a folded network by positive, finite factors")
-        conv = self.project.conv
-        conv.weight.mul_(scale[:, None, None, None])
-        conv.bias.mul_(scale)  # type: ignore[union-attr]
+        """Encode normalised patches; order of the features: see `average_quarters`."""
+        return self.gain * (torch.sqrt(self.averages(patches) + ROOT_OFFSET**2) - ROOT_OFFSET)
 
     @torch.no_grad()
     def folded(self) -> InceptionMini:
@@ -143,4 +141,5 @@ class InceptionMini(nn.Module):
                     source.conv if source.bn is None else fuse_conv_bn_eval(source.conv, source.bn)
                 )
                 unit.conv.load_state_dict(conv.state_dict())
+        plain.gain.copy_(self.gain)
         return plain

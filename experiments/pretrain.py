@@ -10,11 +10,11 @@ Each step's draws follow from (seed, step) alone, so a resumed run repeats an un
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from encoders.inception_mini import InceptionMini
@@ -47,7 +47,7 @@ class PretrainConfig:
 
     out: Path = Path("runs/pretrain")
     """Folder for the weights, their provenance, the log and the checkpoint."""
-    data: DataConfig = DataConfig(dataset="synthetic", num_images=3000)
+    data: DataConfig = DataConfig(dataset="synthetic", num_images=2400)
     """Which pictures."""
     split: str = "pretrain"
     """Split to train on; `pretrain` exists for the synthetic dogs only."""
@@ -55,15 +55,15 @@ class PretrainConfig:
     """Name of the files written."""
     resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
     """Towers; there is a head on each and on every combination."""
-    steps: int = 1500
+    steps: int = 900
     """Optimiser steps."""
-    pictures: int = 16
+    pictures: int = 12
     """Pictures a step."""
-    looks: int = 6
+    looks: int = 8
     """Random fixations a picture: a step sees pictures x looks glimpses."""
-    extent: float = 0.75
+    extent: float = 0.6
     """Fixations are uniform over -extent..extent, both ways."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Peak of the one-cycle schedule (AdamW)."""
     weight_decay: float = 0.02
     """AdamW's decay."""
@@ -73,7 +73,7 @@ class PretrainConfig:
     """Share of the pictures kept aside to measure the heads on."""
     seed: int = 0
     """Decides initial weights and every draw."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the training; weights are fp32 throughout."""
     device: str = "cpu"
     """`cpu` or `cuda[:i]`."""
@@ -137,11 +137,26 @@ class PatchSampler:
                 yield ready
 
 
-def normalise(patches: UInt8[np.ndarray, "*shape P P 3"], device: str) -> Float[Tensor, ...]:
+def normalise(
+    patches: UInt8[np.ndarray, "*shape P P 3"], device: str
+) -> Float[Tensor, "*shape 3 P P"]:
     """RGB bytes to the network's input, channels first."""
     x = torch.from_numpy(patches).to(device)
     mean, std = (torch.tensor(v, device=device) for v in (PIXEL_MEAN, PIXEL_STD))
     return ((x.float() - mean) / std).movedim(-1, -3)
+
+
+class AverageTrunk(nn.Module):
+    """An `InceptionMini` without the root over its averages, which would slow the heads down."""
+
+    def __init__(self, network: InceptionMini) -> None:
+        """Wrap a network."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "*shape 3 P P"]:
+        """Normalised patches to averages."""
+        return self.network.averages(patches)
 
 
 class Pretraining:
@@ -151,9 +166,13 @@ class Pretraining:
         """Start from random weights, decided by the seed."""
         torch.manual_seed(config.seed)
         self.config = config
-        trunk = InceptionMini(batch_norm=True).to(memory_format=torch.channels_last)
+        self.network = InceptionMini(batch_norm=True).to(memory_format=torch.channels_last)
         self.towers = Towers(
-            trunk, trunk.feature_size, num_classes, config.resolutions, dropout=config.dropout
+            AverageTrunk(self.network),
+            self.network.feature_size,
+            num_classes,
+            config.resolutions,
+            dropout=config.dropout,
         ).to(config.device)
         self.optimizer = torch.optim.AdamW(
             self.towers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -198,9 +217,11 @@ class Pretraining:
 
         Pooled features are small by nature; agents start learning sooner from inputs of unit size.
         """
-        trunk: InceptionMini = self.towers.trunk.folded().cpu()  # type: ignore[assignment]
+        trunk = self.network.folded().cpu()
         features = trunk(normalise(batch.patches, "cpu").flatten(0, 1))
-        trunk.scale_channels(1.0 / features.square().mean(0).unflatten(0, (-1, 4)).mean(1).sqrt())
+        # One gain for the four quarters of a channel, which only mean something in proportion.
+        size = features.unflatten(1, (trunk.channels, -1)).square().mean((0, 2)).sqrt()
+        trunk.gain.div_(size.clamp(min=1e-3).repeat_interleave(len(trunk.gain) // len(size)))
         return trunk
 
     def save(self, path: Path) -> None:
@@ -250,6 +271,22 @@ def _identity(config: PretrainConfig) -> str:
         del record[harmless]
     record["data"].pop("data_dir")
     return json.dumps(record, sort_keys=True, default=str)
+
+
+def command(config: PretrainConfig) -> str:
+    """The command line that gives this result: every option that is not at its default."""
+    words = ["glimpse", "pretrain"]
+    ours, default = json.loads(_identity(config)), json.loads(_identity(PretrainConfig()))
+    for name, value in [*ours.pop("data").items(), *ours.items()]:
+        nested = name in default["data"]
+        if value != (default["data"] if nested else default)[name]:
+            prefix, flag = "data." if nested else "", name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{prefix}{'' if value else 'no-'}{flag}")
+            else:
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{prefix}{flag}", *map(str, values)]
+    return shlex.join(words)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -310,8 +347,6 @@ def _write_encoder(
     seconds: float,
 ) -> Path:
     """Write weights and provenance, each moved into place only when whole."""
-    import hashlib
-
     content = save({name: value.contiguous() for name, value in trunk.state_dict().items()})
     weights = config.out / f"{config.name}.safetensors"
     provenance: dict[str, Any] = {
@@ -322,7 +357,7 @@ def _write_encoder(
         "parameters": sum(p.numel() for p in trunk.parameters()),
         "patch_side": PATCH_SIDE,
         "normalisation": {"mean": PIXEL_MEAN, "std": PIXEL_STD},
-        "command": shlex.join(["glimpse", "pretrain", *sys.argv[2:]]),
+        "command": command(config),
         "config": json.loads(_identity(config)),
         "data": {
             "dataset": config.data.dataset,

@@ -32,6 +32,9 @@ _NUM_IMAGES = {"train": 2400, "val": 600, "trainval": 3000, "test": 1200, "pretr
 _STREAM = {"train": 0, "val": 1, "test": 2, "pretrain": 3}
 _ADJECTIVE = {"bars": "barred", "pinstripes": "pinstriped", "rings": "ringed", "spots": "spotted"}
 _NOUN = {"bars": "terrier", "pinstripes": "whippet", "spots": "hound"}
+_BREEDS = tuple(f"{_ADJECTIVE[fur]}_{_NOUN[muzzle]}" for fur in FURS for muzzle in MUZZLES)
+_NO_DOG = "no_dog"
+_NO_DOGS = 4  # pictures without a dog for every twelve with one, in the pretrain split
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ class SyntheticStyle:
     """Smallest and largest short side, in pixels."""
     max_aspect: float = 1.25
     """Largest ratio of the long to the short side, in landscape or portrait."""
-    head: tuple[float, float] = (0.165, 0.215)
+    head: tuple[float, float] = (0.17, 0.2)
     """Smallest and largest diameter of a head, in short sides (a high patch is 0.25 wide)."""
-    cycles: tuple[float, float] = (13.5, 15.0)
+    cycles: tuple[float, float] = (14.5, 16.0)
     """Fewest and most periods of a fur pattern across a head."""
     decoys: tuple[int, int] = (2, 3)
     """Fewest and most decoys in a picture."""
@@ -56,9 +59,13 @@ class SyntheticDogs:
     A breed is a pattern of the fur together with a pattern of the muzzle. Classes are balanced: of
     twelve consecutive pictures from a multiple of twelve on, each shows another breed, in random
     order. `trainval` is `train` followed by `val` (four fifths and one fifth of `num_images`),
-    picture for picture. The `pretrain` split is drawn by the same rules with heads of 0.2 to 0.9
-    short sides, so that patches at random places often show one: it is for encoders, and shares no
-    picture with the other splits.
+    picture for picture.
+
+    The `pretrain` split is for encoders and shares no picture with the other splits. It is drawn by
+    the same rules with heads of 0.17 to 0.9 short sides, so that patches at random places often
+    show one, and a quarter of its pictures have decoys only: class `no_dog`, its thirteenth (of
+    sixteen pictures each breed has one and `no_dog` four). Telling those apart takes features that
+    know a small head when they see one, which is what a context is looked at for.
 
     Args:
         split: `train`, `val`, `trainval`, `test` or `pretrain`.
@@ -90,7 +97,8 @@ class SyntheticDogs:
         if seed < 0:
             raise ValueError(f"seed must not be negative, but is {seed}")
         if style is None:
-            style = SyntheticStyle(head=(0.2, 0.9)) if split == "pretrain" else SyntheticStyle()
+            widest = 0.9 if creatures == 1 else 0.3
+            style = SyntheticStyle(head=(0.17, widest if split == "pretrain" else 0.2))
         if not 0 < style.head[0] <= style.head[1] <= (0.9 if creatures == 1 else 0.3):
             raise ValueError(
                 f"head diameters must be positive, ascending and at most 0.9 short sides (0.3 with "
@@ -102,7 +110,7 @@ class SyntheticDogs:
         self.style = style
         self.training = split in ("train", "trainval", "pretrain")
         self.num_missing = 0
-        self.class_names = tuple(f"{_ADJECTIVE[f]}_{_NOUN[m]}" for f in FURS for m in MUZZLES)
+        self.class_names = (*_BREEDS, _NO_DOG) if split == "pretrain" else _BREEDS
         self._num_train = num_images - num_images // 5 if split == "trainval" else num_images
         self.labels: Int64[np.ndarray, " N"] = np.array(
             [self._label(*self._source(index)) for index in range(num_images)], dtype=np.int64
@@ -137,8 +145,15 @@ class SyntheticDogs:
         return head_boxes(self.scene(index))
 
     def head_box(self, index: int) -> Float[np.ndarray, " 4"]:
-        """Return the box around the first dog's head."""
-        return self.head_boxes(index)[0]
+        """Return the box around the first dog's head.
+
+        Raises:
+            ValueError: If the picture has no dog.
+        """
+        boxes = self.head_boxes(index)
+        if not len(boxes):
+            raise ValueError(f"there is no dog in {self.name(index)}")
+        return boxes[0]
 
     def name(self, index: int) -> str:
         """Return a name that tells the picture's seed, split and number."""
@@ -149,11 +164,11 @@ class SyntheticDogs:
         """Return the record a picture is painted from."""
         split, number = self._source(index)
         rng = np.random.default_rng([self.seed, _STREAM[split], self.creatures, 1, number])
-        style = self.style
+        style, label = self.style, self._label(split, number)
         return draw_scene(
             rng,
-            self._label(split, number),
-            creatures=self.creatures,
+            label,
+            creatures=self.creatures if label < len(_BREEDS) else 0,
             decoys=style.decoys,
             head=style.head,
             short_side=style.short_side,
@@ -173,11 +188,8 @@ class SyntheticDogs:
         return "val", int(index) - self._num_train
 
     def _label(self, split: str, number: int) -> int:
-        """Breed of a picture: its place in the shuffled block of `K` pictures it belongs to."""
-        block, place = divmod(number, len(self.class_names))
-        return int(_block(self.seed, _STREAM[split], block, len(self.class_names))[place])
-
-
-def _block(seed: int, stream: int, block: int, num_classes: int) -> Int64[np.ndarray, " K"]:
-    """Breeds of one block of pictures, in random order."""
-    return np.random.default_rng([seed, stream, 0, 0, block]).permutation(num_classes)
+        """Class of a picture: its place in the shuffled block that it belongs to."""
+        size = len(_BREEDS) + (_NO_DOGS if split == "pretrain" else 0)
+        block, place = divmod(number, size)
+        order = np.random.default_rng([self.seed, _STREAM[split], 0, 0, block]).permutation(size)
+        return min(int(order[place]), len(_BREEDS))

@@ -152,7 +152,7 @@ def draw_scene(
     Args:
         rng: Source of every draw.
         breed: Class number; `divmod(breed, len(MUZZLES))` gives the fur's and the muzzle's pattern.
-        creatures: Number of dogs, all of this breed.
+        creatures: Number of dogs, all of this breed; without any, `breed` is of no account.
         decoys: Fewest and most decoys.
         head: Smallest and largest diameter of a head, in short sides (log-uniform).
         short_side: Smallest and largest short side, in pixels.
@@ -289,25 +289,30 @@ def _bounding_box(shapes: list[np.ndarray], scene: Scene) -> Float[np.ndarray, "
     return np.concatenate([low, high]).astype(np.float64)
 
 
-def head_boxes(scene: Scene) -> Float[np.ndarray, "M 4"]:
+def head_boxes(scene: Scene) -> Float[np.ndarray, "_ _"]:
     """Boxes (xmin, ymin, xmax, ymax) in pixels around each dog's head and ears."""
-    return np.stack(
-        [_bounding_box([*_head_shapes(dog).values()], scene) for dog in scene.creatures]
-    )
+    boxes = [_bounding_box([*_head_shapes(dog).values()], scene) for dog in scene.creatures]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def body_boxes(scene: Scene) -> Float[np.ndarray, "M 4"]:
+def body_boxes(scene: Scene) -> Float[np.ndarray, "_ _"]:
     """Boxes (xmin, ymin, xmax, ymax) in pixels around each dog, head included."""
-    return np.stack(
-        [
-            _bounding_box([*_head_shapes(dog).values(), *_body_shapes(dog).values()], scene)
-            for dog in scene.creatures
-        ]
-    )
+    boxes = [
+        _bounding_box([*_head_shapes(dog).values(), *_body_shapes(dog).values()], scene)
+        for dog in scene.creatures
+    ]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4)
 
 
-def _wave(kind: str, u: np.ndarray, v: np.ndarray, k: float, p: float, q: float) -> np.ndarray:
-    """A pattern's values in [-1, 1] at points (u, v); k in radians per unit, phases p and q."""
+def pattern_wave(
+    kind: str,
+    u: Float[np.ndarray, "_ _"],
+    v: Float[np.ndarray, "_ _"],
+    k: float,
+    p: float,
+    q: float,
+) -> Float[np.ndarray, "_ _"]:
+    """A pattern's values, -1.3 to 1.3, at points (u, v); k in radians per unit, phases p and q."""
     if kind == "bars":
         return np.sin(k * v + p)
     if kind == "pinstripes":
@@ -335,7 +340,7 @@ def _textured(
     cos, sin = np.float32(math.cos(roll)), np.float32(math.sin(roll))
     u = cos * x[None, :] + sin * y[:, None]
     v = cos * y[:, None] - sin * x[None, :]
-    wave = _wave(pattern.kind, u, v, math.pi * pattern.cycles, *pattern.phase)
+    wave = pattern_wave(pattern.kind, u, v, math.pi * pattern.cycles, *pattern.phase)
     base = np.asarray(colour, dtype=np.float32)
     room = _CONTRAST * np.minimum(base, 255 - base)  # never clipped: that would shift the mean
     texture = (base + room * wave[..., None]).astype(np.uint8)

@@ -1,0 +1,233 @@
+"""`glimpse pretrain`: honest sampling, exact resuming, a record that tells how to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from safetensors.torch import load_file
+
+from encoders.engine import make_encoder
+from encoders.spec import EncoderSpec, Normalisation
+from experiments.data import DataConfig
+from experiments.pretrain import (
+    PatchSampler,
+    PretrainConfig,
+    Pretraining,
+    command,
+    normalise,
+    pretrain,
+)
+from glimpse_env.pyramid import build_pyramid
+from glimpse_env.retina import cut_patches
+
+TINY = PretrainConfig(
+    data=DataConfig(dataset="synthetic", num_images=24),
+    resolutions=("low", "medium"),
+    steps=4,
+    pictures=3,
+    looks=2,
+    held_out=0.2,
+    precision="fp32",
+)
+
+
+class Colours:
+    """Pictures of one colour and a little noise; the colour is the class."""
+
+    class_names = ("red", "green", "blue")
+    training, split, num_missing, fingerprint = True, "train", 0, "colours"
+
+    def __init__(self, count: int = 30) -> None:
+        self.labels = np.arange(count) % 3
+        self.opened: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> np.ndarray:
+        self.opened.append(int(index))
+        image = np.random.default_rng(index).integers(0, 120, (40, 50, 3), dtype=np.uint8)
+        image[..., self.labels[index]] += 100
+        return image
+
+    def boxes(self, index: int) -> np.ndarray:
+        raise AssertionError("pretraining may not look at boxes")
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def sampler(config: PretrainConfig, indices: np.ndarray | None = None) -> PatchSampler:
+    colours = Colours()
+    return PatchSampler(config, colours, np.arange(30) if indices is None else indices)
+
+
+def test_a_batch_depends_on_its_step_only():
+    one, other = sampler(TINY), sampler(TINY)
+    for step in (0, 1, 2):
+        one.batch(step)
+    np.testing.assert_array_equal(one.batch(3).patches, other.batch(3).patches)
+    assert not np.array_equal(other.batch(3).patches, other.batch(4).patches)
+    prefetched = [batch.patches for batch in sampler(TINY).batches(2, 7)]
+    assert len(prefetched) == 5
+    for step, patches in enumerate(prefetched, start=2):
+        np.testing.assert_array_equal(patches, other.batch(step).patches)
+
+
+def test_every_picture_comes_once_an_epoch_and_in_another_order():
+    config = replace(TINY, pictures=4, looks=1, cache_mb=0)
+    walk = sampler(config)
+    for step in range(15):  # 60 pictures: two epochs of 30, one batch across both
+        walk.batch(step)
+    opened = walk.dataset.opened
+    assert sorted(opened[:30]) == sorted(opened[30:]) == list(range(30))
+    assert opened[:30] != opened[30:]
+
+
+def test_pictures_kept_aside_are_never_drawn():
+    walk = sampler(TINY, np.arange(10, 30))
+    for step in range(20):
+        walk.batch(step)
+    assert min(walk.dataset.opened) >= 10
+
+
+def test_patches_are_the_retinas_and_labels_their_pictures():
+    config = replace(TINY, pictures=1, looks=200, resolutions=("low",), extent=0.5)
+    walk = sampler(config, np.array([4]))
+    batch = walk.batch(0)
+    assert batch.patches.shape == (200, 1, 96, 96, 3)
+    assert (batch.labels == 1).all()
+    # Fixations reach as far as `extent` and no farther: at its corner, this much is outside.
+    outside = cut_patches(
+        [build_pyramid(walk.dataset.image(4), ("low",))],
+        np.array([[0.5, 0.5]]),
+        np.zeros(1, bool),
+        np.zeros(1, np.uint64),
+        ("low",),
+    )
+    inside = outside[0, 0, :, :, 1].astype(float).std(1) < 50  # rows of the picture: little noise
+    assert inside.sum() == 72
+
+
+def test_training_learns_and_the_held_out_accuracy_tells():
+    config = replace(
+        TINY, steps=25, pictures=8, looks=1, resolutions=("low",), learning_rate=1e-2, extent=0.2
+    )
+    walk, run = sampler(config), Pretraining(config, 3)
+    losses = [run.train_step(batch)["loss"] for batch in walk.batches(0, 25)]
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    assert run.evaluate(walk.batch(30))["low"] == 1.0
+
+
+def test_exported_features_have_unit_size_and_quarters_share_their_gain():
+    config = replace(TINY, resolutions=("low",))
+    walk, run = sampler(config), Pretraining(config, 3)
+    run.train_step(walk.batch(0))
+    batch = walk.batch(1)
+    trunk = run.export(batch)
+    with torch.inference_mode():
+        features = trunk(normalise(batch.patches, "cpu").flatten(0, 1))
+    size = features.unflatten(1, (32, 4)).square().mean((0, 2)).sqrt()
+    active = size > 0.1  # a network of one step has channels that are silent, and stay so
+    assert active.sum() > 20
+    torch.testing.assert_close(size[active], torch.ones(int(active.sum())), rtol=1e-3, atol=1e-3)
+    gain = trunk.gain.reshape(32, 4)
+    assert (gain == gain[:, :1]).all()
+
+
+def test_normalise_is_what_the_record_says():
+    patches = np.random.default_rng(0).integers(0, 256, (2, 1, 4, 4, 3), dtype=np.uint8)
+    x = normalise(patches, "cpu")
+    assert x.shape == (2, 1, 3, 4, 4)
+    expected = (patches[1, 0, 2, 3].astype(np.float32) - 127.5) / 64.0
+    np.testing.assert_allclose(x[1, 0, :, 2, 3], expected)
+
+
+def test_bf16_trains_fp32_weights():
+    config = replace(TINY, precision="bf16")
+    run = Pretraining(config, 3)
+    assert np.isfinite(run.train_step(sampler(config).batch(0))["loss"])
+    assert all(p.dtype == torch.float32 for p in run.towers.parameters())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run from beginning to end."""
+    return pretrain(replace(TINY, out=tmp_path_factory.mktemp("pretrain")))
+
+
+def test_a_run_leaves_weights_that_the_engine_takes(finished: Path):
+    record = json.loads(finished.with_suffix(".json").read_text())
+    assert hashlib.sha256(finished.read_bytes()).hexdigest() == record["sha256"]
+    spec = EncoderSpec(
+        name="own",
+        architecture="inception_mini",
+        weights=str(finished),
+        sha256=record["sha256"],
+        normalisation=Normalisation(
+            mean=tuple(record["normalisation"]["mean"]), std=tuple(record["normalisation"]["std"])
+        ),
+        feature_size=record["feature_size"],
+    )
+    patches = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
+    features = make_encoder(spec, device="cpu", precision="fp32")(patches)
+    assert features.shape == (3, 128) and torch.isfinite(features).all()
+
+
+def test_the_record_says_what_was_used(finished: Path):
+    record = json.loads(finished.with_suffix(".json").read_text())
+    assert record["data"]["split"] == "pretrain" and len(record["data"]["fingerprint"]) == 64
+    accuracy = record["accuracy_at_random_patches_of_held_out_pictures"]
+    assert set(accuracy) == {"low", "medium", "low+medium"}
+    assert all(0 <= value <= 1 for value in accuracy.values())
+    text = finished.with_suffix(".json").read_text()
+    assert str(finished.parent) not in text  # no path of the machine it was made on
+
+
+def test_the_recorded_command_gives_the_same_options():
+    odd = replace(TINY, data=replace(TINY.data, allow_missing=True), seed=3)
+    for config in (TINY, odd, PretrainConfig()):
+        program, task, *flags = command(config).split()
+        assert (program, task) == ("glimpse", "pretrain")
+        assert tyro.cli(PretrainConfig, args=flags) == config
+    assert command(PretrainConfig()) == "glimpse pretrain"
+
+
+def test_an_interrupted_run_resumes_to_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(TINY, out=tmp_path, checkpoint_every=2)
+    step = Pretraining.train_step
+
+    def interrupted(self, batch):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pretraining, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(config)
+    assert not (tmp_path / "inception_mini.safetensors").exists()
+    weights = pretrain(replace(config, resume=True))
+    ours, theirs = load_file(weights), load_file(finished)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert weights.read_bytes() == finished.read_bytes()
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        finished.parent / "metrics.jsonl"
+    ).read_text()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_resuming_needs_a_checkpoint_of_the_same_run(finished: Path, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        pretrain(replace(TINY, out=tmp_path / "none", resume=True))
+    with pytest.raises(ValueError, match="another seed"):
+        pretrain(replace(TINY, out=finished.parent, seed=1, resume=True))
