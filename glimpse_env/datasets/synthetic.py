@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
@@ -18,9 +20,11 @@ from jaxtyping import Float, Int64, UInt8
 from glimpse_env.datasets.synthetic_draw import (
     FURS,
     MUZZLES,
+    Figure,
+    Pattern,
     Scene,
     body_boxes,
-    draw_scene,
+    draw_colour,
     head_boxes,
     paint_scene,
 )
@@ -164,17 +168,9 @@ class SyntheticDogs:
         """Return the record a picture is painted from."""
         split, number = self._source(index)
         rng = np.random.default_rng([self.seed, _STREAM[split], self.creatures, 1, number])
-        style, label = self.style, self._label(split, number)
-        return draw_scene(
-            rng,
-            label,
-            creatures=self.creatures if label < len(_BREEDS) else 0,
-            decoys=style.decoys,
-            head=style.head,
-            short_side=style.short_side,
-            max_aspect=style.max_aspect,
-            cycles=style.cycles,
-        )
+        label = self._label(split, number)
+        creatures = self.creatures if label < len(_BREEDS) else 0
+        return draw_scene(rng, label, creatures, self.style)
 
     def _source(self, index: int) -> tuple[str, int]:
         """Split and number a picture is drawn from."""
@@ -193,3 +189,99 @@ class SyntheticDogs:
         block, place = divmod(number, size)
         order = np.random.default_rng([self.seed, _STREAM[split], 0, 0, block]).permutation(size)
         return min(int(order[place]), len(_BREEDS))
+
+
+def _place_heads(
+    rng: np.random.Generator,
+    width: float,
+    height: float,
+    radii: list[float],
+    margin: float,
+) -> list[tuple[float, float]]:
+    """Places of heads: apart, in the picture's middle square, and seldom in its centre.
+
+    The middle square is what a centred context sees, and photographers seldom centre a head: a look
+    at the centre must not be worth much.
+    """
+    centre = (width / 2, height / 2)
+    places: list[tuple[float, float]] = []
+    while len(places) < len(radii):
+        radius = radii[len(places)]
+        reach = max(0.5 - margin * radius, 0.02)
+        dx, dy = rng.uniform(-reach, reach, 2)
+        place = (float(centre[0] + dx), float(centre[1] + dy))
+        central = max(abs(dx), abs(dy)) < 0.2 and rng.random() < 0.8
+        apart = all(
+            math.dist(place, other) > 1.35 * (radius + taken)
+            for other, taken in zip(places, radii, strict=False)
+        )
+        if apart and not central:
+            places.append(place)
+    return places
+
+
+def draw_scene(
+    rng: np.random.Generator, breed: int, creatures: int, style: SyntheticStyle
+) -> Scene:
+    """Settle what a picture shows.
+
+    Args:
+        rng: Source of every draw.
+        breed: Class number; `divmod(breed, len(MUZZLES))` gives the fur's and the muzzle's pattern.
+        creatures: Number of dogs, all of this breed; without any, `breed` is of no account.
+        style: Ranges of sizes and numbers.
+    """
+    short = int(rng.integers(style.short_side[0], style.short_side[1] + 1))
+    long = round(short * math.exp(rng.uniform(0, math.log(style.max_aspect))))
+    width, height = (long, short) if rng.random() < 0.5 else (short, long)
+    wide, high = width / short, height / short
+    fur, muzzle = divmod(breed, len(MUZZLES))
+
+    def log_uniform(low: float, high: float) -> float:
+        return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+    def pattern(kind: str) -> Pattern:
+        return Pattern(kind, rng.uniform(*style.cycles), tuple(rng.uniform(0, 2 * math.pi, 2)))
+
+    def figure(place: tuple[float, float], radius: float, real: bool) -> Figure:
+        # The body turns to where there is room for it.
+        toward = 1 if rng.random() < (0.9 if place[0] < wide / 2 else 0.1) else -1
+        poses = ("standing", "sitting", "lying") if place[1] < 0.7 * high else ("standing", "lying")
+        common: dict[str, Any] = dict(
+            head=place,
+            radius=radius,
+            roll=float(np.clip(rng.normal(0, 0.12), -0.3, 0.3)),
+            pose=str(rng.choice(poses)),
+            side=toward,
+            stretch=rng.uniform(0.85, 1.25),
+        )
+        if real:
+            return Figure(
+                **common,
+                coat=draw_colour(rng, (0.06, 0.11), (0.62, 0.78)),
+                body=draw_colour(rng, (0.03, 0.13), (0.35, 0.95)),
+                ears=draw_colour(rng, (0.01, 0.07), (0.22, 0.34)),
+                fur=pattern(FURS[fur]),
+                muzzle=pattern(MUZZLES[muzzle]),
+            )
+        # A hedge, a statue, a plush toy: cool colours, head and all.
+        hue = rng.uniform(0.25, 0.85)
+        return Figure(
+            **common,
+            coat=draw_colour(rng, (hue, hue + 0.03), (0.45, 0.8)),
+            body=draw_colour(rng, (hue, hue + 0.03), (0.4, 0.75)),
+            ears=draw_colour(rng, (hue, hue + 0.03), (0.25, 0.45)),
+        )
+
+    radii = [log_uniform(*style.head) / 2 for _ in range(creatures)]
+    places = _place_heads(rng, wide, high, radii, margin=1.1)
+    dogs = tuple(figure(place, radius, True) for place, radius in zip(places, radii, strict=True))
+    lookalikes = []
+    for _ in range(int(rng.integers(style.decoys[0], style.decoys[1] + 1))):
+        radius = log_uniform(max(style.head[0], 0.15), min(style.head[1], 0.3)) / 2
+        for _attempt in range(20):
+            place = (rng.uniform(0.05, wide - 0.05), rng.uniform(0.05, high - 0.05))
+            if all(math.dist(place, dog.head) > 1.3 * (radius + dog.radius) for dog in dogs):
+                lookalikes.append(figure(place, radius, False))
+                break
+    return Scene(width, height, dogs, tuple(lookalikes), int(rng.integers(2**63)))

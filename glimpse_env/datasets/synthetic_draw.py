@@ -1,7 +1,7 @@
 """Drawing for the synthetic dogs: scenes described as records, and painted with Pillow and NumPy.
 
-A scene is settled first (`draw_scene`: sizes, places, colours, all from one random generator) and
-painted afterwards (`paint_scene`), so that boxes cost no painting. Lengths in a scene are in units
+A scene is settled first (sizes, places, colours: see `glimpse_env.datasets.synthetic`) and painted
+afterwards (`paint_scene`), so that boxes cost no painting. Lengths in a scene are in units
 of the picture's short side, because every patch of the retina is too (paper section 2); a head
 fills most of a high-resolution patch. A pattern shifts no mean colour: averaged down to the
 resolution of the context, next to nothing is left of a breed.
@@ -92,7 +92,7 @@ class Scene:
         return min(self.width, self.height)
 
 
-def _hue(
+def draw_colour(
     rng: np.random.Generator,
     hue: tuple[float, float],
     value: tuple[float, float],
@@ -105,114 +105,6 @@ def _hue(
         for k in (0, 4, 2)
     ]
     return tuple(round(255 * channel) for channel in rgb)  # type: ignore[return-value]
-
-
-def _place_heads(
-    rng: np.random.Generator,
-    width: float,
-    height: float,
-    radii: list[float],
-    margin: float,
-) -> list[tuple[float, float]]:
-    """Places of heads: apart, in the picture's middle square, and seldom in its centre.
-
-    The middle square is what a centred context sees, and photographers seldom centre a head: a look
-    at the centre must not be worth much.
-    """
-    centre = (width / 2, height / 2)
-    places: list[tuple[float, float]] = []
-    while len(places) < len(radii):
-        radius = radii[len(places)]
-        reach = max(0.5 - margin * radius, 0.02)
-        dx, dy = rng.uniform(-reach, reach, 2)
-        place = (float(centre[0] + dx), float(centre[1] + dy))
-        central = max(abs(dx), abs(dy)) < 0.2 and rng.random() < 0.8
-        apart = all(
-            math.dist(place, other) > 1.35 * (radius + taken)
-            for other, taken in zip(places, radii, strict=False)
-        )
-        if apart and not central:
-            places.append(place)
-    return places
-
-
-def draw_scene(
-    rng: np.random.Generator,
-    breed: int,
-    *,
-    creatures: int,
-    decoys: tuple[int, int],
-    head: tuple[float, float],
-    short_side: tuple[int, int],
-    max_aspect: float,
-    cycles: tuple[float, float],
-) -> Scene:
-    """Settle what a picture shows.
-
-    Args:
-        rng: Source of every draw.
-        breed: Class number; `divmod(breed, len(MUZZLES))` gives the fur's and the muzzle's pattern.
-        creatures: Number of dogs, all of this breed; without any, `breed` is of no account.
-        decoys: Fewest and most decoys.
-        head: Smallest and largest diameter of a head, in short sides (log-uniform).
-        short_side: Smallest and largest short side, in pixels.
-        max_aspect: Largest ratio of the long to the short side, either way.
-        cycles: Fewest and most periods of a pattern across a head.
-    """
-    short = int(rng.integers(short_side[0], short_side[1] + 1))
-    long = round(short * math.exp(rng.uniform(0, math.log(max_aspect))))
-    width, height = (long, short) if rng.random() < 0.5 else (short, long)
-    wide, high = width / short, height / short
-    fur, muzzle = divmod(breed, len(MUZZLES))
-
-    def log_uniform(low: float, high: float) -> float:
-        return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-    def pattern(kind: str) -> Pattern:
-        return Pattern(kind, rng.uniform(*cycles), tuple(rng.uniform(0, 2 * math.pi, 2)))
-
-    def figure(place: tuple[float, float], radius: float, real: bool) -> Figure:
-        # The body turns to where there is room for it.
-        toward = 1 if rng.random() < (0.9 if place[0] < wide / 2 else 0.1) else -1
-        poses = ("standing", "sitting", "lying") if place[1] < 0.7 * high else ("standing", "lying")
-        common = dict(
-            head=place,
-            radius=radius,
-            roll=float(np.clip(rng.normal(0, 0.12), -0.3, 0.3)),
-            pose=str(rng.choice(poses)),
-            side=toward,
-            stretch=rng.uniform(0.85, 1.25),
-        )
-        if real:
-            return Figure(
-                **common,
-                coat=_hue(rng, (0.06, 0.11), (0.62, 0.78)),
-                body=_hue(rng, (0.03, 0.13), (0.35, 0.95)),
-                ears=_hue(rng, (0.01, 0.07), (0.22, 0.34)),
-                fur=pattern(FURS[fur]),
-                muzzle=pattern(MUZZLES[muzzle]),
-            )
-        # A hedge, a statue, a plush toy: cool colours, head and all.
-        hue = rng.uniform(0.25, 0.85)
-        return Figure(
-            **common,
-            coat=_hue(rng, (hue, hue + 0.03), (0.45, 0.8)),
-            body=_hue(rng, (hue, hue + 0.03), (0.4, 0.75)),
-            ears=_hue(rng, (hue, hue + 0.03), (0.25, 0.45)),
-        )
-
-    radii = [log_uniform(*head) / 2 for _ in range(creatures)]
-    places = _place_heads(rng, wide, high, radii, margin=1.1)
-    dogs = tuple(figure(place, radius, True) for place, radius in zip(places, radii, strict=True))
-    lookalikes = []
-    for _ in range(int(rng.integers(decoys[0], decoys[1] + 1))):
-        radius = log_uniform(max(head[0], 0.15), min(head[1], 0.3)) / 2
-        for _attempt in range(20):
-            place = (rng.uniform(0.05, wide - 0.05), rng.uniform(0.05, high - 0.05))
-            if all(math.dist(place, dog.head) > 1.3 * (radius + dog.radius) for dog in dogs):
-                lookalikes.append(figure(place, radius, False))
-                break
-    return Scene(width, height, dogs, tuple(lookalikes), int(rng.integers(2**63)))
 
 
 def _turned(points: np.ndarray, figure: Figure) -> np.ndarray:
@@ -357,9 +249,9 @@ def _paint_figure(canvas: Image.Image, figure: Figure, scale: float) -> None:
         draw.polygon([*map(tuple, polygon * scale)], fill=colour)
 
     for part, polygon in _body_shapes(figure).items():
-        shade = {"tail": figure.ears}.get(part, figure.body)
+        shade: Colour = {"tail": figure.ears}.get(part, figure.body)
         if part in ("leg_1", "leg_3", "haunch"):
-            shade = tuple(int(0.85 * channel) for channel in shade)
+            shade = (int(0.85 * shade[0]), int(0.85 * shade[1]), int(0.85 * shade[2]))
         fill(polygon, shade)
     shapes = _head_shapes(figure)
     if figure.fur is None or figure.muzzle is None:
@@ -383,8 +275,8 @@ def _paint_figure(canvas: Image.Image, figure: Figure, scale: float) -> None:
 def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Soft sky and ground: a coarse grid of colours, smoothly enlarged."""
     columns, rows = 6, 6
-    sky = np.asarray(_hue(rng, (0.45, 0.75), (0.6, 0.95), (0.1, 0.45)))
-    ground = np.asarray(_hue(rng, (0.08, 0.5), (0.35, 0.8), (0.15, 0.5)))
+    sky = np.asarray(draw_colour(rng, (0.45, 0.75), (0.6, 0.95), (0.1, 0.45)))
+    ground = np.asarray(draw_colour(rng, (0.08, 0.5), (0.35, 0.8), (0.15, 0.5)))
     below = np.linspace(0, 1, rows)[:, None, None] > rng.uniform(0.2, 0.6)
     cells = np.where(below, ground, sky) + rng.normal(0, 22, (rows, columns, 1))
     cells = cells + rng.normal(0, 9, (rows, columns, 3))
@@ -397,25 +289,33 @@ def _paint_clutter(canvas: Image.Image, rng: np.random.Generator, scale: float) 
     draw = ImageDraw.Draw(canvas)
     limit = np.array(canvas.size) / scale
     for _ in range(int(rng.integers(14, 24))):
-        place = rng.uniform(0, 1, 2) * limit
+        x, y = rng.uniform(0, 1, 2) * limit
         size, tilt = rng.uniform(0.03, 0.13), rng.uniform(0, math.pi)
-        colour = _hue(rng, (0, 1), (0.25, 0.95), (0.15, 0.7))
+        colour = draw_colour(rng, (0, 1), (0.25, 0.95), (0.15, 0.7))
         kind = rng.integers(4)
         if kind == 0:
-            polygon = _ellipse(*place, size, size)
+            polygon = _ellipse(x, y, size, size)
         elif kind == 1:
-            polygon = _ellipse(*place, 1.5 * size, 0.5 * size, tilt)
+            polygon = _ellipse(x, y, 1.5 * size, 0.5 * size, tilt)
         elif kind == 2:
-            polygon = _ellipse(*place, size, size * rng.uniform(0.6, 1), tilt)[3::7]
+            polygon = _ellipse(x, y, size, size * rng.uniform(0.6, 1), tilt)[3::7]
         else:
-            polygon = _ellipse(*place, size, 0.8 * size, tilt)[::4]
+            polygon = _ellipse(x, y, size, 0.8 * size, tilt)[::4]
         if rng.random() < 0.3:
             pattern = Pattern(
                 PATTERNS[rng.integers(len(PATTERNS))],
                 rng.uniform(4, 14),
                 tuple(rng.uniform(0, 2 * math.pi, 2)),
             )
-            _textured(canvas, polygon * scale, colour, pattern, place * scale, size * scale, tilt)
+            _textured(
+                canvas,
+                polygon * scale,
+                colour,
+                pattern,
+                np.array([x, y]) * scale,
+                size * scale,
+                tilt,
+            )
         else:
             draw.polygon([*map(tuple, polygon * scale)], fill=colour)
 
