@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import shlex
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -32,7 +31,9 @@ from tqdm import tqdm
 from encoders.inception_mini import InceptionMini
 from encoders.towers import Towers, heads_loss
 from experiments.data import DataConfig, build_dataset
+from experiments.probe import probe
 from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, PyramidStore
 from glimpse_env.retina import cut_patches
 
@@ -81,6 +82,8 @@ class PretrainConfig:
     """Steps between checkpoints."""
     cache_mb: int = 2500
     """Memory for decoded pictures, in megabytes."""
+    probe: int = 900
+    """Pictures for the linear probes in the record (synthetic dogs only; 0: none)."""
     resume: bool = False
     """Continue from the checkpoint in `out`."""
 
@@ -267,7 +270,7 @@ def _accuracies(scores: dict[str, Tensor], labels: Tensor) -> dict[str, float]:
 def _identity(config: PretrainConfig) -> str:
     """The options that decide the result, as JSON."""
     record = asdict(config)
-    for harmless in ("out", "resume", "checkpoint_every", "cache_mb", "device", "name"):
+    for harmless in ("out", "resume", "checkpoint_every", "cache_mb", "probe", "device", "name"):
         del record[harmless]
     record["data"].pop("data_dir")
     return json.dumps(record, sort_keys=True, default=str)
@@ -317,7 +320,7 @@ def pretrain(config: PretrainConfig) -> Path:
     lines = log.read_text().splitlines() if config.resume and log.exists() else []
     _write(log, "".join(f"{x}\n" for x in lines if json.loads(x)["step"] <= run.step).encode())
 
-    start, begun = run.step, time.perf_counter()
+    start = run.step
     bar = tqdm(total=config.steps, initial=start, desc="pretrain", unit="step")
     with log.open("a") as stream:
         for batch in sampler.batches(start, config.steps):
@@ -330,13 +333,12 @@ def pretrain(config: PretrainConfig) -> Path:
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
                 run.save(checkpoint)
     bar.close()
-    seconds = time.perf_counter() - begun
 
     unseen = PatchSampler(config, dataset, order[:kept_aside])
     batches = [unseen.batch(t) for t in range(-(-kept_aside // config.pictures))]
     scores = [run.evaluate(batch) for batch in batches]
     accuracy = {head: float(np.mean([s[head] for s in scores])) for head in scores[0]}
-    return _write_encoder(config, dataset, run.export(batches[0]), accuracy, seconds)
+    return _write_encoder(config, dataset, run.export(batches[0]), accuracy)
 
 
 def _write_encoder(
@@ -344,7 +346,6 @@ def _write_encoder(
     dataset: ImageDataset,
     trunk: InceptionMini,
     accuracy: dict[str, float],
-    seconds: float,
 ) -> Path:
     """Write weights and provenance, each moved into place only when whole."""
     content = save({name: value.contiguous() for name, value in trunk.state_dict().items()})
@@ -364,11 +365,20 @@ def _write_encoder(
             "split": dataset.split,
             "num_images": len(dataset),
             "fingerprint": dataset.fingerprint,
+            "supervision": "classes of whole pictures, at random fixations; no boxes",
         },
         "accuracy_at_random_patches_of_held_out_pictures": accuracy,
-        "seconds": round(seconds, 1),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+    if isinstance(dataset, SyntheticDogs) and config.probe:
+
+        @torch.inference_mode()
+        def encode(patches: np.ndarray) -> np.ndarray:
+            return trunk(normalise(patches, "cpu")).numpy()
+
+        train = SyntheticDogs("train", config.probe, dataset.seed)
+        val = SyntheticDogs("val", max(1, config.probe // 3), dataset.seed)
+        provenance["linear_probes"] = probe(encode, train, val)
     _write(weights, content)
     _write(weights.with_suffix(".json"), (json.dumps(provenance, indent=2) + "\n").encode())
     return weights
