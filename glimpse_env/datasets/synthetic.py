@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -187,8 +188,14 @@ class SyntheticDogs:
         """Class of a picture: its place in the shuffled block that it belongs to."""
         size = len(_BREEDS) + (_NO_DOGS if split == "pretrain" else 0)
         block, place = divmod(number, size)
-        order = np.random.default_rng([self.seed, _STREAM[split], 0, 0, block]).permutation(size)
-        return min(int(order[place]), len(_BREEDS))
+        return min(_shuffled(self.seed, _STREAM[split], block, size)[place], len(_BREEDS))
+
+
+@lru_cache(maxsize=16)
+def _shuffled(seed: int, stream: int, block: int, size: int) -> tuple[int, ...]:
+    """Order of the classes in one block of pictures."""
+    order = np.random.default_rng([seed, stream, 0, 0, block]).permutation(size)
+    return tuple(order.tolist())
 
 
 def _place_heads(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import tyro
 from safetensors.torch import load_file
 
+import encoders
 from encoders.engine import make_encoder
 from encoders.spec import EncoderSpec, Normalisation
 from experiments.data import DataConfig
@@ -24,6 +24,8 @@ from experiments.pretrain import (
     normalise,
     pretrain,
 )
+from experiments.probe import linear_accuracy, probe
+from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramid import build_pyramid
 from glimpse_env.retina import cut_patches
 
@@ -34,6 +36,7 @@ TINY = PretrainConfig(
     pictures=3,
     looks=2,
     held_out=0.2,
+    probe=0,
     precision="fp32",
 )
 
@@ -163,21 +166,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(replace(TINY, out=tmp_path_factory.mktemp("pretrain")))
 
 
-def test_a_run_leaves_weights_that_the_engine_takes(finished: Path):
-    record = json.loads(finished.with_suffix(".json").read_text())
-    assert hashlib.sha256(finished.read_bytes()).hexdigest() == record["sha256"]
-    spec = EncoderSpec(
-        name="own",
-        architecture="inception_mini",
-        weights=str(finished),
+def recorded_spec(weights: Path) -> EncoderSpec:
+    """The encoder that a record beside its weights describes."""
+    record = json.loads(weights.with_suffix(".json").read_text())
+    return EncoderSpec(
+        name=record["name"],
+        architecture=record["architecture"],
+        weights=str(weights),
         sha256=record["sha256"],
         normalisation=Normalisation(
             mean=tuple(record["normalisation"]["mean"]), std=tuple(record["normalisation"]["std"])
         ),
         feature_size=record["feature_size"],
     )
+
+
+def test_a_run_leaves_weights_that_the_engine_takes(finished: Path):
+    encoder = make_encoder(recorded_spec(finished), device="cpu", precision="fp32")
     patches = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
-    features = make_encoder(spec, device="cpu", precision="fp32")(patches)
+    features = encoder(patches)
     assert features.shape == (3, 128) and torch.isfinite(features).all()
 
 
@@ -196,7 +203,7 @@ def test_the_recorded_command_gives_the_same_options():
     for config in (TINY, odd, PretrainConfig()):
         program, task, *flags = command(config).split()
         assert (program, task) == ("glimpse", "pretrain")
-        assert tyro.cli(PretrainConfig, args=flags) == config
+        assert replace(tyro.cli(PretrainConfig, args=flags), probe=config.probe) == config
     assert command(PretrainConfig()) == "glimpse pretrain"
 
 
@@ -231,3 +238,28 @@ def test_resuming_needs_a_checkpoint_of_the_same_run(finished: Path, tmp_path: P
         pretrain(replace(TINY, out=tmp_path / "none", resume=True))
     with pytest.raises(ValueError, match="another seed"):
         pretrain(replace(TINY, out=finished.parent, seed=1, resume=True))
+
+
+def test_the_shipped_encoder_reads_breeds_on_heads_only():
+    shipped = Path(encoders.__file__).parent / "data" / "inception_mini.safetensors"
+    encoder = make_encoder(recorded_spec(shipped), device="cpu", precision="fp32")
+    found = probe(
+        lambda patches: encoder(torch.from_numpy(patches)).numpy(),
+        SyntheticDogs("train", num_images=360),
+        SyntheticDogs("test", num_images=120),
+    )
+    assert found["breed_from_high_patch_at_head"] > 0.9
+    assert found["breed_from_high_patch_at_centre"] < 0.35
+    assert found["breed_from_low_patch_at_centre"] < 0.2  # the context; chance is 0.083
+    assert found["head_found_from_context"] > 0.7
+
+
+def test_a_linear_probe_is_right_where_classes_are_linear_and_at_chance_on_noise():
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    features = rng.normal(size=(300, 8)).astype(np.float32)
+    noise = linear_accuracy(features[:200], labels[:200], features[200:], labels[200:])
+    assert noise < 0.5
+    features[:, 2:5] += 6 * np.eye(3)[labels]
+    signal = linear_accuracy(features[:200], labels[:200], features[200:], labels[200:])
+    assert signal > 0.95
