@@ -116,6 +116,7 @@ class SyntheticDogs:
         self.training = split in ("train", "trainval", "pretrain")
         self.num_missing = 0
         self.class_names = (*_BREEDS, _NO_DOG) if split == "pretrain" else _BREEDS
+        self._num_images = num_images
         self._num_train = num_images - num_images // 5 if split == "trainval" else num_images
         self.labels: Int64[np.ndarray, " N"] = np.array(
             [self._label(*self._source(index)) for index in range(num_images)], dtype=np.int64
@@ -135,7 +136,7 @@ class SyntheticDogs:
 
     def __len__(self) -> int:
         """Return the number of pictures."""
-        return len(self.labels)
+        return self._num_images
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Draw a picture as RGB bytes."""
@@ -175,9 +176,8 @@ class SyntheticDogs:
 
     def _source(self, index: int) -> tuple[str, int]:
         """Split and number a picture is drawn from."""
-        length = len(self.labels) if hasattr(self, "labels") else index + 1
-        if not 0 <= index < length:
-            raise IndexError(f"picture {index} of {length}")
+        if not 0 <= index < self._num_images:
+            raise IndexError(f"picture {index} of {self._num_images}")
         if self.split != "trainval":
             return self.split, int(index)
         if index < self._num_train:
