@@ -7,11 +7,9 @@ section numbers are Sermanet et al. (2014)'s.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from gymnasium import spaces
@@ -28,6 +26,13 @@ from agents.checkpoint import (
     unpack_state,
 )
 from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.learning import (
+    Objective,
+    batch_metrics,
+    check_trajectory,
+    clip_gradients,
+    make_optimizer,
+)
 from agents.networks import LocationDensity, Memory, TwoDeckNetwork
 from agents.policy import Action, Observation
 from agents.rollout import Trajectory
@@ -51,20 +56,6 @@ class AgentState:
     and the policy gradient would be biased."""
     log_probs: Float[Tensor, "B K"] | None
     """log p(y), at the answer; valid for rows with nothing remaining."""
-
-
-class Objective(NamedTuple):
-    """The terms of equation 12 for one batch, each with its weight."""
-
-    classification: Float[Tensor, ""]
-    policy: Float[Tensor, ""]
-    baseline: Float[Tensor, ""]
-    regulariser: Float[Tensor, ""]
-    """Penalty on means beyond the border, less the bonus on the mixture's entropy."""
-    returns: Float[Tensor, " B"]
-    """R."""
-    baselines: Float[Tensor, "T B"]
-    """b of each location; zeros without a baseline."""
 
 
 class ReinforceAgent:
@@ -105,7 +96,7 @@ class ReinforceAgent:
             self.network = TwoDeckNetwork(network).to(self.device)
         # On the CPU whatever the device: the same draws everywhere, and one small state to save.
         self.generator = torch.Generator().manual_seed(seed)
-        self.optimizer = _make_optimizer(self.network.named_parameters(), self.learning)
+        self.optimizer = make_optimizer(self.network.named_parameters(), self.learning)
         self.epoch = 0
         self.updates = 0
         self._keeps_class_gradient = False
@@ -300,7 +291,7 @@ class ReinforceAgent:
     def objective(self, trajectory: Trajectory) -> Objective:
         """The losses of one batch, on the graph of its rollout (equations 11 and 12)."""
         learning, states = self.learning, trajectory.states
-        self._check(trajectory)
+        check_trajectory(trajectory, self.config, learning)
         log_probs = states[-1].log_probs
         classification = losses.classification_loss(log_probs, trajectory.labels)
         returns = trajectory.returns.to(log_probs.dtype)
@@ -374,85 +365,15 @@ class ReinforceAgent:
             ValueError: The trajectory does not fit (no graph, other shapes).
         """
         objective = self.compute_gradients(trajectory)
-        norm = self._clip_gradients()
+        norm = clip_gradients(self.network, self.learning.max_gradient_norm, self.updates)
         self.optimizer.step()
         self.updates += 1
-        return self._metrics(trajectory, objective, norm)
+        metrics = batch_metrics(trajectory, objective, norm, learns_where=self.learns_where)
+        return metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
 
     def _needs_class_gradient_first(self, trajectory: Trajectory) -> bool:
         mixes = self.learns_where and self.learning.location_gradient == "mix"
         return mixes and trajectory.num_glimpses > 1
-
-    def _clip_gradients(self) -> Tensor:
-        named = [(name, p) for name, p in self.network.named_parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for _, p in named if p.grad is not None])
-        if not bool(norm.isfinite()):
-            bad = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
-            raise FloatingPointError(
-                f"Update {self.updates}: the gradient of "
-                f"{', '.join(bad) or 'all tensors together'} is not finite. Lower the learning "
-                "rate, raise sigma, or look for extreme features."
-            )
-        if math.isfinite(self.learning.max_gradient_norm):
-            torch.nn.utils.clip_grads_with_norm_(
-                [p for _, p in named], self.learning.max_gradient_norm, norm
-            )
-        return norm
-
-    def _check(self, trajectory: Trajectory) -> None:
-        if trajectory.num_glimpses != self.config.num_glimpses:
-            raise ValueError(
-                f"The network is set to {self.config.num_glimpses} glimpses, the episodes have "
-                f"{trajectory.num_glimpses}: give both the same num_glimpses."
-            )
-        log_probs = getattr(trajectory.states[-1], "log_probs", None)
-        if log_probs is None or not log_probs.requires_grad:
-            raise ValueError(
-                "The trajectory carries no graph of this agent to learn from: use "
-                "collect(env, agent, grad=True), once for each update."
-            )
-        if self.learning.samples > 1:
-            blocks = trajectory.images.unflatten(0, (-1, self.learning.samples))
-            if bool((blocks != blocks[:, :1]).any()):
-                raise ValueError(
-                    f"samples={self.learning.samples} asks for blocks of that many rows of one "
-                    f"image: reset the environment with options={{'image': ...}}, each index "
-                    "repeated so often."
-                )
-
-    @torch.no_grad()
-    def _metrics(
-        self, trajectory: Trajectory, objective: Objective, norm: Tensor
-    ) -> dict[str, float]:
-        right = trajectory.states[-1].log_probs.argmax(-1) == trajectory.labels
-        values = {
-            "classification_loss": objective.classification,
-            "accuracy": right.double().mean(),
-            "gradient_norm": norm,
-            "fixation_entropy": losses.fixation_entropy(trajectory.fixations).mean(),
-        }
-        if self.learns_where:
-            states = trajectory.states[:-1]
-            locations = torch.stack([state.location for state in states])
-            log_density = torch.stack([s.density.log_prob(s.location) for s in states])
-            modes = torch.stack([state.density.mode() for state in states])
-            values |= {
-                "reinforce_loss": objective.policy,
-                "baseline_loss": objective.baseline,
-                "regulariser": objective.regulariser,
-                "return": objective.returns.mean(),
-                "advantage": (objective.returns - objective.baselines).mean(),
-                "explained_variance": losses.explained_variance(
-                    objective.baselines, objective.returns
-                ),
-                "entropy": -log_density.mean(),
-                "fixation_spread": losses.fixation_spread(modes).mean(),
-                "clipped_fixations": (locations.abs() > 1.0).any(-1).double().mean(),
-            }
-        numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()
-        return dict(zip(values, numbers, strict=True)) | {
-            "learning_rate": self.optimizer.param_groups[0]["lr"]
-        }
 
     # Saving --------------------------------------------------------------------------------------
 
@@ -508,19 +429,3 @@ class ReinforceAgent:
             raise CheckpointError(f"{folder} holds no agent: its metadata has no 'state'.")
         self.load_state_dict(unpack_state(tensors, metadata["state"]))
         return {key: value for key, value in metadata.items() if key not in ("agent", "state")}
-
-
-def _make_optimizer(
-    named: Iterable[tuple[str, torch.nn.Parameter]], learning: ReinforceConfig
-) -> torch.optim.Optimizer:
-    parameters = [parameter for _, parameter in named]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": learning.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if learning.optimizer == "adam":
-        betas = (learning.momentum, 0.999)
-        return torch.optim.AdamW(groups, lr=learning.learning_rate, betas=betas)
-    return torch.optim.SGD(
-        groups, lr=learning.learning_rate, momentum=learning.momentum, nesterov=True
-    )

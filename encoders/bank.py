@@ -112,10 +112,10 @@ class BankDescription:
 
 def noise_keys(
     seed: int,
-    image: Integer[np.ndarray, B],
-    mirror: Integer[np.ndarray, B],
-    point: Integer[np.ndarray, B],
-) -> UInt64[np.ndarray, B]:
+    image: Integer[np.ndarray, " B"],
+    mirror: Integer[np.ndarray, " B"],
+    point: Integer[np.ndarray, " B"],
+) -> UInt64[np.ndarray, " B"]:
     """Key of the noise that each (picture, mirror, point) has outside the picture.
 
     An injective packing (39 bits picture, 1 mirror, 24 point), shifted by the seed; the retina
@@ -324,19 +324,19 @@ class FeatureBank:
 
     # -- what it gives ------------------------------------------------------------------------
 
-    def snap(self, fixation: Float[np.ndarray, "B 2"]) -> Integer[np.ndarray, B]:
+    def snap(self, fixation: Float[np.ndarray, "B 2"]) -> Integer[np.ndarray, " B"]:
         """Index of the lattice point nearest to each fixation."""
         return _nearest(fixation, self.fixations)
 
-    def snap_context(self, place: Float[np.ndarray, "B 2"]) -> Integer[np.ndarray, B]:
+    def snap_context(self, place: Float[np.ndarray, "B 2"]) -> Integer[np.ndarray, " B"]:
         """Index of the context place nearest to each given place."""
         return _nearest(place, self.context_fixations)
 
     def glimpses(
         self,
-        image: Integer[np.ndarray, B],
+        image: Integer[np.ndarray, " B"],
         mirror: np.ndarray,
-        point: Integer[np.ndarray, B],
+        point: Integer[np.ndarray, " B"],
         resolutions: tuple[str, ...],
     ) -> Float[np.ndarray, "B S D"]:
         """Features of glimpses, axis S in the order of `resolutions`.
@@ -352,9 +352,9 @@ class FeatureBank:
 
     def contexts(
         self,
-        image: Integer[np.ndarray, B],
+        image: Integer[np.ndarray, " B"],
         mirror: np.ndarray,
-        point: Integer[np.ndarray, B],
+        point: Integer[np.ndarray, " B"],
     ) -> Float[np.ndarray, "B D"]:
         """Features of context patches; `point` indexes `context_fixations`.
 
@@ -374,19 +374,19 @@ class FeatureBank:
 
     def noise_keys(
         self, image: np.ndarray, mirror: np.ndarray, point: np.ndarray
-    ) -> UInt64[np.ndarray, B]:
+    ) -> UInt64[np.ndarray, " B"]:
         """Keys of the noise outside the picture at lattice points (`fixations`)."""
         return noise_keys(self.description.noise_seed, image, mirror, point)
 
     def context_noise_keys(
         self, image: np.ndarray, mirror: np.ndarray, point: np.ndarray
-    ) -> UInt64[np.ndarray, B]:
+    ) -> UInt64[np.ndarray, " B"]:
         """Keys of the noise at context places: a lattice point's own where the two coincide."""
         return noise_keys(
             self.description.noise_seed, image, mirror, self.context_points()[np.asarray(point)]
         )
 
-    def context_points(self) -> Integer[np.ndarray, C]:
+    def context_points(self) -> Integer[np.ndarray, " C"]:
         """For each context place the lattice point it coincides with, or L + its own index."""
         same = np.all(self.context_fixations[:, None] == self.fixations[None], axis=2)
         own = len(self.fixations) + np.arange(len(self.context_fixations))

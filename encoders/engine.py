@@ -128,9 +128,10 @@ class _PixelScale(nn.Module):
     def __init__(self, normalisation: Normalisation, dtype: torch.dtype) -> None:
         super().__init__()
         # Kept in fp32 and cast at the end: bf16 holds 0..255 exactly, but not (x - mean) / std.
-        mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
-        self.register_buffer("mean", mean)
-        self.register_buffer("scale", 1.0 / std)
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.tensor(normalisation.mean))
+        self.register_buffer("scale", 1.0 / torch.tensor(normalisation.std))
         self.dtype = dtype
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class Encoder:
         self.dtype = dtype
         self.compiled = compiled
         self.buckets = CUDA_BUCKETS if device.type == "cuda" else CPU_BUCKETS
-        network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale = _PixelScale(normalisation, dtype).to(device)
         self.network = nn.Sequential(scale, network).eval().requires_grad_(False)
         self._forward = self.network

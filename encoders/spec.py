@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini"]
@@ -24,7 +24,7 @@ BVLC_NORMALISATION = Normalisation(mean=(123.0, 117.0, 104.0))
 # torchvision's GoogLeNet was ported from TensorFlow: loading its weights switches
 # `transform_input` on, which undoes the ImageNet normalisation in favour of (x - 0.5) / 0.5.
 # On 0..255 pixels the two together are this.
-TENSORFLOW_NORMALISATION = Normalisation(mean=(127.5,) * 3, std=(127.5,) * 3)
+TENSORFLOW_NORMALISATION = Normalisation(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
 
 
 @dataclass(frozen=True)
@@ -118,35 +118,40 @@ def spec_names() -> tuple[str, ...]:
     return tuple(sorted(_SPECS))
 
 
-def _bvlc(name: str, **changes) -> EncoderSpec:
-    defaults = {"feature_size": 1024}
-    return EncoderSpec(
-        name=name,
-        architecture="googlenet_bvlc",
-        weights=BVLC_FILE,
-        sha256=BVLC_SHA256,
-        normalisation=BVLC_NORMALISATION,
-        **(defaults | changes),
-    )
-
-
-def _torchvision(name: str, **changes) -> EncoderSpec:
-    defaults = {"feature_size": 1024}
-    return EncoderSpec(
-        name=name,
-        architecture="googlenet_torchvision",
-        weights=TORCHVISION_FILE,
-        sha256=TORCHVISION_SHA256,
-        normalisation=TENSORFLOW_NORMALISATION,
-        **(defaults | changes),
-    )
-
+_BVLC = EncoderSpec(
+    name="googlenet_native",
+    architecture="googlenet_bvlc",
+    weights=BVLC_FILE,
+    sha256=BVLC_SHA256,
+    normalisation=BVLC_NORMALISATION,
+    feature_size=1024,
+)
+_TORCHVISION = EncoderSpec(
+    name="googlenet_torchvision_native",
+    architecture="googlenet_torchvision",
+    weights=TORCHVISION_FILE,
+    sha256=TORCHVISION_SHA256,
+    normalisation=TENSORFLOW_NORMALISATION,
+    feature_size=1024,
+)
 
 # The paper's architecture is BVLC's (no batch norm), so it is the one called "googlenet".
-register_spec(_bvlc("googlenet", stem="resampled"))
-register_spec(_bvlc("googlenet_native"))
-register_spec(_bvlc("googlenet_224", stride=2))
-register_spec(_bvlc("googlenet_truncated", stride=2, depth="truncated", feature_size=832))
-register_spec(_torchvision("googlenet_torchvision", stem="resampled"))
-register_spec(_torchvision("googlenet_torchvision_native"))
-register_spec(_torchvision("googlenet_torchvision_224", stride=2))
+register_spec(replace(_BVLC, name="googlenet", stem="resampled"))
+register_spec(_BVLC)
+register_spec(replace(_BVLC, name="googlenet_224", stride=2))
+register_spec(
+    replace(_BVLC, name="googlenet_truncated", stride=2, depth="truncated", feature_size=832)
+)
+register_spec(replace(_TORCHVISION, name="googlenet_torchvision", stem="resampled"))
+register_spec(_TORCHVISION)
+register_spec(replace(_TORCHVISION, name="googlenet_torchvision_224", stride=2))
+register_spec(
+    EncoderSpec(
+        name="inception_mini",
+        architecture="inception_mini",
+        weights="inception_mini.safetensors",
+        sha256="c647185e602a93e636295fdac38331677fdc47b511e9fba62d63c367f2a3d963",
+        normalisation=Normalisation(mean=(127.5, 127.5, 127.5), std=(64.0, 64.0, 64.0)),
+        feature_size=128,
+    )
+)

@@ -1,0 +1,134 @@
+"""What a learning step needs besides the losses: optimiser, clipping, checks and metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agents import losses
+from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.rollout import Trajectory
+
+
+class Objective(NamedTuple):
+    """The terms of equation 12 for one batch, each with its weight."""
+
+    classification: Float[Tensor, ""]
+    policy: Float[Tensor, ""]
+    baseline: Float[Tensor, ""]
+    regulariser: Float[Tensor, ""]
+    """Penalty on means beyond the border, less the bonus on the mixture's entropy."""
+    returns: Float[Tensor, " B"]
+    """R."""
+    baselines: Float[Tensor, "T B"]
+    """b of each location; zeros without a baseline."""
+
+
+def make_optimizer(
+    named: Iterable[tuple[str, torch.nn.Parameter]], learning: ReinforceConfig
+) -> torch.optim.Optimizer:
+    """Nesterov SGD or AdamW; weight decay on matrices only."""
+    parameters = [parameter for _, parameter in named]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": learning.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if learning.optimizer == "adam":
+        betas = (learning.momentum, 0.999)
+        return torch.optim.AdamW(groups, lr=learning.learning_rate, betas=betas)
+    return torch.optim.SGD(
+        groups, lr=learning.learning_rate, momentum=learning.momentum, nesterov=True
+    )
+
+
+def clip_gradients(network: nn.Module, max_norm: float, update: int) -> Float[Tensor, ""]:
+    """Scale the gradient of all parameters together to at most `max_norm`.
+
+    Returns:
+        The norm before.
+
+    Raises:
+        FloatingPointError: It is not finite; names the update and the tensors.
+    """
+    named = [(name, p) for name, p in network.named_parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for _, p in named if p.grad is not None])
+    if not bool(norm.isfinite()):
+        bad = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+        raise FloatingPointError(
+            f"Update {update}: the gradient of "
+            f"{', '.join(bad) or 'all tensors together'} is not finite. Lower the learning "
+            "rate, raise sigma, or look for extreme features."
+        )
+    if math.isfinite(max_norm):
+        torch.nn.utils.clip_grads_with_norm_([p for _, p in named], max_norm, norm)
+    return norm
+
+
+def check_trajectory(
+    trajectory: Trajectory, network: TwoDeckConfig, learning: ReinforceConfig
+) -> None:
+    """Check that a trajectory can be learned from.
+
+    Raises:
+        ValueError: Another number of glimpses, no graph, or no blocks of one image a block.
+    """
+    if trajectory.num_glimpses != network.num_glimpses:
+        raise ValueError(
+            f"The network is set to {network.num_glimpses} glimpses, the episodes have "
+            f"{trajectory.num_glimpses}: give both the same num_glimpses."
+        )
+    log_probs = getattr(trajectory.states[-1], "log_probs", None)
+    if log_probs is None or not log_probs.requires_grad:
+        raise ValueError(
+            "The trajectory carries no graph of this agent to learn from: use "
+            "collect(env, agent, grad=True), once for each update."
+        )
+    if learning.samples > 1:
+        blocks = trajectory.images.unflatten(0, (-1, learning.samples))
+        if bool((blocks != blocks[:, :1]).any()):
+            raise ValueError(
+                f"samples={learning.samples} asks for blocks of that many rows of one "
+                f"image: reset the environment with options={{'image': ...}}, each index "
+                "repeated so often."
+            )
+
+
+@torch.no_grad()
+def batch_metrics(
+    trajectory: Trajectory,
+    objective: Objective,
+    norm: Float[Tensor, ""],
+    *,
+    learns_where: bool,
+) -> dict[str, float]:
+    """The metrics of one batch, as `ReinforceAgent.update` lists them."""
+    right = trajectory.states[-1].log_probs.argmax(-1) == trajectory.labels
+    values = {
+        "classification_loss": objective.classification,
+        "accuracy": right.double().mean(),
+        "gradient_norm": norm,
+        "fixation_entropy": losses.fixation_entropy(trajectory.fixations).mean(),
+    }
+    if learns_where:
+        states = trajectory.states[:-1]
+        locations = torch.stack([state.location for state in states])
+        log_density = torch.stack([s.density.log_prob(s.location) for s in states])
+        modes = torch.stack([state.density.mode() for state in states])
+        values |= {
+            "reinforce_loss": objective.policy,
+            "baseline_loss": objective.baseline,
+            "regulariser": objective.regulariser,
+            "return": objective.returns.mean(),
+            "advantage": (objective.returns - objective.baselines).mean(),
+            "explained_variance": losses.explained_variance(objective.baselines, objective.returns),
+            "entropy": -log_density.mean(),
+            "fixation_spread": losses.fixation_spread(modes).mean(),
+            "clipped_fixations": (locations.abs() > 1.0).any(-1).double().mean(),
+        }
+    numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))

@@ -1,0 +1,218 @@
+"""`glimpse train` and `evaluate` as a person runs them, small: run folders, resuming, reports."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.configs import ReinforceConfig, TwoDeckConfig
+from encoders.engine import make_encoder
+from experiments import train as train_module
+from experiments.bank import BankConfig, build_bank
+from experiments.configs import TrainConfig
+from experiments.data import DataConfig
+from experiments.environment import build_env
+from experiments.evaluate import EvaluateConfig, batches, evaluate, load_run, play
+from experiments.runs import RunError
+from experiments.train import epoch_batches, epoch_seed, train
+
+DATA = DataConfig(dataset="synthetic", num_images=48)
+
+
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("banks")
+    config = BankConfig(
+        out=folder, data=DATA, encoder="inception_mini", resolutions=("high",), side=2,
+        context="center", workers=1, precision="fp32",
+    )  # fmt: skip
+    encoder = make_encoder("inception_mini", precision="fp32")
+    for split in ("train", "val"):
+        build_bank(config, split, encoder)
+    return folder
+
+
+@pytest.fixture
+def config(banks: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        out=tmp_path / "run",
+        data=DATA,
+        encoder="inception_mini",
+        bank=banks,
+        resolutions=("high",),
+        num_glimpses=2,
+        context="center",
+        epochs=3,
+        batch_size=8,
+        scanpaths=2,
+        network=TwoDeckConfig(
+            hidden_size=16, image_width=16, location_width=8, glimpse_width=16, dropout=0.2
+        ),
+        learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2),
+    )
+
+
+def weights(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    found = {}
+    for folder in (run / "checkpoint", run / "references/center", run / "references/random"):
+        (path,) = folder.glob("weights-*.safetensors")
+        found[folder.name] = load_file(path)
+    return found
+
+
+def rows(run: Path) -> list[dict]:
+    text = (run / "metrics.jsonl").read_text()
+    found = [json.loads(line) for line in text.splitlines()]
+    for row in found:
+        del row["glimpses_per_second"]
+    return sorted(found, key=lambda row: (row["agent"], row["epoch"]))
+
+
+def test_a_run_folder_holds_what_is_promised(config: TrainConfig) -> None:
+    record = train(config)
+    run = config.out
+    assert set(record) == {"learned", "learned, mean of 2 scanpaths", "center", "random", "oracle"}
+    for row in record.values():
+        assert 0 <= row["low"] <= row["ma"] <= row["high"] <= 100
+        assert row["num_images"] == 12
+    assert record["oracle"]["ma"] >= record["random"]["ma"]
+    saved = json.loads((run / "evaluation-val.json").read_text())
+    assert saved["learned"]["ma"] == record["learned"]["ma"]
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["encoder"]["weights_sha256"]
+    assert environment["datasets"]["train"]["images"] == 48
+    assert len(rows(run)) == 9
+    events = EventAccumulator(str(run / "tensorboard" / "learned"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"classification_loss", "eval/ma", "fixation_spread", "glimpses_per_second"} <= tags
+    assert "entropy" in tags
+
+
+def test_same_seed_same_run(config: TrainConfig) -> None:
+    train(config)
+    again = replace(config, out=config.out.with_name("again"))
+    train(again)
+    assert rows(config.out) == rows(again.out)
+    other = replace(config, out=config.out.with_name("other"), seed=1)
+    train(other)
+    assert rows(config.out) != rows(other.out)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 8])
+def test_interrupted_and_resumed_ends_as_if_it_had_not_been(
+    stop_after: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle of an epoch of the first, second or third agent."""
+    whole = replace(config, out=config.out.with_name("whole"))
+    train(whole)
+
+    played = train_module.Trainer._train_epoch
+    count = 0
+
+    def failing(self, *arguments):
+        nonlocal count
+        count += 1
+        result = played(self, *arguments)
+        if count > stop_after:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(train_module.Trainer, "_train_epoch", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="--resume"):
+        train(config)
+    train(replace(config, resume=True))
+
+    for name, expected in weights(whole.out).items():
+        got = weights(config.out)[name]
+        assert got.keys() == expected.keys()
+        for key in expected:
+            assert torch.equal(got[key], expected[key]), (name, key)
+    assert rows(config.out) == rows(whole.out)
+
+
+def test_ctrl_c_says_where_things_are(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def stop(self) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module.Trainer, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    assert "--resume" in capsys.readouterr().out
+
+
+def test_evaluate_repeats_what_training_reported(
+    config: TrainConfig, capsys: pytest.CaptureFixture
+) -> None:
+    reported = train(config)
+    found = evaluate(EvaluateConfig(run=config.out, scanpaths=2, pictures=2))
+    for name, row in reported.items():
+        assert found[name]["ma"] == row["ma"], name
+    assert len(list((config.out / "pictures").glob("*.png"))) == 2
+    assert "oracle" in capsys.readouterr().out
+
+
+def test_evaluate_needs_a_checkpoint(config: TrainConfig) -> None:
+    train(config)
+    for path in (config.out / "checkpoint").iterdir():
+        path.unlink()
+    (config.out / "checkpoint").rmdir()
+    with pytest.raises(RunError, match="no checkpoint"):
+        evaluate(EvaluateConfig(run=config.out))
+
+
+def test_the_live_encoder_trains_too(config: TrainConfig) -> None:
+    live = replace(config, bank=None, epochs=1, references=False, data=replace(DATA, num_images=16))
+    record = train(live)
+    assert record["learned"]["num_images"] == 4
+
+
+def test_bank_of_another_encoder(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="encoder"):
+        train(replace(config, encoder="googlenet"))
+
+
+def test_several_scanpaths_a_picture(config: TrainConfig) -> None:
+    learning = replace(config.learning, samples=4, baseline="leave_one_out")
+    train(replace(config, epochs=1, references=False, learning=learning))
+
+
+def test_too_few_pictures_for_a_batch(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="batch-size"):
+        train(replace(config, batch_size=64))
+
+
+def test_an_epoch_shows_every_picture_once() -> None:
+    seen = np.concatenate(list(epoch_batches(48, 8, 1, seed=3, epoch=2)))
+    assert sorted(seen.tolist()) == list(range(48))
+    blocks = np.stack(list(epoch_batches(10, 8, 4, seed=3, epoch=2)))
+    assert blocks.shape == (5, 8)
+    assert (blocks.reshape(-1, 4) == blocks.reshape(-1, 4)[:, :1]).all()
+    one, two = (list(epoch_batches(48, 8, 1, seed=3, epoch=e))[0] for e in (0, 1))
+    assert not np.array_equal(one, two)
+    assert len({epoch_seed(s, e) for s in range(5) for e in range(5)}) == 25
+
+
+def test_evaluation_plays_every_picture_once_in_order(config: TrainConfig) -> None:
+    parts = batches(12, 8)
+    assert [count for _, count in parts] == [8, 4]
+    assert all(len(images) == 8 for images, _ in parts)
+    train(replace(config, epochs=1, references=False))
+    env = build_env(config, "val")
+    agent = load_run(config.out, config, env)["learned"]
+    answers = play(agent, env)
+    np.testing.assert_array_equal(answers.labels, env.dataset.labels)
+    part = play(agent, env, images=np.array([5, 3]))
+    np.testing.assert_allclose(part.log_probs, answers.log_probs[[5, 3]], atol=1e-4)
