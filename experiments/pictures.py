@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from glimpse_env.render import scanpath_panel
 from PIL import Image
 
 from experiments.answers import Answers
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramid import build_pyramid
+from glimpse_env.render import scanpath_panel
 from glimpse_env.retina import cut_patches
 
 
