@@ -38,14 +38,23 @@ def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     module_name, config_name, function, summary = _COMMANDS[name]
     module = import_module(module_name)
     program, run = f"glimpse {name}", getattr(module, function)
-    if name == "train":
-        experiments = import_module("experiments.named").EXPERIMENTS
-        described = {key: (text, config) for key, (text, config) in experiments.items()}
-        config = tyro.extras.overridable_config_cli(described, prog=program, args=arguments)
-    else:
+    if name != "train":
         kind = getattr(module, config_name)
-        config = tyro.cli(kind, prog=program, description=summary, args=arguments)
-    return run, config
+        return run, tyro.cli(kind, prog=program, description=summary, args=arguments)
+    # Sixty settings do not fit on a screen: those of network and learning have help of their own.
+    configs = import_module("experiments.configs")
+    for part, kind in configs.SETTINGS.items():
+        if f"--help-{part}" in arguments:
+            title = f"Settings of `glimpse train`, to be given with the prefix --{part}."
+            tyro.cli(kind, prog=f"{program} NAME --{part}.", description=title, args=["--help"])
+    experiments = import_module("experiments.named").EXPERIMENTS
+    if {"-h", "--help"} & set(arguments):
+        experiments = {
+            key: (f"{text} More settings: --help-network, --help-learning.",
+                  configs.TrainHelp(**vars(config)))
+            for key, (text, config) in experiments.items()
+        }  # fmt: skip
+    return run, tyro.extras.overridable_config_cli(experiments, prog=program, args=arguments)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Suppress
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.data import DataConfig
@@ -80,3 +80,17 @@ class TrainConfig:
                 f"batch_size {self.batch_size} is not a multiple of learning.samples "
                 f"{self.learning.samples}"
             )
+
+
+@dataclass(frozen=True)
+class TrainHelp(TrainConfig):
+    """`TrainConfig` as its help page shows it: on one screen."""
+
+    network: Suppress[TwoDeckConfig] = field(default_factory=TwoDeckConfig)
+    """Has a page of its own."""
+    learning: Suppress[ReinforceConfig] = field(default_factory=ReinforceConfig)
+    """Has a page of its own."""
+
+
+SETTINGS = {"network": TwoDeckConfig, "learning": ReinforceConfig}
+"""Parts of `TrainConfig` with a help page of their own."""
