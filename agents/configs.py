@@ -52,9 +52,10 @@ class TwoDeckConfig:
     """Dropout on g and on what the classifier reads, in training."""
     feature_dropout: float = 0.0
     """Dropout on the encoder's features of a glimpse, in training."""
-    normalise_features: bool = False
-    """Standardise each patch's features over D first. Not in the paper; GoogLeNet's pooled
-    features are non-negative with a large common mean, which slows plain SGD."""
+    normalise_features: Literal["none", "layer", "root"] = "none"
+    """Scale of a patch's features: as the encoder gives them, standardised over D, or their signed
+    square roots standardised. The paper has none; GoogLeNet's pooled features are non-negative with
+    a large common mean and a few bursts, which slow learning."""
 
     def __post_init__(self) -> None:
         """Check every field.

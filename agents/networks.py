@@ -354,8 +354,11 @@ def _output(hidden: Hidden, deck: str) -> Tensor:
 
 
 def _standardise(features: Tensor, config: TwoDeckConfig) -> Tensor:
-    if not config.normalise_features:
+    if config.normalise_features == "none":
         return features
+    if config.normalise_features == "root":
+        # Power normalisation tames bursts (Perronnin et al. 2010).
+        features = features.sign() * features.abs().sqrt()
     return functional.layer_norm(features, features.shape[-1:])
 
 

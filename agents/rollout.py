@@ -32,7 +32,7 @@ class Trajectory:
     states: tuple[Any, ...]
     """T + 1 states, each as `act` returned it."""
     fixations: Float[Tensor, "T B 2"]
-    """Where the retina was sent, within [-1, 1]."""
+    """Where the retina looked, within [-1, 1]: the action, or what a bank's lattice made of it."""
     answers: Int[Tensor, " B"]
     """The classes named."""
     labels: Int[Tensor, " B"]
@@ -131,7 +131,8 @@ def collect(
             if bool(ended.any()):
                 break
             current = _to_tensors(given, device)
-            fixations.append(action["fixation"].to(returns.device))
+            # A bank looks at the nearest point of its lattice: the environment says where.
+            fixations.append(current.get("fixation", action["fixation"]).to(returns.device))
     if not bool(ended.all()):
         raise ValueError(
             f"collect plays environments in step, but {int(ended.sum())} of {batch} ended before "

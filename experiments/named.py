@@ -14,6 +14,7 @@ def _dogs(resolutions: tuple[Resolution, ...], num_glimpses: int) -> TrainConfig
     return TrainConfig(
         out=Path(f"runs/dogs-{'-'.join(resolutions)}-{num_glimpses}"),
         bank=Path("banks/dogs"),
+        context="center",
         resolutions=resolutions,
         num_glimpses=num_glimpses,
         epochs=30,
@@ -24,7 +25,7 @@ def _dogs(resolutions: tuple[Resolution, ...], num_glimpses: int) -> TrainConfig
             sigma=0.25,
             dropout=0.5,
             feature_dropout=0.2,
-            normalise_features=True,
+            normalise_features="root",
         ),
         learning=ReinforceConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-2),
     )
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, tuple[str, TrainConfig]] = {
             data=DataConfig(dataset="synthetic"),
             encoder="inception_mini",
             bank=Path("banks/synthetic"),
+            context="center",
             resolutions=("high",),
             num_glimpses=2,
             epochs=20,

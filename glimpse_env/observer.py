@@ -248,13 +248,14 @@ class BankObserver:
                 f"{options.mirror!r} asks for: pass mirror=False, or make a mirrored bank"
             )
         places = len(bank.context_fixations)
-        if options.context == "random" and places < 2:
+        if live.wanders and places < 2:
             raise ValueError(
-                "context='random' needs a bank with several context places, this one has "
-                f"{places}: pass context='center', or make the bank with more"
+                f"context={options.context!r} is random in training and needs a bank with several "
+                f"context places, this one has {places}: pass context='center', or make the bank "
+                "with more"
             )
         self.flips = live.flips
-        self.wanders = live.wanders and places > 1
+        self.wanders = live.wanders
         centre = bank.snap_context(np.zeros((1, 2), np.float32))
         if not self.wanders and bank.context_fixations[centre].any():
             raise ValueError(

@@ -170,12 +170,21 @@ def test_scaled_head_moves_as_far_at_any_width():
 
 
 def test_normalise_features_takes_out_scale_and_offset():
-    network = make(normalise_features=True)
+    network = make(normalise_features="layer")
     context, glimpses, locations = inputs(network.config)
     seen = network.look(glimpses[0], locations[0], network.begin(context))
     scaled = network.look(3 * glimpses[0] + 2, locations[0], network.begin(5 * context - 1))
     torch.testing.assert_close(seen.lower[0], scaled.lower[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(seen.upper[0], scaled.upper[0], rtol=1e-3, atol=1e-3)
+
+
+def test_root_features_are_the_signed_roots_standardised():
+    plain, rooted = make(normalise_features="layer"), make(normalise_features="root")
+    context, _, _ = inputs(plain.config)
+    signed = torch.where(context < 0, -((-context).sqrt()), context.clamp(min=0).sqrt())
+    torch.testing.assert_close(
+        rooted.begin(context).upper[0], plain.begin(signed).upper[0], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_samples_follow_the_density_and_replay():
