@@ -85,7 +85,7 @@ def test_a_zoom_equals_that_of_scalar_environments():
 
 
 def test_a_bank_serves_a_batch_as_it_serves_one(tmp_path):
-    common = options("train", 6, observation="features", num_glimpses=2)
+    common = options("train", 6, observation="features", num_glimpses=2, context="center")
     common["encoder"] = make_bank(tmp_path, common["dataset"], mirrored=True)
     batch = DogsGlimpseVectorEnv(COUNT, **common)
     assert_same_run(batch, scalars(AutoresetMode.SAME_STEP, **common), steps=9)
