@@ -15,6 +15,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,8 @@ def lattice(side: int, extent: float | None = None) -> Float[np.ndarray, "L 2"]:
         raise ValueError(f"the extent of a lattice lies in (0, 1], not {extent}")
     reach = 1 - 1 / side if extent is None else extent
     line = np.linspace(-reach, reach, side) if side > 1 else np.zeros(1)
+    if side % 2:
+        line[side // 2] = 0.0  # not what is left of it by rounding: the centre is looked for
     x, y = np.meshgrid(line, line)
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
@@ -82,6 +85,17 @@ class BankDescription:
     """Seed of the noise outside the picture; see `FeatureBank.noise_keys`."""
     chunk: int = 64
     """Pictures a chunk: the unit of resuming."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes, which the arrays on disk follow from.
+
+        Raises:
+            ValueError: for a size that is no positive whole number.
+        """
+        for name in ("num_images", "feature_size", "chunk"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} of a bank is a whole number from 1 on, not {value!r}")
 
     @property
     def num_mirrors(self) -> int:
@@ -170,14 +184,14 @@ class FeatureBank:
         """Create a bank, or go on with one of the same description.
 
         Raises:
-            BankMismatchError: if the folder holds a bank of another description.
+            BankMismatchError: if the folder holds a bank of another description, or a damaged one.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         record = {"format": FORMAT} | json.loads(json.dumps(asdict(description)))
         path = folder / _DESCRIPTION
         if path.exists():
-            found = json.loads(path.read_text())
+            found = _read_record(path)
             if found != record:
                 differing = sorted(
                     k for k in found.keys() | record.keys() if found.get(k) != record.get(k)
@@ -216,18 +230,17 @@ class FeatureBank:
                 f"no feature bank in {folder} (no {_DESCRIPTION}): make one with `glimpse bank`"
             )
         try:
-            record = json.loads(path.read_text())
+            record = _read_record(path)
             if record.pop("format") != FORMAT:
                 raise BankMismatchError(f"{path} is of another format: make the bank again")
             for key in ("fixations", "context_fixations"):
                 record[key] = tuple((float(x), float(y)) for x, y in record[key])
             record["resolutions"] = tuple(record["resolutions"])
             description = BankDescription(**record)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise BankMismatchError(
-                f"{path} is not a bank's description ({error}): delete the folder and run "
-                "`glimpse bank` again"
-            ) from error
+        except BankMismatchError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from error
         bank = cls(folder, description, "r")
         if not allow_incomplete and not bank.complete:
             raise BankIncompleteError(
@@ -367,8 +380,8 @@ class FeatureBank:
         index = np.asarray(mirror).astype(np.intp)
         if not self.mirrored and index.any():
             raise BankMismatchError(
-                f"the bank in {self.folder} has no mirrored pictures: pass mirror=False, or make "
-                "it with `glimpse bank --mirror`"
+                f"the bank in {self.folder} has no mirrored pictures: pass mirror=False "
+                "(glimpse train: --mirror off), or make it with `glimpse bank --mirror`"
             )
         return index
 
@@ -391,6 +404,24 @@ class FeatureBank:
         same = np.all(self.context_fixations[:, None] == self.fixations[None], axis=2)
         own = len(self.fixations) + np.arange(len(self.context_fixations))
         return np.where(same.any(axis=1), same.argmax(axis=1), own)
+
+
+def _damaged(path: Path, error: Exception) -> BankMismatchError:
+    return BankMismatchError(
+        f"{path} is not a bank's description ({error}): delete the folder and run `glimpse bank` "
+        "again"
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Content of a `bank.json`; BankMismatchError if it is anything but a JSON object."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not even text
+        raise _damaged(path, error) from error
+    if not isinstance(record, dict):
+        raise _damaged(path, TypeError("no JSON object"))
+    return record
 
 
 def _widen(rows: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,8 @@ def test_lattice_points() -> None:
     assert nine.min() == -0.5 and nine.max() == 0.5 and (nine[4] == 0).all()
     # A mirrored picture's lattice is the lattice mirrored.
     np.testing.assert_allclose(sorted((-nine[:, 0]).tolist()), sorted(nine[:, 0].tolist()))
+    for side in range(1, 60, 2):  # exactly: the centre is looked for by comparison
+        assert (lattice(side)[side * side // 2] == 0).all()
     for wrong in ((0, None), (3, 0.0), (3, 1.5)):
         with pytest.raises(ValueError):
             lattice(*wrong)
@@ -142,7 +145,7 @@ def test_what_it_is_not_is_refused(wanted: dict, word: str, tmp_path: Path) -> N
 def test_mirrored_pictures_that_are_not_there(tmp_path: Path) -> None:
     bank = filled(tmp_path / "b", mirrored=False)
     one = np.array([1])
-    with pytest.raises(BankMismatchError, match="mirror=False"):
+    with pytest.raises(BankMismatchError, match=r"mirror=False \(glimpse train: --mirror off\)"):
         bank.glimpses(one, np.array([True]), one, ("low",))
 
 
@@ -179,6 +182,26 @@ def test_damage_is_recognised(damage: str, tmp_path: Path) -> None:
     else:
         path.write_text(path.read_text().replace('"format": 1', '"format": 99'))
     with pytest.raises(BankMismatchError, match="glimpse bank|make the bank again"):
+        FeatureBank.open(tmp_path / "b")
+
+
+@pytest.mark.parametrize("content", [b"\x80\xff\x00 binary", b"{", b"[1, 2]", b"7", b""], ids=repr)
+def test_a_damaged_description_is_named_with_its_remedy(content: bytes, tmp_path: Path) -> None:
+    filled(tmp_path / "b")
+    path = tmp_path / "b" / "bank.json"
+    path.write_bytes(content)
+    for use in (FeatureBank.open, lambda folder: FeatureBank.create(folder, description())):
+        with pytest.raises(BankMismatchError, match="delete the folder") as caught:
+            use(tmp_path / "b")
+        assert str(tmp_path / "b") in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [("chunk", 0), ("num_images", "5"), ("feature_size", -1)])
+def test_a_description_of_impossible_sizes_is_refused(change: tuple, tmp_path: Path) -> None:
+    filled(tmp_path / "b")
+    path = tmp_path / "b" / "bank.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict([change])))
+    with pytest.raises(BankMismatchError, match=f"{change[0]}.*delete the folder"):
         FeatureBank.open(tmp_path / "b")
 
 

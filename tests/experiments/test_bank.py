@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +15,14 @@ from torch import nn
 
 from encoders.bank import BankMismatchError, FeatureBank
 from encoders.engine import Encoder, make_encoder
-from experiments.bank import BankBuilder, BankConfig, build_bank, describe
+from experiments.bank import (
+    BankBuilder,
+    BankConfig,
+    WorkerDiedError,
+    _seconds_per_patch,
+    build_bank,
+    describe,
+)
 from experiments.data import DataConfig, build_dataset
 from glimpse_env.pyramid import build_pyramid
 from glimpse_env.retina import cut_patches
@@ -50,6 +60,23 @@ class Pictures:
 
     def name(self, index: int) -> str:
         return f"picture {index}"
+
+
+class Deadly(Pictures):
+    """Pictures that end any worker process that opens one."""
+
+    def image(self, index: int) -> np.ndarray:
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().image(index)
+
+
+class Interrupting(Pictures):
+    """Pictures that take a worker for ever."""
+
+    def image(self, index: int) -> np.ndarray:
+        time.sleep(600)
+        raise AssertionError
 
 
 def made(folder: Path, config: BankConfig, encoder: Encoder) -> FeatureBank:
@@ -157,6 +184,75 @@ def test_a_bank_of_another_lattice_is_not_overwritten(
     build_bank(config, "train", encoder)
     with pytest.raises(BankMismatchError, match="fixations"):
         build_bank(replace(config, side=2), "train", encoder)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 11])
+@pytest.mark.parametrize("context", ["lattice", "center"])
+def test_there_is_always_a_context_at_the_centre(side: int, context: str, encoder: Encoder) -> None:
+    config = replace(CONFIGS["lattice"], side=side, extent=None, context=context)
+    places = describe(config, Pictures(), encoder).context_fixations
+    assert places.count((0.0, 0.0)) == 1
+    assert len(places) == (1 if context == "center" else side**2 + (side % 2 == 0))
+
+
+@pytest.mark.parametrize(
+    "option", [{"chunk": 0}, {"workers": 0}, {"side": 0}, {"splits": ()}, {"resolutions": ()}]
+)
+def test_impossible_options_are_told(option: dict) -> None:
+    with pytest.raises(ValueError, match=f"--{next(iter(option))} "):
+        replace(CONFIGS["lattice"], **option)
+
+
+def test_the_estimate_knows_slow_beginnings_and_worker_threads() -> None:
+    seen = []
+
+    def encode(patches: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        time.sleep(1.0 if len(seen) <= 2 else 0.064)
+        return torch.zeros(len(patches), 1)
+
+    before = torch.get_num_threads()
+    alone = _seconds_per_patch(encode, 1)  # type: ignore[arg-type]
+    assert 0.002 <= alone < 0.01 and set(seen) == {before}
+    seen[:] = [0, 0]
+    two = _seconds_per_patch(encode, 2)  # type: ignore[arg-type]
+    assert set(seen[2:]) == {1} and torch.get_num_threads() == before
+    assert two == pytest.approx(alone / min(2, os.cpu_count() or 1), rel=0.5)
+
+
+WORKERS = BankConfig(
+    out=Path(), encoder="inception_mini", resolutions=("high",), side=1, chunk=3,
+    workers=2, precision="fp32", device="cpu",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_sentence_and_the_rest_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(WORKERS, out=tmp_path)
+    encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
+    monkeypatch.setattr("experiments.bank.build_dataset", lambda data, split: Deadly())
+    with pytest.raises(WorkerDiedError, match="run the same command again"):
+        build_bank(config, "train", encoder)
+    assert build_bank(replace(config, workers=1), "train", encoder).complete
+
+
+@pytest.mark.slow
+def test_an_interrupt_does_not_wait_for_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(futures: list):
+        raise KeyboardInterrupt
+
+    encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
+    monkeypatch.setattr("experiments.bank.build_dataset", lambda data, split: Interrupting())
+    monkeypatch.setattr("experiments.bank.as_completed", interrupted)
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        build_bank(replace(WORKERS, out=tmp_path), "train", encoder)
+    assert time.perf_counter() - start < 60
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow
