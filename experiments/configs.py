@@ -37,9 +37,9 @@ class TrainConfig:
     num_glimpses: int = 3
     """Looks before the answer."""
     mirror: Literal["auto", "on", "off"] = "auto"
-    """Random mirroring: `auto` when training."""
+    """Random mirroring in training (`auto`: on); evaluation never mirrors."""
     context: Literal["auto", "random", "center"] = "auto"
-    """Place of the context patch: `auto` is random when training, centred in evaluation."""
+    """Place of the context patch in training (`auto`: random); evaluation centres it."""
     epochs: int = 30
     """Passes over the training pictures."""
     batch_size: int = 128

@@ -34,13 +34,25 @@ def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
 
 
 def build_env(
-    config: TrainConfig, split: str, *, source: FeatureBank | Encoder | None = None
+    config: TrainConfig,
+    split: str,
+    *,
+    source: FeatureBank | Encoder | None = None,
+    training: bool | None = None,
 ) -> DogsGlimpseVectorEnv:
     """Build the vector environment of a split, `batch_size` pictures side by side.
 
     Nothing resets by itself: training and evaluation say which pictures come next.
+
+    Args:
+        config: Of the run.
+        split: Which pictures.
+        source: Bank or live encoder, if open already.
+        training: Whether `mirror` and `context` apply; evaluation shows every picture as it is,
+            its context centred. By default only the run's training split is for training.
     """
-    mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror]
+    training = split == config.train_split if training is None else training
+    mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
     return DogsGlimpseVectorEnv(
         config.batch_size,
         dataset=build_dataset(config.data, split),
@@ -48,7 +60,7 @@ def build_env(
         num_glimpses=config.num_glimpses,
         encoder=build_source(config, split) if source is None else source,
         mirror=mirror,
-        context=config.context,
+        context=config.context if training else "center",
         device=config.device,
         array="torch",
         autoreset_mode=AutoresetMode.DISABLED,

@@ -246,9 +246,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run = replace(run, bank=config.bank)
     if config.data_dir is not None:
         run = replace(run, data=replace(run.data, data_dir=config.data_dir))
-    run = replace(run, mirror="off", context="center")
     source = build_source(run, config.split)
-    env = build_env(run, config.split, source=source)
+    env = build_env(run, config.split, source=source, training=False)
     agents = load_run(config.run, run, env)
     candidates = oracle_lattice(source) if config.oracle else None
     record, answers = report(

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -58,8 +57,10 @@ class Trainer:
         self.train_source = build_source(config, config.train_split)
         live = config.bank is None
         self.eval_source = self.train_source if live else build_source(config, config.eval_split)
-        self.env = build_env(config, config.train_split, source=self.train_source)
-        self.eval_env = build_env(config, config.eval_split, source=self.eval_source)
+        self.env = build_env(config, config.train_split, source=self.train_source, training=True)
+        self.eval_env = build_env(
+            config, config.eval_split, source=self.eval_source, training=False
+        )
         self.agents = build_agents(config, self.env)
         if len(self.env.dataset) * config.learning.samples < config.batch_size:
             raise ValueError(
@@ -107,10 +108,12 @@ class Trainer:
                     row |= self._evaluate(agent)
                     bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
                 agent.set_epoch(epoch + 1)
-                agent.save(checkpoint_folder(self.folder.path, name))
+                # Saved last: a row too many is dropped on resuming, one too few would stay lost.
                 self.folder.log({"agent": name, "epoch": epoch, **row})
                 for key, value in row.items():
                     writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
+                writer.flush()
+                agent.save(checkpoint_folder(self.folder.path, name))
 
     def _train_epoch(self, agent: ReinforceAgent, epoch: int, bar: tqdm) -> dict[str, float]:
         config = self.config
@@ -161,7 +164,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
     folder = RunFolder(config.out)
     trainer = Trainer(config, folder)
     folder.begin(config, environment_record(**trainer.facts()), resume=config.resume)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         trainer.train()
     except KeyboardInterrupt:

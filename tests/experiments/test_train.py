@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.reinforce import ReinforceAgent
 from encoders.engine import make_encoder
 from experiments import train as train_module
 from experiments.bank import BankConfig, build_bank
@@ -139,6 +140,54 @@ def test_interrupted_and_resumed_ends_as_if_it_had_not_been(
         for key in expected:
             assert torch.equal(got[key], expected[key]), (name, key)
     assert rows(config.out) == rows(whole.out)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_crash_around_saving_loses_no_row(
+    moment: str, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, references=False)
+    whole = replace(config, out=config.out.with_name("whole"))
+    train(whole)
+    save, saved = ReinforceAgent.save, []
+
+    def failing(self, *arguments):
+        saved.append(arguments)
+        if len(saved) == 2 and moment == "before":
+            raise OSError("power cut")
+        save(self, *arguments)
+        if len(saved) == 2:
+            raise OSError("power cut")
+
+    monkeypatch.setattr(ReinforceAgent, "save", failing)
+    with pytest.raises(OSError, match="power cut"):
+        train(config)
+    monkeypatch.undo()
+    train(replace(config, resume=True))
+    assert rows(config.out) == rows(whole.out)
+
+
+def test_evaluation_shows_pictures_as_they_are(config: TrainConfig) -> None:
+    live = replace(config, bank=None, mirror="on", context="random", batch_size=48)
+    encoder = make_encoder("inception_mini", precision="fp32")
+
+    def first_contexts(training: bool | None, split: str, seed: int) -> np.ndarray:
+        env = build_env(live, split, source=encoder, training=training)
+        images = np.arange(48) % len(env.dataset)
+        observation, _ = env.reset(seed=seed, options={"image": images})
+        return np.asarray(observation["context"])
+
+    for training, split in ((False, "train"), (None, "val")):
+        plain = build_env(
+            replace(live, mirror="off", context="center"), split, source=encoder, training=False
+        )
+        images = np.arange(48) % len(plain.dataset)
+        observation, _ = plain.reset(seed=0, options={"image": images})
+        expected = np.asarray(observation["context"])
+        np.testing.assert_allclose(first_contexts(training, split, 1), expected, atol=1e-4)
+    assert not np.allclose(
+        first_contexts(None, "train", 0), first_contexts(None, "train", 1), atol=1e-4
+    )
 
 
 def test_ctrl_c_says_where_things_are(
