@@ -100,8 +100,8 @@ class ReinforceConfig:
     """Nesterov momentum of SGD, first-moment decay of Adam."""
     weight_decay: float = 0.0
     """L2 penalty on weight matrices (not on biases), decoupled under Adam."""
-    max_gradient_norm: float = 5.0
-    """Longest gradient of all parameters together; longer ones are scaled down. `inf` switches it
+    max_gradient_norm: float | None = 5.0
+    """Longest gradient of all parameters together; longer ones are scaled down. None switches it
     off."""
     location_gradient: Literal["mix", "policy", "backprop"] = "mix"
     """What teaches the upper deck: the classification loss through l and the policy gradient
@@ -131,9 +131,14 @@ class ReinforceConfig:
             ValueError: A rate or weight out of range, or an unknown or contradictory choice.
         """
         _check_choices(self)
-        for name in ("learning_rate", "learning_rate_decay", "max_gradient_norm"):
+        for name in ("learning_rate", "learning_rate_decay"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
+        norm = self.max_gradient_norm
+        if norm is not None and not (norm > 0 and math.isfinite(norm)):
+            raise ValueError(
+                f"max_gradient_norm must be a number above 0, or None for no limit; got {norm}."
+            )
         for name in (
             "weight_decay",
             "reinforce_weight",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -46,8 +45,8 @@ def make_optimizer(
     )
 
 
-def clip_gradients(network: nn.Module, max_norm: float, update: int) -> Float[Tensor, ""]:
-    """Scale the gradient of all parameters together to at most `max_norm`.
+def clip_gradients(network: nn.Module, max_norm: float | None, update: int) -> Float[Tensor, ""]:
+    """Scale the gradient of all parameters together to at most `max_norm` (None: not at all).
 
     Returns:
         The norm before.
@@ -64,7 +63,7 @@ def clip_gradients(network: nn.Module, max_norm: float, update: int) -> Float[Te
             f"{', '.join(bad) or 'all tensors together'} is not finite. Lower the learning "
             "rate, raise sigma, or look for extreme features."
         )
-    if math.isfinite(max_norm):
+    if max_norm is not None:
         torch.nn.utils.clip_grads_with_norm_([p for _, p in named], max_norm, norm)
     return norm
 

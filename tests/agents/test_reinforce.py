@@ -260,6 +260,16 @@ def test_gradients_are_clipped_to_the_norm_asked_for():
     assert moved.sqrt().item() == pytest.approx(0.01, rel=1e-3)
 
 
+def test_clipping_can_be_switched_off(tmp_path):
+    agent = make(max_gradient_norm=None, learning_rate=1.0, momentum=1e-6)
+    before = copy.deepcopy(agent.network.state_dict())
+    metrics = agent.update(play(agent, steps_of(agent.config), LABELS))
+    moved = sum((p - before[n]).square().sum() for n, p in agent.network.state_dict().items())
+    assert moved.sqrt().item() == pytest.approx(metrics["gradient_norm"], rel=1e-3)
+    agent.save(tmp_path)
+    assert ReinforceAgent.load(tmp_path, device="cpu").learning.max_gradient_norm is None
+
+
 @pytest.mark.parametrize("optimizer", ("sgd", "adam"))
 def test_a_restored_agent_goes_on_exactly(tmp_path, optimizer):
     learning = ReinforceConfig(optimizer=optimizer, learning_rate=0.01)
@@ -386,6 +396,7 @@ def test_from_spaces_reads_the_sizes():
         ({"location_gradient": "both"}, "location_gradient must be one of mix, policy, backprop"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0"),
+        ({"max_gradient_norm": math.inf}, "max_gradient_norm must be a number above 0, or None"),
         ({"momentum": 1.0}, "momentum must lie between"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative"),
         ({"baseline": "leave_one_out"}, "at least 2 for leave_one_out"),
