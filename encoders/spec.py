@@ -58,6 +58,9 @@ class EncoderSpec:
     the patch into it, so that the layers above see what they were trained on."""
     depth: Literal["full", "truncated"] = "full"
     """`truncated` cuts off the last two inception blocks (the paper's first attempt)."""
+    seen: str = "not on record: ask who trained the weights"
+    """Pictures the weights were trained on, as a sentence for reports. No part of the fingerprint:
+    it changes no feature."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
@@ -74,9 +77,9 @@ class EncoderSpec:
 
     @property
     def fingerprint(self) -> str:
-        """Hash (hex) of all that determines the features; the name and the file's place do not."""
+        """Hash (hex) of all that determines the features; name, file's place and `seen` do not."""
         record = asdict(self)
-        del record["name"]
+        del record["name"], record["seen"]
         if self.sha256 is not None:
             del record["weights"]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
@@ -86,6 +89,11 @@ BVLC_FILE = "bvlc_googlenet_fp16.safetensors"
 BVLC_SHA256 = "62d6602ebcf3727608a73fcc78aabb60cd63bb85ce17bf1b215b072d4a8dc504"
 TORCHVISION_FILE = "googlenet-1378be20.pth"
 TORCHVISION_SHA256 = "1378be20"  # torchvision publishes the first eight digits, in the file's name
+
+SEEN_IMAGENET = (
+    "trained on all of ILSVRC 2012, so the weights have seen pictures of Stanford Dogs, validation "
+    "and test pictures included, with their ImageNet labels (not de-duplicated)"
+)
 
 _SPECS: dict[str, EncoderSpec] = {}
 
@@ -125,6 +133,7 @@ _BVLC = EncoderSpec(
     sha256=BVLC_SHA256,
     normalisation=BVLC_NORMALISATION,
     feature_size=1024,
+    seen=SEEN_IMAGENET,
 )
 _TORCHVISION = EncoderSpec(
     name="googlenet_torchvision_native",
@@ -133,6 +142,7 @@ _TORCHVISION = EncoderSpec(
     sha256=TORCHVISION_SHA256,
     normalisation=TENSORFLOW_NORMALISATION,
     feature_size=1024,
+    seen=SEEN_IMAGENET,
 )
 
 # The paper's architecture is BVLC's (no batch norm), so it is the one called "googlenet".
@@ -153,5 +163,9 @@ register_spec(
         sha256="c647185e602a93e636295fdac38331677fdc47b511e9fba62d63c367f2a3d963",
         normalisation=Normalisation(mean=(127.5, 127.5, 127.5), std=(64.0, 64.0, 64.0)),
         feature_size=128,
+        seen=(
+            "trained on the `pretrain` split of the synthetic dogs, which shares no picture with "
+            "the other splits"
+        ),
     )
 )

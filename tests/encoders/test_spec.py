@@ -40,7 +40,19 @@ def test_resampled_stem_needs_stride_one() -> None:
 
 def test_fingerprint_follows_the_features_only() -> None:
     spec = get_spec("googlenet")
-    same = replace(spec, name="other", weights="/elsewhere/file.safetensors")
+    same = replace(spec, name="other", weights="/elsewhere/file.safetensors", seen="nothing")
     assert same.fingerprint == spec.fingerprint
     for change in ({"stem": "native"}, {"depth": "truncated"}, {"sha256": "0" * 64}):
         assert replace(spec, **change).fingerprint != spec.fingerprint
+
+
+def test_fingerprints_of_banks_already_made_stay_valid() -> None:
+    expected = "7785aea1ed4540677e89dd24f29c604f686bb62d95ddd6b5369bd9ba3483f44f"
+    assert get_spec("googlenet").fingerprint == expected
+
+
+def test_every_shipped_spec_says_what_its_weights_have_seen() -> None:
+    for name in spec_names():
+        expected = "ILSVRC 2012" if name.startswith("googlenet") else "pretrain"
+        if name.startswith("googlenet") or name == "inception_mini":
+            assert expected in get_spec(name).seen, name
