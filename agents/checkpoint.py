@@ -14,13 +14,16 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+
+Settings = TypeVar("Settings")
 
 FORMAT = 1
 RECORD = "checkpoint.json"
@@ -126,6 +129,39 @@ def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> No
             "The checkpoint does not fit the network; build it with the configuration saved "
             "beside the "
             "weights. Differences: " + "; ".join(differences)
+        )
+
+
+def read_settings(kind: type[Settings], record: Any) -> Settings:
+    """Build a configuration from a checkpoint's record of it.
+
+    Raises:
+        CheckpointError: The record has fields, or values, that this version does not know.
+    """
+    try:
+        return kind(**record)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint's {kind.__name__} is of another version ({error}): load it with the "
+            "version that wrote it, or train again."
+        ) from error
+
+
+def check_settings(saved: Any, own: Any) -> None:
+    """Raise CheckpointError, naming each field, unless two configurations agree.
+
+    Shapes alone do not tell: the state of SGD loads into Adam without a word.
+    """
+    differences = [
+        f"{field.name}: checkpoint {getattr(saved, field.name)!r}, agent "
+        f"{getattr(own, field.name)!r}"
+        for field in fields(own)
+        if getattr(saved, field.name) != getattr(own, field.name)
+    ]
+    if differences:
+        raise CheckpointError(
+            f"The checkpoint was saved under another {type(own).__name__}; build the agent with "
+            f"the checkpoint's own (`load` does). Differences: {'; '.join(differences)}"
         )
 
 

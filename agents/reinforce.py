@@ -20,8 +20,10 @@ from agents import losses
 from agents.checkpoint import (
     CheckpointError,
     check_fit,
+    check_settings,
     load_checkpoint,
     pack_state,
+    read_settings,
     save_checkpoint,
     unpack_state,
 )
@@ -78,8 +80,8 @@ class ReinforceAgent:
             network: Sizes and variants.
             learning: How to learn; the defaults of `ReinforceConfig` if None.
             device: `auto` takes the GPU if there is one.
-            seed: Of the initial weights and of every later draw; torch's global generator stays
-                untouched.
+            seed: Of the initial weights and of every later draw; torch's global generators
+                stay untouched.
         """
         self.config = network
         self.learning = learning or ReinforceConfig()
@@ -91,10 +93,12 @@ class ReinforceAgent:
         if str(device) == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
+        # `torch.manual_seed` would reseed every GPU too; the weights are drawn on the CPU.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.network = TwoDeckNetwork(network).to(self.device)
-        # On the CPU whatever the device: the same draws everywhere, and one small state to save.
+        # On the CPU whatever the device, so that one small state is all there is to save. Dropout
+        # is drawn on the device from a seed drawn here: its masks differ between CPU and GPU.
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = make_optimizer(self.network.named_parameters(), self.learning)
         self.epoch = 0
@@ -413,19 +417,31 @@ class ReinforceAgent:
         Raises:
             CheckpointError: No checkpoint of an agent, or a damaged one.
         """
-        _, metadata = load_checkpoint(folder)
-        if "agent" not in metadata:
-            raise CheckpointError(f"{folder} holds no agent: its metadata has no 'agent'.")
-        network = TwoDeckConfig(**metadata["agent"]["network"])
-        learning = ReinforceConfig(**metadata["agent"]["learning"])
+        network, learning = _saved_settings(folder, load_checkpoint(folder)[1])
         agent = cls(network=network, learning=learning, **options)
         agent.restore(folder)
         return agent
 
     def restore(self, folder: str | Path) -> dict[str, Any]:
-        """Load a checkpoint into this agent; returns the metadata saved with it."""
+        """Load a checkpoint of the same settings; returns the metadata saved with it.
+
+        Raises:
+            CheckpointError: It is damaged, holds no agent, or one of other settings; this agent
+                is then as before.
+        """
         tensors, metadata = load_checkpoint(folder)
-        if "state" not in metadata:
-            raise CheckpointError(f"{folder} holds no agent: its metadata has no 'state'.")
+        network, learning = _saved_settings(folder, metadata)
+        check_settings(network, self.config)
+        check_settings(learning, self.learning)
         self.load_state_dict(unpack_state(tensors, metadata["state"]))
         return {key: value for key, value in metadata.items() if key not in ("agent", "state")}
+
+
+def _saved_settings(
+    folder: str | Path, metadata: dict[str, Any]
+) -> tuple[TwoDeckConfig, ReinforceConfig]:
+    if not {"agent", "state"} <= metadata.keys():
+        raise CheckpointError(f"{folder} holds no agent: its metadata has no 'agent' and 'state'.")
+    saved = metadata["agent"]
+    network = read_settings(TwoDeckConfig, saved["network"])
+    return network, read_settings(ReinforceConfig, saved["learning"])

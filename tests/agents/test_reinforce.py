@@ -300,10 +300,52 @@ def test_a_restored_agent_goes_on_exactly(tmp_path, optimizer):
 
 def test_a_checkpoint_of_another_network_says_what_differs(tmp_path):
     make().save(tmp_path)
-    with pytest.raises(CheckpointError, match=r"location.means.weight: checkpoint \(2, 6\), .*7"):
+    with pytest.raises(CheckpointError, match="hidden_size: checkpoint 6, agent 7"):
         make({"hidden_size": 7}).restore(tmp_path)
+    state = make().state_dict()
+    with pytest.raises(CheckpointError, match=r"location.means.weight: checkpoint \(2, 6\), .*7"):
+        make({"hidden_size": 7}).load_state_dict(state)
     with pytest.raises(CheckpointError, match="location.logits.weight: missing"):
-        make({"location_density": "mixture"}).restore(tmp_path)
+        make({"location_density": "mixture"}).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adam"}, "optimizer: checkpoint 'sgd', agent 'adam'"),
+        ({"weight_decay": 0.5}, "weight_decay: checkpoint 0.0, agent 0.5"),
+    ],
+)
+def test_an_optimiser_that_does_not_fit_is_refused_untouched(tmp_path, changes, message):
+    saved = make(seed=1)
+    saved.update(play(saved, steps_of(saved.config), LABELS))
+    saved.save(tmp_path)
+    agent = make(seed=2, **changes)
+    before = copy.deepcopy(agent.state_dict()["network"])
+    with pytest.raises(CheckpointError, match=message):
+        agent.restore(tmp_path)
+    assert all(torch.equal(before[name], p) for name, p in agent.network.state_dict().items())
+    assert agent.updates == 0
+
+
+def test_a_checkpoint_of_another_version_names_its_unknown_field(tmp_path):
+    make().save(tmp_path)
+    path = tmp_path / "checkpoint.json"
+    record = json.loads(path.read_text())
+    record["metadata"]["agent"]["learning"]["warmup"] = 3
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="warmup"):
+        ReinforceAgent.load(tmp_path, device="cpu")
+
+
+def test_building_an_agent_reseeds_no_gpu(monkeypatch):
+    def reseed(seed):
+        raise AssertionError("GPU generators belong to the caller")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseed)
+    before = torch.get_rng_state()
+    make()
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_checkpoint_holds_both_configurations(tmp_path):
