@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,9 +35,13 @@ def draw_examples(
         seed: Of the choice, so that two agents can be shown on the same pictures.
 
     Returns:
-        The files, by picture.
+        The files, by picture; those of an earlier call are gone.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    names = "|".join(re.escape(name) for name in dataset.class_names)
+    for path in folder.glob("*.png"):  # of an earlier choice, or with an earlier answer
+        if re.fullmatch(rf"\d{{5,}}-({names})(-named-({names}))?\.png", path.name):
+            path.unlink()
     chosen = np.random.default_rng(seed).permutation(len(dataset))[:count]
     files = []
     for index in np.sort(chosen).tolist():
