@@ -7,6 +7,7 @@ builds is held against the plain modules of `encoders.googlenet` by `tests/encod
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Literal
 
 import torch
@@ -38,11 +39,17 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """`auto` is CUDA where there is one; anything else is taken at its word.
 
     Raises:
+        ValueError: if torch knows no device of that name.
         DeviceNotAvailableError: if CUDA is asked for and absent.
     """
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolved = torch.device(device)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"no device is called {str(device)!r}: give 'auto', 'cpu', 'cuda' or 'cuda:1' etc."
+        ) from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise DeviceNotAvailableError(f"device {device!r}: torch sees no CUDA device here")
     return resolved
@@ -213,6 +220,20 @@ class _ModuleAdapter(nn.Module):
         return features
 
 
+def _module_fingerprint(module: nn.Module) -> str:
+    """Hash (hex) of a user's module: its class, structure and state, though not its code."""
+    kind = type(module)
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}\n{module!r}".encode())
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):  # a module's extra state may be anything
+            digest.update(f"\n{name} {value!r}".encode())
+            continue
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def build_network(spec: EncoderSpec) -> nn.Module:
     """Build the plain module of a spec, weights loaded and verified, on CPU in fp32.
 
@@ -220,9 +241,10 @@ def build_network(spec: EncoderSpec) -> nn.Module:
         WeightsNotFoundError, WeightsHashError: see `encoders.weights.find_weights`.
     """
     state = None if spec.weights is None else load_state(find_weights(spec))
-    # Random weights are the same ones every time: a spec determines the features.
+    # Random weights are the same ones every time: a spec determines the features. Only the CPU's
+    # generator is used here; torch.manual_seed would reseed those of every other device as well.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         if spec.architecture != "inception_mini":
             return GoogLeNetTrunk(spec, state)
         network = InceptionMini()
@@ -268,7 +290,7 @@ def make_encoder(
             module,
             unit,
             feature_size=size,
-            fingerprint=f"module:{type(encoder).__qualname__}",
+            fingerprint=_module_fingerprint(encoder),
             device=target,
             dtype=dtype,
             compiled=compile,

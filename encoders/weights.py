@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from encoders.caffe import read_caffemodel
-from encoders.spec import BVLC_FILE, BVLC_SHA256, EncoderSpec
+from encoders.spec import BVLC_FILE, BVLC_SHA256, TORCHVISION_FILE, EncoderSpec, get_spec
 
 BVLC_CAFFEMODEL = "bvlc_googlenet.caffemodel"
 BVLC_CAFFEMODEL_SHA1 = "405fc5acd08a3bb12de8ee5e23a96bec22f08204"
@@ -31,18 +31,22 @@ class WeightsHashError(ValueError):
     """A weight file is not the one its spec names."""
 
 
+def _data_root() -> Path | None:
+    """`$GLIMPSE_DATA`, where set; a quoted `~` in it is the home folder."""
+    root = os.environ.get("GLIMPSE_DATA")
+    return Path(root).expanduser() if root else None
+
+
 def default_weights_dir() -> Path:
     """Where `glimpse download` puts weights: `$GLIMPSE_DATA/weights`, else the user cache."""
-    if os.environ.get("GLIMPSE_DATA"):
-        return Path(os.environ["GLIMPSE_DATA"]) / "weights"
-    return Path(user_cache_dir("glimpse")) / "weights"
+    return (_data_root() or Path(user_cache_dir("glimpse"))) / "weights"
 
 
 def search_folders() -> list[Path]:
     """Folders looked in for weights, in order: default, beside `$GLIMPSE_DATA`, shipped files."""
-    folders = [default_weights_dir()]
-    if os.environ.get("GLIMPSE_DATA"):
-        folders.append(Path(os.environ["GLIMPSE_DATA"]).resolve().parent / "weights")
+    folders, root = [default_weights_dir()], _data_root()
+    if root is not None:
+        folders.append(root.resolve().parent / "weights")
     return [*folders, Path(__file__).parent / "data"]
 
 
@@ -60,6 +64,17 @@ def file_digest(path: str | Path, algorithm: str = "sha256") -> str:
     """Hex digest of a file's content."""
     status = os.stat(path)
     return _digest(str(path), algorithm, status.st_size, status.st_mtime_ns)
+
+
+def _remedy(name: str) -> str:
+    """What brings the weight file `name` (without folder) back."""
+    if name in (BVLC_FILE, BVLC_CAFFEMODEL):
+        return "run `glimpse download weights`"
+    if name == TORCHVISION_FILE:
+        return "run `glimpse download torchvision-weights`"
+    if name == get_spec("inception_mini").weights:
+        return "it comes with this package: install glimpse-env again"
+    return "put a whole copy of it there"
 
 
 def find_weights(spec: EncoderSpec) -> Path:
@@ -88,8 +103,8 @@ def find_weights(spec: EncoderSpec) -> Path:
             return caffe
     raise WeightsNotFoundError(
         f"no weights for encoder {spec.name!r}: {name.name} (sha256 {spec.sha256}) is not in "
-        f"{', '.join(str(folder) for folder in folders)}. Run `glimpse download weights`, or put "
-        "the file there, or set GLIMPSE_DATA to the folder that has `weights/`."
+        f"{', '.join(str(folder) for folder in folders)}: {_remedy(name.name)}, or set "
+        "GLIMPSE_DATA to the folder that has `weights/`"
     )
 
 
@@ -100,7 +115,7 @@ def _verify(path: Path, expected: str | None, algorithm: str) -> None:
     if not found.startswith(expected):
         raise WeightsHashError(
             f"{path} has {algorithm} {found}, but {expected} was expected: it is damaged or "
-            "another file. Delete it and run `glimpse download weights`."
+            f"another file. Delete it; then {_remedy(path.name)}"
         )
 
 
@@ -119,8 +134,10 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".caffemodel":
             return read_caffemodel(path)
     except Exception as error:
+        # torch's own message recommends to unpickle whatever it is, at length.
+        reason = type(error).__name__ if path.suffix in (".pth", ".pt") else error
         raise ValueError(
-            f"{path} cannot be read as a weight file ({error}): delete it and run "
-            "`glimpse download weights`"
+            f"{path} cannot be read as a weight file ({reason}): delete it; then "
+            f"{_remedy(path.name)}"
         ) from error
     raise ValueError(f"{path}: weights are .safetensors, .pth or .caffemodel files")

@@ -9,6 +9,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from encoders.fetch import download_file
+from encoders.spec import TORCHVISION_FILE, TORCHVISION_SHA256
 from encoders.weights import BVLC_CAFFEMODEL, BVLC_CAFFEMODEL_SHA1, default_weights_dir
 from glimpse_env.datasets.download import ARCHIVES, OFFICIAL_URL, download_dogs, unpack_shards
 from glimpse_env.datasets.errors import MissingImagesError
@@ -16,9 +17,6 @@ from glimpse_env.datasets.stanford_dogs import SPLITS, StanfordDogs, default_dat
 
 BVLC_URL = "http://dl.caffe.berkeleyvision.org"
 TORCHVISION_URL = "https://download.pytorch.org/models"
-TORCHVISION_FILE = "googlenet-1378be20.pth"
-# PyTorch names its files by the first eight digits of their hash.
-TORCHVISION_SHA256 = "1378be20"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from encoders.engine import Encoder, make_encoder, resolve_device, resolve_precision
+from encoders.engine import (
+    Encoder,
+    build_network,
+    make_encoder,
+    resolve_device,
+    resolve_precision,
+)
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec, get_spec
 from encoders.weights import load_state
@@ -165,6 +171,55 @@ def test_cuda_asked_for_and_absent() -> None:
     with pytest.raises(RuntimeError, match="no CUDA device"):
         resolve_device("cuda")
     assert resolve_device("auto").type == "cpu"
+
+
+def test_a_device_that_nobody_knows_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match="'foo'.*'cpu'"):
+        resolve_device("foo")
+
+
+def test_building_touches_no_random_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    reseeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", reseeded.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed", reseeded.append)
+    torch.manual_seed(5)
+    assert reseeded == [5]  # this is how torch reaches the other devices' generators
+    before = torch.get_rng_state()
+    spec = replace(get_spec("inception_mini"), weights=None, sha256=None)
+    first = build_network(spec).state_dict()
+    assert reseeded == [5] and torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    second = build_network(spec).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@CUDA
+def test_building_leaves_the_generators_of_cuda_alone() -> None:
+    torch.cuda.manual_seed_all(11)
+    before = torch.cuda.get_rng_state()
+    build_network(replace(get_spec("inception_mini"), weights=None, sha256=None))
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_modules_fingerprint_tells_structure_and_weights() -> None:
+    def made(seed: int, bias: bool = True, pool: int = 16) -> nn.Module:
+        torch.manual_seed(seed)
+        pooled = 3 * (96 // pool) ** 2
+        return nn.Sequential(nn.AvgPool2d(pool), nn.Flatten(), nn.Linear(pooled, 4, bias=bias))
+
+    def fingerprint(module: nn.Module) -> str:
+        return make_encoder(module, device="cpu").fingerprint
+
+    one = fingerprint(made(0))
+    assert one == fingerprint(made(0)) and len(one) == 64
+    others = {fingerprint(m) for m in (made(1), made(0, bias=False), made(0, pool=32))}
+    assert len(others | {one}) == 4
+    halves = made(0)
+    halves[2].bias.data[0] += 1e-6
+    assert fingerprint(halves) != one
+    assert fingerprint(made(0).bfloat16()) != one
+    scalar = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3 * 96**2))  # has a 0-d tensor
+    assert fingerprint(scalar) == fingerprint(scalar)
 
 
 def test_unknown_precision() -> None:

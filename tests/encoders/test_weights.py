@@ -18,8 +18,10 @@ from encoders.spec import get_spec
 from encoders.weights import (
     WeightsHashError,
     WeightsNotFoundError,
+    default_weights_dir,
     find_weights,
     load_state,
+    search_folders,
 )
 
 
@@ -108,8 +110,44 @@ def test_no_weights_names_file_hash_and_command(
     spec = get_spec("googlenet")
     with pytest.raises(WeightsNotFoundError) as caught:
         find_weights(spec)
-    for part in (spec.weights, spec.sha256, "glimpse download", str(tmp_path / "nowhere")):
+    for part in (
+        spec.weights,
+        spec.sha256,
+        "`glimpse download weights`",
+        str(tmp_path / "nowhere"),
+    ):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, remedy",
+    [
+        ("googlenet", "`glimpse download weights`"),
+        ("googlenet_torchvision", "`glimpse download torchvision-weights`"),
+        ("inception_mini", "install glimpse-env again"),
+    ],
+)
+def test_each_file_has_its_own_remedy(
+    name: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encoders.weights.search_folders", lambda: [tmp_path])
+    with pytest.raises(WeightsNotFoundError, match=remedy):
+        find_weights(get_spec(name))
+    (tmp_path / str(get_spec(name).weights)).write_bytes(b"other")
+    with pytest.raises(WeightsHashError, match=remedy):
+        find_weights(get_spec(name))
+    with pytest.raises(ValueError, match=remedy):
+        load_state(tmp_path / str(get_spec(name).weights))
+
+
+def test_a_tilde_in_the_data_folder_is_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("GLIMPSE_DATA", "~/pictures")
+    assert default_weights_dir() == tmp_path / "pictures" / "weights"
+    assert search_folders()[1] == (tmp_path / "weights").resolve()
 
 
 def test_a_wrong_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +189,7 @@ class _Evil:
 def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"x": _Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="glimpse download"):
+    with pytest.raises(ValueError, match=r"evil\.pth.*whole copy"):
         load_state(tmp_path / "evil.pth")
     assert not (tmp_path / "owned").exists()
 
