@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -28,10 +29,20 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 
+# What a person who pressed Ctrl-C can do next.
+_GO_ON = {
+    **dict.fromkeys(("download", "bank", "demo"), "the same command goes on where it was"),
+    **dict.fromkeys(("pretrain", "train"), "the same command with --resume goes on where it was"),
+    **dict.fromkeys(("evaluate", "report"), "the same command begins again"),
+}
+
+
 def _usage() -> str:
     lines = ["usage: glimpse COMMAND [OPTIONS]", "", "Study where to look.", ""]
     lines += [f"  {name:<10} {entry[3]}" for name, entry in _COMMANDS.items()]
-    return "\n".join([*lines, "", "`glimpse COMMAND --help` lists the options of a command."])
+    lines += ["", "`glimpse COMMAND --help` lists the options of a command."]
+    lines += ["With GLIMPSE_DEBUG=1 in the environment errors come with their traceback."]
+    return "\n".join(lines)
 
 
 def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
@@ -61,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     Errors that a person can mend (a missing file, a wrong setting) end in one sentence and status
-    1, Ctrl-C in status 130.
+    1, Ctrl-C in status 130. With GLIMPSE_DEBUG set in the environment, both are raised instead.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -80,9 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
         run, config = _parse(name, arguments[1:])
         run(config)
     except KeyboardInterrupt:
+        if os.environ.get("GLIMPSE_DEBUG"):
+            raise
+        print(f"\nglimpse {name}: interrupted; {_GO_ON[name]}", file=sys.stderr)
         return 130
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and type(error) is RuntimeError:
+    except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
+        # A bare RuntimeError is torch's, and a mistake of this program's.
+        if type(error) is RuntimeError or os.environ.get("GLIMPSE_DEBUG"):
             raise
         print(f"glimpse {name}: {error}", file=sys.stderr)
         return 1

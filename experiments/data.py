@@ -31,16 +31,27 @@ def build_dataset(config: DataConfig, split: str) -> ImageDataset:
     """Open one split.
 
     Raises:
-        ValueError: `image_folder` without `data_dir`.
+        ValueError: `image_folder` without `data_dir`, `synthetic` with it, `num_images` of
+            pictures that are not drawn.
         DatasetNotFoundError, MissingImagesError: see `glimpse_env.datasets`.
     """
     if config.dataset == "synthetic":
+        if config.data_dir is not None:
+            raise ValueError(
+                "the synthetic dogs are drawn, not read: leave --data-dir out, or name the "
+                "--dataset that lies there"
+            )
         count = config.num_images
         if count is not None and split not in ("train", "trainval", "pretrain"):
             count = max(1, count // 4)
         return SyntheticDogs(split, num_images=count)
+    if config.num_images is not None:
+        raise ValueError(
+            f"--num-images is of --dataset synthetic only: leave it out, {config.dataset!r} has "
+            "the pictures it has"
+        )
     if config.dataset == "image_folder":
         if config.data_dir is None:
             raise ValueError("dataset 'image_folder' needs --data-dir")
-        return ImageFolder(config.data_dir, split)
+        return ImageFolder(config.data_dir, split, allow_missing=config.allow_missing)
     return StanfordDogs(config.data_dir, split, allow_missing=config.allow_missing)

@@ -37,6 +37,18 @@ class DemoConfig:
     pictures: int = 8
     """Scanpath pictures to draw."""
 
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is computed.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        least = {"seeds": 1, "num_images": 1, "side": 1, "epochs": 1, "pictures": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is at least {value}, not {getattr(self, name)}")
+
 
 def demo(config: DemoConfig) -> dict[str, Any]:
     """Run the demonstration; started again, it goes on where it was."""

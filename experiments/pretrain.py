@@ -17,7 +17,7 @@ import platform
 import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +27,14 @@ from jaxtyping import Float, Int64, UInt8
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes
 
+from encoders.engine import resolve_device
 from encoders.inception_mini import InceptionMini
 from encoders.towers import Towers, heads_loss
 from experiments.data import DataConfig, build_dataset
 from experiments.probe import probe
+from experiments.runs import RunError
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, PyramidStore
@@ -40,6 +43,8 @@ from glimpse_env.retina import cut_patches
 # Pixels 0..255 to about -2..2: synthetic or not, no data set's own statistics are needed.
 PIXEL_MEAN = (127.5, 127.5, 127.5)
 PIXEL_STD = (64.0, 64.0, 64.0)
+# Of the synthetic dogs, where --num-images does not say: as many as the shipped encoder saw.
+NUM_SYNTHETIC = 2400
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class PretrainConfig:
 
     out: Path = Path("runs/pretrain")
     """Folder for the weights, their provenance, the log and the checkpoint."""
-    data: DataConfig = DataConfig(dataset="synthetic", num_images=2400)
-    """Which pictures."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig(dataset="synthetic")
+    """Which pictures; 2,400 of the synthetic dogs if --num-images does not say."""
     split: str = "pretrain"
     """Split to train on; `pretrain` exists for the synthetic dogs only."""
     name: str = "inception_mini"
@@ -77,7 +82,7 @@ class PretrainConfig:
     precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of the training; weights are fp32 throughout."""
     device: str = "cpu"
-    """`cpu` or `cuda[:i]`."""
+    """`auto`, `cpu` or `cuda[:i]`."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     cache_mb: int = 2500
@@ -86,6 +91,25 @@ class PretrainConfig:
     """Pictures for the linear probes in the record (synthetic dogs only; 0: none)."""
     resume: bool = False
     """Continue from the checkpoint in `out`."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is loaded.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in ("steps", "pictures", "looks", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is at least 1, not {getattr(self, name)}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"--held-out is a share between 0 and 1, not {self.held_out}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout is a share from 0 to below 1, not {self.dropout}")
+        if not 0 <= self.extent <= 1:
+            raise ValueError(f"--extent lies in [0, 1], not {self.extent}")
+        if not self.resolutions:
+            raise ValueError("--resolutions names at least one")
 
 
 @dataclass(frozen=True)
@@ -141,7 +165,7 @@ class PatchSampler:
 
 
 def normalise(
-    patches: UInt8[np.ndarray, "*shape P P 3"], device: str
+    patches: UInt8[np.ndarray, "*shape P P 3"], device: str | torch.device
 ) -> Float[Tensor, "*shape 3 P P"]:
     """RGB bytes to the network's input, channels first."""
     x = torch.from_numpy(patches).to(device)
@@ -157,7 +181,7 @@ class AverageTrunk(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "*shape 3 P P"]:
+    def forward(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N D"]:
         """Normalised patches to averages."""
         return self.network.averages(patches)
 
@@ -166,7 +190,12 @@ class Pretraining:
     """The state of a run: towers, optimiser, schedule, number of steps done."""
 
     def __init__(self, config: PretrainConfig, num_classes: int) -> None:
-        """Start from random weights, decided by the seed."""
+        """Start from random weights, decided by the seed.
+
+        Raises:
+            ValueError, DeviceNotAvailableError: for a device that is not there.
+        """
+        self.device = resolve_device(config.device)
         torch.manual_seed(config.seed)
         self.config = config
         self.network = InceptionMini(batch_norm=True).to(memory_format=torch.channels_last)
@@ -176,7 +205,7 @@ class Pretraining:
             num_classes,
             config.resolutions,
             dropout=config.dropout,
-        ).to(config.device)
+        ).to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.towers.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -186,9 +215,10 @@ class Pretraining:
         self.step = 0
 
     def _scores(self, patches: UInt8[np.ndarray, "B S P P 3"]) -> dict[str, Tensor]:
-        x = normalise(patches, self.config.device)
-        kind = torch.device(self.config.device).type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.config.precision == "bf16"):
+        x = normalise(patches, self.device)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
             scores = self.towers(x)
         return {name: score.float() for name, score in scores.items()}
 
@@ -224,7 +254,8 @@ class Pretraining:
         features = trunk(normalise(batch.patches, "cpu").flatten(0, 1))
         # One gain for the four quarters of a channel, which only mean something in proportion.
         size = features.unflatten(1, (trunk.channels, -1)).square().mean((0, 2)).sqrt()
-        trunk.gain.div_(size.clamp(min=1e-3).repeat_interleave(len(trunk.gain) // len(size)))
+        gain = trunk.get_buffer("gain")
+        gain.div_(size.clamp(min=1e-3).repeat_interleave(len(gain) // len(size)))
         return trunk
 
     def save(self, path: Path) -> None:
@@ -245,31 +276,51 @@ class Pretraining:
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it belongs to a run with another configuration.
+            ValueError: If it is damaged, or belongs to a run with another configuration.
         """
         if not path.exists():
             raise FileNotFoundError(f"nothing to resume: no {path}; start without --resume")
-        state = torch.load(path, map_location=self.config.device, weights_only=True)
-        if state["config"] != _identity(self.config):
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
             theirs, ours = json.loads(state["config"]), json.loads(_identity(self.config))
+        except Exception as error:  # unpickling rubbish raises nearly anything
+            raise _damaged(path) from error
+        if theirs != ours:
             differing = sorted(k for k in ours if theirs.get(k) != ours[k])
             raise ValueError(
                 f"{path} is of a run with another {', '.join(differing)}: give the same options, "
                 "or another --out"
             )
-        self.towers.load_state_dict(state["towers"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step = state["step"]
+        try:
+            self.towers.load_state_dict(state["towers"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.step = int(state["step"])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _damaged(path) from error
 
 
 def _accuracies(scores: dict[str, Tensor], labels: Tensor) -> dict[str, float]:
     return {n: float((s.argmax(1) == labels).float().mean()) for n, s in scores.items()}
 
 
+def _damaged(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is damaged, or no checkpoint of this program: delete it and start without "
+        "--resume, or give another --out"
+    )
+
+
+def _pictures(config: PretrainConfig) -> DataConfig:
+    """Which pictures, their number filled in where they are drawn."""
+    if config.data.dataset == "synthetic" and config.data.num_images is None:
+        return replace(config.data, num_images=NUM_SYNTHETIC)
+    return config.data
+
+
 def _identity(config: PretrainConfig) -> str:
     """The options that decide the result, as JSON."""
-    record = asdict(config)
+    record = asdict(replace(config, data=_pictures(config)))
     for harmless in ("out", "resume", "checkpoint_every", "cache_mb", "probe", "device", "name"):
         del record[harmless]
     record["data"].pop("data_dir")
@@ -283,12 +334,12 @@ def command(config: PretrainConfig) -> str:
     for name, value in [*ours.pop("data").items(), *ours.items()]:
         nested = name in default["data"]
         if value != (default["data"] if nested else default)[name]:
-            prefix, flag = "data." if nested else "", name.replace("_", "-")
+            flag = name.replace("_", "-")
             if isinstance(value, bool):
-                words.append(f"--{prefix}{'' if value else 'no-'}{flag}")
-            else:
+                words.append(f"--{'' if value else 'no-'}{flag}")
+            elif value is not None:  # no number of pictures: those that are there
                 values = value if isinstance(value, list) else [value]
-                words += [f"--{prefix}{flag}", *map(str, values)]
+                words += [f"--{flag}", *map(str, values)]
     return shlex.join(words)
 
 
@@ -306,14 +357,22 @@ def pretrain(config: PretrainConfig) -> Path:
 
     Raises:
         FileNotFoundError, ValueError: If there is nothing to resume, or it does not fit.
+        RunError: If there is a run already and it is not to be resumed.
     """
-    dataset = build_dataset(config.data, config.split)
+    checkpoint = config.out / "checkpoint.pt"
+    weights = config.out / f"{config.name}.safetensors"
+    if not config.resume and (checkpoint.exists() or weights.exists()):
+        raise RunError(
+            f"{config.out} holds a run already: continue it with --resume, or give another --out"
+        )
+    dataset = build_dataset(_pictures(config), config.split)
+    if len(dataset) < 2:
+        raise ValueError("one picture is kept aside at least: pretraining takes two or more")
     order = np.random.default_rng([config.seed, 0]).permutation(len(dataset))
-    kept_aside = max(1, round(config.held_out * len(dataset)))
+    kept_aside = min(max(1, round(config.held_out * len(dataset))), len(dataset) - 1)
     sampler = PatchSampler(config, dataset, order[kept_aside:])
     run = Pretraining(config, len(dataset.class_names))
     config.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = config.out / "checkpoint.pt"
     if config.resume:
         run.load(checkpoint)
     log = config.out / "metrics.jsonl"

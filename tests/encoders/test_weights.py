@@ -189,8 +189,9 @@ class _Evil:
 def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"x": _Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match=r"evil\.pth.*whole copy"):
+    with pytest.raises(ValueError, match=r"evil\.pth.*whole copy") as caught:
         load_state(tmp_path / "evil.pth")
+    assert "weights_only" not in str(caught.value)  # no advice to unpickle it after all
     assert not (tmp_path / "owned").exists()
 
 

@@ -25,6 +25,7 @@ from experiments.pretrain import (
     pretrain,
 )
 from experiments.probe import linear_accuracy, probe
+from experiments.runs import RunError
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramid import build_pyramid
 from glimpse_env.retina import cut_patches
@@ -231,6 +232,51 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
         finished.parent / "metrics.jsonl"
     ).read_text()
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_is_not_overwritten(finished: Path):
+    before = finished.read_bytes()
+    for config in (TINY, replace(TINY, seed=9)):
+        with pytest.raises(RunError, match="--resume"):
+            pretrain(replace(config, out=finished.parent))
+    assert finished.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "rubbish", "empty", "foreign", "other network"])
+def test_a_damaged_checkpoint_is_a_sentence(finished: Path, tmp_path: Path, damage: str):
+    path = tmp_path / "checkpoint.pt"
+    whole = (finished.parent / "checkpoint.pt").read_bytes()
+    contents = {"cut": whole[: len(whole) // 2], "rubbish": b"\x80\x02 rubbish", "empty": b""}
+    if damage in contents:
+        path.write_bytes(contents[damage])
+    elif damage == "foreign":
+        torch.save([1, 2], path)
+    else:
+        state = torch.load(finished.parent / "checkpoint.pt", weights_only=True)
+        torch.save(state | {"towers": {}}, path)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged.*without --resume"):
+        pretrain(replace(TINY, out=tmp_path, resume=True))
+
+
+@pytest.mark.parametrize(
+    "option", [{"held_out": 1.0}, {"held_out": 0.0}, {"steps": 0}, {"pictures": 0}, {"looks": 0},
+               {"checkpoint_every": 0}, {"dropout": 1.0}, {"extent": 1.5}, {"resolutions": ()}]
+)  # fmt: skip
+def test_impossible_options_are_told(option: dict):
+    with pytest.raises(ValueError, match=f"--{next(iter(option)).replace('_', '-')} "):
+        replace(TINY, **option)
+
+
+def test_an_unknown_device_is_a_sentence():
+    with pytest.raises(ValueError, match="'foo'"):
+        Pretraining(replace(TINY, device="foo"), 3)
+
+
+def test_flags_of_the_pictures_have_no_prefix():
+    config = tyro.cli(PretrainConfig, args=["--dataset", "image_folder", "--data-dir", "here"])
+    # The number of synthetic dogs must not stick to pictures that are there anyway.
+    assert config.data == DataConfig(dataset="image_folder", data_dir=Path("here"))
+    assert command(config) == "glimpse pretrain --dataset image_folder"
 
 
 def test_resuming_needs_a_checkpoint_of_the_same_run(finished: Path, tmp_path: Path):

@@ -1,0 +1,123 @@
+"""`glimpse` as a person meets it: what it prints, and the status it ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import _COMMANDS, _GO_ON, main
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIMPSE_DEBUG", raising=False)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_usage_names_every_command(arguments: list[str], capsys: Capture) -> None:
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in _COMMANDS)
+    assert "GLIMPSE_DEBUG" in shown
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_an_unknown_command_is_told(capsys: Capture) -> None:
+    assert main(["bnak"]) == 2
+    shown = capsys.readouterr()
+    assert "'bnak'" in shown.err and "usage:" in shown.err and not shown.out
+
+
+@pytest.mark.parametrize("name", sorted(_COMMANDS))
+def test_every_command_has_help(name: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code in (0, None)
+    assert f"glimpse {name}" in capsys.readouterr().out
+
+
+def test_a_missing_bank_is_one_sentence(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", "synthetic", "--bank", str(tmp_path / "none"), "--out", str(tmp_path / "r")]
+    assert main(command) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("glimpse train: ") and shown.count("\n") == 1
+    assert str(tmp_path / "none") in shown and "`glimpse bank`" in shown
+    monkeypatch.setenv("GLIMPSE_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(command)
+
+
+def ending(error: BaseException):
+    def run(config: object) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["bank", "train", "report"])
+def test_ctrl_c_says_how_to_go_on(
+    name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.cli._parse", lambda *_: (ending(KeyboardInterrupt()), None))
+    assert main([name]) == 130
+    shown = capsys.readouterr()
+    assert shown.err.strip() == f"glimpse {name}: interrupted; {_GO_ON[name]}" and not shown.out
+    assert ("--resume" in shown.err) == (name == "train")
+    monkeypatch.setenv("GLIMPSE_DEBUG", "1")
+    with pytest.raises(KeyboardInterrupt):
+        main([name])
+
+
+def test_ctrl_c_has_a_sentence_for_every_command() -> None:
+    assert _GO_ON.keys() == _COMMANDS.keys()
+
+
+def test_errors_of_people_end_in_a_sentence_and_of_the_program_in_a_traceback(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (FloatingPointError("the loss is nan"), ValueError("no"), OSError("disk full")):
+        monkeypatch.setattr("experiments.cli._parse", lambda *_, e=error: (ending(e), None))
+        assert main(["train"]) == 1
+        assert capsys.readouterr().err == f"glimpse train: {error}\n"
+    for error in (RuntimeError("shapes"), KeyError("x"), AssertionError()):
+        monkeypatch.setattr("experiments.cli._parse", lambda *_, e=error: (ending(e), None))
+        with pytest.raises(type(error)):
+            main(["train"])
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        (["bank", "--out", "x", "--chunk", "0"], "--chunk is at least 1"),
+        (["bank", "--out", "x", "--workers", "0"], "--workers is at least 1"),
+        (["demo", "--seeds", "0"], "--seeds is at least 1"),
+        (["pretrain", "--held-out", "1"], "--held-out is a share"),
+        (["bank", "--out", "x", "--encoder", "inception_mini", "--device", "foo"], "'foo'"),
+        (["bank", "--out", "x", "--encoder", "inception_mini", "--dataset", "synthetic",
+          "--data-dir", "there"], "leave --data-dir out"),
+        (["bank", "--out", "x", "--encoder", "inception_mini", "--num-images", "3"],
+         "--num-images is of --dataset synthetic only"),
+    ],
+)  # fmt: skip
+def test_impossible_options_end_before_anything_is_made(
+    command: list[str], words: str, tmp_path: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(command)
+    except SystemExit as end:  # tyro's own way, with the options beside it
+        status = end.code
+    assert status in (1, 2)
+    shown = capsys.readouterr().err
+    assert words in " ".join(shown.replace("│", " ").split()) and "Traceback" not in shown
+    assert not list(tmp_path.iterdir())
