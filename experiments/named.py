@@ -12,22 +12,24 @@ from experiments.data import DataConfig
 def _dogs(resolutions: tuple[Resolution, ...], num_glimpses: int) -> TrainConfig:
     """One cell of Table 1 from banks, at a width that two CPU cores train in minutes."""
     return TrainConfig(
-        out=Path(f"runs/dogs-{'-'.join(resolutions)}-{num_glimpses}"),
+        out=Path(f"runs/dogs-{num_glimpses}"),
         bank=Path("banks/dogs"),
         context="center",
         resolutions=resolutions,
         num_glimpses=num_glimpses,
-        epochs=30,
+        epochs=20,
         network=TwoDeckConfig(
             hidden_size=512,
-            image_width=512,
+            image_width=1024,
             glimpse_width=512,
-            sigma=0.25,
-            dropout=0.5,
-            feature_dropout=0.2,
+            sigma=0.12,
+            dropout=0.25,
+            feature_dropout=0.5,
             normalise_features="root",
         ),
-        learning=ReinforceConfig(optimizer="adam", learning_rate=1e-3, weight_decay=1e-2),
+        learning=ReinforceConfig(
+            optimizer="adam", learning_rate=5e-4, learning_rate_decay=0.88, weight_decay=0.5
+        ),
     )
 
 
