@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from gymnasium.vector import AutoresetMode
@@ -13,9 +17,14 @@ from agents.reinforce import ReinforceAgent
 from encoders.bank import FeatureBank
 from encoders.engine import Encoder, make_encoder
 from encoders.spec import get_spec
+from encoders.weights import WeightsNotFoundError, file_digest, find_weights
 from experiments.configs import TrainConfig
 from experiments.data import build_dataset
+from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
+
+# Of a bank's description: what may differ between the splits of one experiment.
+_OF_THE_SPLIT = ("split", "dataset", "num_images", "mirrored")
 
 REFERENCES = {"center": center, "random": uniform}
 
@@ -85,3 +94,123 @@ def build_agents(config: TrainConfig, env: DogsGlimpseVectorEnv) -> dict[str, Re
                 chooser, fitted, config.learning, device=config.device, seed=config.seed
             )
     return agents
+
+
+def describe_source(source: FeatureBank | Encoder) -> dict[str, Any]:
+    """Where features come from, as JSON gives it back: `bank` or `live`, with what tells it apart.
+
+    Lattices are summed up; no path is told, since a bank may move.
+    """
+    if isinstance(source, Encoder):
+        return {"live": str(source.dtype).removeprefix("torch.")}
+    record = json.loads(json.dumps(asdict(source.description)))
+    del record["chunk"]  # how it was computed, not what it holds
+    for name in ("fixations", "context_fixations"):
+        points = record[name]
+        flat = [value for point in points for value in point]
+        record[name] = {
+            "count": len(points), "min": min(flat, default=None), "max": max(flat, default=None)
+        }  # fmt: skip
+    return {"bank": record}
+
+
+def describe_encoder(name: str, *, live: bool) -> dict[str, Any]:
+    """An encoder's record: which it is, the weight file found, and what the weights have seen.
+
+    Raises:
+        WeightsNotFoundError: it runs live and has no weights. With banks they need not be there.
+    """
+    spec = get_spec(name)
+    record = {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen}
+    if spec.weights is None:
+        return record | {"weights": "random", "weights_sha256": None}
+    try:
+        path = find_weights(spec)
+    except WeightsNotFoundError:
+        if live:
+            raise
+        file = Path(spec.weights).name
+        return record | {
+            "weights": f"{file}, not here: known from the bank",
+            "weights_sha256": None,
+        }
+    return record | {"weights": path.name, "weights_sha256": file_digest(path)}
+
+
+def describe_dataset(dataset: ImageDataset) -> dict[str, Any]:
+    """Which pictures, and how many."""
+    return {
+        "fingerprint": dataset.fingerprint,
+        "images": len(dataset),
+        "missing": dataset.num_missing,
+    }
+
+
+def describe_evaluation(
+    env: DogsGlimpseVectorEnv,
+    source: FeatureBank | Encoder,
+    agents: Mapping[str, ReinforceAgent],
+    *,
+    encoder: str,
+    seed: int,
+    scanpaths: int,
+    candidates: int,
+) -> dict[str, Any]:
+    """What an evaluation was of, so that only like is compared with like."""
+    return {
+        "split": env.dataset.split,
+        "seed": seed,
+        "scanpaths": scanpaths,
+        "oracle_candidates": candidates,
+        "source": describe_source(source),
+        "encoder": {"name": encoder, "fingerprint": get_spec(encoder).fingerprint},
+        "dataset": describe_dataset(env.dataset),
+        "epochs": {name: agent.epoch for name, agent in agents.items()},
+    }
+
+
+def evaluation_name(
+    settings: Mapping[str, Any], config: TrainConfig, environment: Mapping[str, Any]
+) -> str:
+    """File name of an evaluation: `evaluation-<split>.json` for the run's own kind only.
+
+    Args:
+        settings: Of `describe_evaluation`.
+        config: The run's own.
+        environment: The run's environment.json.
+    """
+    split, source = settings["split"], settings["source"]
+    parts = ["evaluation", split]
+    if "live" in source:
+        if config.bank is not None:
+            parts.append("live")
+        elif environment.get("live", source["live"]) != source["live"]:
+            parts.append(source["live"])
+    elif not _own_bank(source["bank"], split, config, environment):
+        parts.append(f"bank-{_short_hash(source['bank'])}")
+    own = environment.get("datasets", {}).get(split, settings["dataset"])
+    if settings["dataset"] != own:
+        parts.append(f"data-{_short_hash(settings['dataset'])}")
+    if settings["seed"] != config.seed:
+        parts.append(f"seed-{settings['seed']}")
+    if settings["scanpaths"] != config.scanpaths:
+        parts.append(f"scanpaths-{settings['scanpaths']}")
+    if (settings["oracle_candidates"] > 0) != config.references:
+        parts.append("no-oracle" if config.references else "oracle")
+    return "-".join(parts) + ".json"
+
+
+def _own_bank(
+    bank: dict[str, Any], split: str, config: TrainConfig, environment: Mapping[str, Any]
+) -> bool:
+    recorded = environment.get("bank")
+    if config.bank is None or recorded is None:
+        return False
+    if split in recorded:
+        return bank == recorded[split]
+    like = recorded[config.train_split]
+    return all(bank[key] == like[key] for key in bank if key not in _OF_THE_SPLIT)
+
+
+def _short_hash(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]

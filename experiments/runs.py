@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -28,8 +29,36 @@ def write_json(path: Path, record: Any) -> None:
     """Write JSON beside its place and move it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(record, indent=1, default=_plain, allow_nan=False) + "\n")
+    partial.write_text(_dump(record) + "\n")
     os.replace(partial, path)
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a record of a run.
+
+    Args:
+        path: Its file.
+        remedy: What to do if it is missing or damaged, to end a sentence with.
+
+    Raises:
+        RunError: there is no such file, or no JSON object in it.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): {remedy}") from error
+    if not isinstance(record, dict):
+        raise RunError(f"{path} is not the record of a run: {remedy}")
+    return record
+
+
+def _dump(record: Any) -> str:
+    return json.dumps(record, indent=1, default=_plain, allow_nan=False)
+
+
+_RESTORE = "restore it from a copy, or begin the run again in another --out"
 
 
 def _plain(value: Any) -> Any:
@@ -117,20 +146,18 @@ class RunFolder:
     def begin(self, config: Any, environment: dict[str, Any], *, resume: bool) -> None:
         """Make the folder, or check that it holds the interrupted run of the same configuration.
 
+        Paths and the device may change on resuming; what lies at the paths may not.
+
         Raises:
-            RunError: there is a run already, or none to resume, or one of another configuration.
+            RunError: there is a run already, or none to resume, or one of another configuration,
+                or one that stands on other pictures, another encoder or other banks.
         """
         record, path = to_record(replace(config, resume=False)), self.path / "config.json"
         if resume:
             if not path.is_file():
                 raise RunError(f"no run in {self.path} to resume: leave --resume out to begin one")
-            found = json.loads(path.read_text())
-            if found != record:
-                names = sorted(_differences(found, record))
-                raise RunError(
-                    f"the run in {self.path} was begun with other settings ({', '.join(names)}): "
-                    "resume it with its own, or begin another in another --out"
-                )
+            self._check_same(record, environment)
+            write_json(path, record)  # paths may have moved
             return
         if path.exists():
             raise RunError(
@@ -138,6 +165,30 @@ class RunFolder:
             )
         write_json(self.path / "environment.json", environment)
         write_json(path, record)
+
+    def _check_same(self, record: dict[str, Any], environment: dict[str, Any]) -> None:
+        found = read_json(self.path / "config.json", _RESTORE)
+        names = differences(settings_of(found), settings_of(record))
+        if names:
+            raise RunError(
+                f"the run in {self.path} was begun with other settings ({', '.join(names)}): "
+                "resume it with its own, or begin another in another --out"
+            )
+        begun = read_json(self.path / "environment.json", _RESTORE)
+        if "bank" in environment and "bank" not in begun:
+            warnings.warn(
+                f"{self.path}/environment.json is of a version that did not record banks: whether "
+                "these are the same cannot be told",
+                stacklevel=3,
+            )
+            begun = begun | {"bank": environment["bank"]}
+        names = differences(stands_on(begun), stands_on(json.loads(_dump(environment))))
+        if names:
+            raise RunError(
+                f"the run in {self.path} stands on something else than what is here now "
+                f"({', '.join(names)}): resume it with its own pictures, encoder and banks, or "
+                "begin another in another --out"
+            )
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row of metrics."""
@@ -148,7 +199,10 @@ class RunFolder:
         """Drop the rows of `agent` from `epoch` on: they will be computed again."""
         if not self.metrics.exists():
             return
-        rows = [json.loads(line) for line in _whole_lines(self.metrics)]
+        try:
+            rows = [json.loads(line) for line in _whole_lines(self.metrics)]
+        except ValueError as error:
+            raise RunError(f"{self.metrics} is damaged ({error}): {_RESTORE}") from error
         kept = [row for row in rows if row["agent"] != agent or row["epoch"] < epoch]
         partial = self.metrics.with_name("metrics.jsonl.part")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -158,6 +212,35 @@ class RunFolder:
 def _whole_lines(path: Path) -> Iterable[str]:
     """Lines that were written to the end; a killed run may leave half of one."""
     return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What determines a run's course in its config.json: all but paths and device.
+
+    Of the bank only whether there is one is left; its content is among what a run stands on.
+    """
+    settings = {key: value for key, value in record.items() if key not in ("out", "device")}
+    settings["bank"] = settings.get("bank") is not None
+    if isinstance(settings.get("data"), dict):
+        settings["data"] = {k: v for k, v in settings["data"].items() if k != "data_dir"}
+    return settings
+
+
+def stands_on(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Pictures, encoder and banks in an environment.json, as far as they determine a run.
+
+    The weight file counts where the encoder ran; with banks it need not even be there.
+    """
+    encoder, bank = environment.get("encoder") or {}, environment.get("bank")
+    facts = {"fingerprint": encoder.get("fingerprint")}
+    if bank is None:
+        facts["weights_sha256"] = encoder.get("weights_sha256")
+    return {"datasets": environment.get("datasets"), "encoder": facts, "bank": bank}
+
+
+def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Names, dotted and sorted, of what differs between two records."""
+    return sorted(_differences(one, two))
 
 
 def _differences(one: Mapping[str, Any], two: Mapping[str, Any], prefix: str = "") -> set[str]:
@@ -175,13 +258,16 @@ def load_config(kind: type[Config], folder: Path) -> Config:
     """Read a run's configuration.
 
     Raises:
-        RunError: no run there.
+        RunError: no run there, or its record is damaged or of another version.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise RunError(f"no run in {folder} (no config.json): give the --out of a `glimpse train`")
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    record = json.loads(path.read_text())
-    if not isinstance(record, dict) or not names & record.keys():
+    record = read_json(path, _RESTORE)
+    if not names & record.keys():
         raise RunError(f"{path} is not the configuration of a run")
-    return from_record(kind, record)
+    try:
+        return from_record(kind, record)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error

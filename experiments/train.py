@@ -12,9 +12,16 @@ from tqdm import tqdm
 
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
-from encoders.spec import get_spec
 from experiments.configs import TrainConfig
-from experiments.environment import build_agents, build_env, build_source
+from experiments.environment import (
+    build_agents,
+    build_env,
+    build_source,
+    describe_dataset,
+    describe_encoder,
+    describe_evaluation,
+    describe_source,
+)
 from experiments.evaluate import (
     checkpoint_folder,
     fixation_facts,
@@ -71,17 +78,19 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """What the run stands on, for environment.json."""
-        spec, sets = get_spec(self.config.encoder), (self.env.dataset, self.eval_env.dataset)
+        live = self.config.bank is None
+        sources = {
+            self.env.dataset.split: describe_source(self.train_source),
+            self.eval_env.dataset.split: describe_source(self.eval_source),
+        }
+        sets = (self.env.dataset, self.eval_env.dataset)
         return {
             "seed": self.config.seed,
-            "encoder": {"name": spec.name, "fingerprint": spec.fingerprint, "weights": spec.weights,
-                        "weights_sha256": spec.sha256},
-            "datasets": {
-                data.split: {"fingerprint": data.fingerprint, "images": len(data),
-                             "missing": data.num_missing}
-                for data in sets
-            },
-        }  # fmt: skip
+            "encoder": describe_encoder(self.config.encoder, live=live),
+            "bank": None if live else {split: each["bank"] for split, each in sources.items()},
+            "live": sources[self.env.dataset.split].get("live"),
+            "datasets": {data.split: describe_dataset(data) for data in sets},
+        }
 
     def train(self) -> None:
         """Train every agent from where its checkpoint stands to the last epoch."""
@@ -145,12 +154,18 @@ class Trainer:
     def report(self) -> dict[str, Any]:
         """Evaluate all agents at the end, write evaluation-<split>.json, print the table."""
         config = self.config
+        candidates = oracle_lattice(self.eval_source) if config.references else None
         record, _ = report(
-            self.agents, self.eval_env, scanpaths=config.scanpaths,
-            candidates=oracle_lattice(self.eval_source) if config.references else None,
+            self.agents, self.eval_env, scanpaths=config.scanpaths, candidates=candidates,
             seed=config.seed,
         )  # fmt: skip
-        write_json(self.folder.path / f"evaluation-{config.eval_split}.json", record)
+        settings = describe_evaluation(
+            self.eval_env, self.eval_source, self.agents, encoder=config.encoder,
+            seed=config.seed, scanpaths=config.scanpaths,
+            candidates=0 if candidates is None else len(candidates),
+        )  # fmt: skip
+        path = self.folder.path / f"evaluation-{config.eval_split}.json"
+        write_json(path, {"settings": settings, **record})
         print(format_table(record))
         return record
 

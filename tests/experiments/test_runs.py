@@ -71,6 +71,78 @@ def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
         folder.begin(other, {}, resume=True)
 
 
+FACTS = {
+    "datasets": {"train": {"fingerprint": "a", "images": 3}},
+    "encoder": {"fingerprint": "e", "weights_sha256": "w"},
+    "bank": {"train": {"fixations": {"count": 4}}},
+}
+
+
+def test_paths_and_device_may_change_on_resuming(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    folder.begin(TrainConfig(bank=Path("banks")), FACTS, resume=False)
+    moved = TrainConfig(
+        out=Path("elsewhere"), bank=Path("b"), data=DataConfig(data_dir=Path("d")), device="cpu"
+    )
+    absent = FACTS | {"encoder": {"fingerprint": "e", "weights_sha256": None}}
+    folder.begin(moved, absent, resume=True)
+    assert load_config(TrainConfig, folder.path) == moved
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"datasets": {"train": {"fingerprint": "b", "images": 3}}}, "datasets.train.fingerprint"),
+        ({"encoder": {"fingerprint": "f", "weights_sha256": "w"}}, "encoder.fingerprint"),
+        ({"bank": {"train": {"fixations": {"count": 9}}}}, "bank.train.fixations.count"),
+    ],
+)
+def test_what_a_run_stands_on_may_not_change(change: dict, name: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    folder.begin(TrainConfig(bank=Path("banks")), FACTS, resume=False)
+    with pytest.raises(RunError, match=rf"\({name}\)"):
+        folder.begin(TrainConfig(bank=Path("banks")), FACTS | change, resume=True)
+
+
+def test_other_weights_of_a_live_encoder_are_noticed(tmp_path: Path) -> None:
+    folder, live = RunFolder(tmp_path / "r"), FACTS | {"bank": None}
+    folder.begin(TrainConfig(), live, resume=False)
+    other = live | {"encoder": {"fingerprint": "e", "weights_sha256": "v"}}
+    with pytest.raises(RunError, match="weights_sha256"):
+        folder.begin(TrainConfig(), other, resume=True)
+
+
+def test_a_run_of_before_banks_were_recorded_resumes_with_a_warning(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    old = {key: value for key, value in FACTS.items() if key != "bank"}
+    folder.begin(TrainConfig(bank=Path("banks")), old, resume=False)
+    with pytest.warns(UserWarning, match="did not record banks"):
+        folder.begin(TrainConfig(bank=Path("banks")), FACTS, resume=True)
+
+
+@pytest.mark.bad_input
+@pytest.mark.filterwarnings("ignore:.*did not record banks")
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"epochs": "many"}', '{"data": 5}', "\xff"])
+@pytest.mark.parametrize("name", ["config.json", "environment.json"])
+def test_a_damaged_record_is_named(name: str, text: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    folder.begin(TrainConfig(), FACTS, resume=False)
+    (folder.path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(RunError, match=str(folder.path)):
+        folder.begin(TrainConfig(), FACTS, resume=True)
+    if name == "config.json":
+        with pytest.raises(RunError, match="config.json"):
+            load_config(TrainConfig, folder.path)
+
+
+@pytest.mark.bad_input
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("nonsense\n")
+    with pytest.raises(RunError, match="metrics.jsonl is damaged"):
+        folder.rewind("learned", 1)
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run in"):
         RunFolder(tmp_path / "r").begin(TrainConfig(), {}, resume=True)
