@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +18,16 @@ from encoders.bank import FeatureBank, lattice
 from encoders.engine import Encoder
 from experiments.answers import Answers
 from experiments.configs import TrainConfig
-from experiments.environment import REFERENCES, build_agents, build_env, build_source
+from experiments.environment import (
+    REFERENCES,
+    build_agents,
+    build_env,
+    build_source,
+    describe_evaluation,
+    evaluation_name,
+)
 from experiments.pictures import draw_examples
-from experiments.runs import RunError, load_config, write_json
+from experiments.runs import RunError, load_config, read_json, write_json
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 
@@ -201,14 +207,14 @@ class EvaluateConfig:
     """Use the live encoder although the run was trained from a bank."""
     data_dir: Path | None = None
     """Folder of the pictures, if it has moved."""
-    scanpaths: int = 8
-    """M, scanpaths a picture in Monte-Carlo evaluation; 1 leaves it out."""
-    oracle: bool = True
-    """Report the oracle too (as many evaluations as the lattice has points)."""
+    scanpaths: int | None = None
+    """M, scanpaths a picture in Monte-Carlo evaluation; 1 leaves it out (default: the run's)."""
+    oracle: bool | None = None
+    """Report the oracle, as many evaluations as the lattice has points (default: as the run)."""
     pictures: int = 8
     """Scanpath pictures to draw into the run's folder."""
-    seed: int = 0
-    """Seed of the noise outside the pictures and of sampled scanpaths."""
+    seed: int | None = None
+    """Seed of the noise outside the pictures and of sampled scanpaths (default: the run's)."""
 
 
 def load_run(
@@ -223,7 +229,7 @@ def load_run(
     agents = build_agents(config, env)
     for name in list(agents):
         folder = checkpoint_folder(run, name)
-        if not folder.exists():
+        if not (folder / "checkpoint.json").is_file():
             if name == "learned":
                 raise RunError(f"{run} has no checkpoint yet: let `glimpse train` finish an epoch")
             del agents[name]
@@ -238,8 +244,18 @@ def checkpoint_folder(run: Path, agent: str) -> Path:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a run; prints the table, writes `evaluation-<split>.json` and pictures."""
-    run = load_config(TrainConfig, config.run)
+    """Evaluate a run; prints the table, writes `evaluation-<split>.json` and pictures.
+
+    An evaluation of another kind than the run's own (live, other banks, another seed) goes to a
+    file whose name says so.
+
+    Raises:
+        RunError: no run there, no checkpoint yet, or a damaged record.
+    """
+    own = run = load_config(TrainConfig, config.run)
+    environment = read_json(
+        config.run / "environment.json", "restore it from a copy, or train the run again"
+    )
     if config.live:
         run = replace(run, bank=None)
     elif config.bank is not None:
@@ -249,13 +265,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     source = build_source(run, config.split)
     env = build_env(run, config.split, source=source, training=False)
     agents = load_run(config.run, run, env)
-    candidates = oracle_lattice(source) if config.oracle else None
-    record, answers = report(
-        agents, env, scanpaths=config.scanpaths, candidates=candidates, seed=config.seed
-    )
+    oracle = own.references if config.oracle is None else config.oracle
+    scanpaths = own.scanpaths if config.scanpaths is None else config.scanpaths
+    seed = own.seed if config.seed is None else config.seed
+    candidates = oracle_lattice(source) if oracle else None
+    record, answers = report(agents, env, scanpaths=scanpaths, candidates=candidates, seed=seed)
     print(format_table(record))
-    path = config.run / f"evaluation-{config.split}.json"
-    write_json(path, {"settings": json.loads(json.dumps(asdict(config), default=str)), **record})
+    settings = describe_evaluation(
+        env, source, agents, encoder=run.encoder, seed=seed, scanpaths=scanpaths,
+        candidates=0 if candidates is None else len(candidates),
+    )  # fmt: skip
+    if "bank" not in environment and config.bank is None and isinstance(source, FeatureBank):
+        # A run of before banks were recorded: those in its own place are taken for its own.
+        environment["bank"] = {config.split: settings["source"]["bank"]}
+    path = config.run / evaluation_name(settings, own, environment)
+    write_json(path, {"settings": settings, **record})
     print(f"written: {path}")
     if config.pictures:
         folder = config.run / "pictures"

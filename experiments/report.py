@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,18 @@ from typing import Any
 import numpy as np
 from tyro.conf import Positional
 
+from encoders.spec import get_spec
 from experiments.configs import TrainConfig
-from experiments.runs import RunError, load_config, write_json
-
-# What a reader must know of weights before believing a number. Keyed by their hash.
-_WEIGHTS_HAVE_SEEN = {
-    "62d6602ebcf3727608a73fcc78aabb60cd63bb85ce17bf1b215b072d4a8dc504": (
-        "BVLC GoogLeNet, trained on all of ILSVRC 2012: it has seen pictures of Stanford Dogs, "
-        "validation and test pictures included, with their ImageNet labels (not de-duplicated)"
-    ),
-}
+from experiments.environment import REFERENCES
+from experiments.runs import (
+    RunError,
+    differences,
+    load_config,
+    read_json,
+    settings_of,
+    stands_on,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,38 @@ class ReportConfig:
 
 
 def _without_seed(run: Path) -> dict[str, Any]:
-    record = json.loads((run / "config.json").read_text())
-    return {key: value for key, value in record.items() if key not in ("seed", "out")}
+    settings = settings_of(read_json(run / "config.json", "restore it from a copy"))
+    return {key: value for key, value in settings.items() if key != "seed"}
+
+
+def _read_evaluation(run: Path, split: str, config: TrainConfig) -> dict[str, Any]:
+    """A run's own evaluation, once every agent has trained to the end."""
+    finish = "finish it with `glimpse train --resume`"
+    again = f"evaluate it again with `glimpse evaluate --split {split}`"
+    path = run / f"evaluation-{split}.json"
+    record = read_json(path, f"{finish}, or if it is finished {again}")
+    epochs = (record.get("settings") or {}).get("epochs")
+    if epochs is None:
+        raise RunError(f"{path} does not say what was evaluated: {again}")
+    for name in ("learned", *(REFERENCES if config.references else ())):
+        if epochs.get(name) != config.epochs:
+            raise RunError(
+                f"{path} is of agent {name!r} after {epochs.get(name, 0)} of {config.epochs} "
+                f"epochs: {finish}"
+            )
+    return record
+
+
+def _check_alike(run: Path, other: Path, one: dict[str, Any], two: dict[str, Any]) -> None:
+    """Whether two evaluations are of one kind; each run has a seed of its own."""
+    kinds = [{k: v for k, v in each["settings"].items() if k != "seed"} for each in (one, two)]
+    names = differences(*kinds)
+    names += [f"scores of {name}" for name in sorted(one.keys() ^ two.keys())]
+    if names:
+        raise RunError(
+            f"the evaluations of {run} and {other} are of different kinds ({', '.join(names)}): "
+            "evaluate both in the same way with `glimpse evaluate`"
+        )
 
 
 def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
@@ -48,21 +79,26 @@ def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
         percent.
 
     Raises:
-        RunError: a run is missing, unfinished, or differs in more than its seed.
+        RunError: a run is missing or unfinished, differs from the others in more than its seed,
+            or was evaluated in another way.
     """
     if not runs:
         raise RunError("name at least one run folder")
     settings, evaluations, environments = [], [], []
     for run in runs:
-        load_config(TrainConfig, run)
-        path = run / f"evaluation-{split}.json"
-        if not path.is_file():
-            raise RunError(f"{run} has no {path.name}: finish it with `glimpse train --resume`")
+        config = load_config(TrainConfig, run)
         settings.append(_without_seed(run))
-        evaluations.append(json.loads(path.read_text()))
-        environments.append(json.loads((run / "environment.json").read_text()))
-        if settings[-1] != settings[0]:
-            raise RunError(f"{run} and {runs[0]} differ in more than their seed")
+        evaluations.append(_read_evaluation(run, split, config))
+        environments.append(
+            read_json(run / "environment.json", "restore it from a copy, or train the run again")
+        )
+        names = differences(settings[0], settings[-1])
+        names += differences(stands_on(environments[0]), stands_on(environments[-1]))
+        if names:
+            raise RunError(
+                f"{run} and {runs[0]} differ in more than their seed ({', '.join(names)})"
+            )
+        _check_alike(run, runs[0], evaluations[-1], evaluations[0])
     names = [name for name in evaluations[0] if name != "settings"]
     first = environments[0]
     return {
@@ -71,7 +107,8 @@ def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
         "results": {name: _over_seeds([e[name] for e in evaluations]) for name in names},
         "learned_minus_center": _difference(evaluations, "learned", "center"),
         "encoder": first["encoder"],
-        "weights_have_seen": _WEIGHTS_HAVE_SEEN.get(first["encoder"]["weights_sha256"]),
+        "weights_have_seen": get_spec(first["encoder"]["name"]).seen,
+        "bank": first.get("bank"),
         "datasets": first["datasets"],
         "commands": [" ".join(environment["command"]) for environment in environments],
         "git_revision": first["git_revision"],

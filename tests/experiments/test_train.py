@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.reinforce import ReinforceAgent
 from encoders.engine import make_encoder
+from encoders.spec import get_spec
+from encoders.weights import WeightsNotFoundError
+from experiments import environment as environment_module
 from experiments import train as train_module
 from experiments.bank import BankConfig, build_bank
 from experiments.configs import TrainConfig
@@ -87,7 +91,11 @@ def test_a_run_folder_holds_what_is_promised(config: TrainConfig) -> None:
     saved = json.loads((run / "evaluation-val.json").read_text())
     assert saved["learned"]["ma"] == record["learned"]["ma"]
     environment = json.loads((run / "environment.json").read_text())
-    assert environment["encoder"]["weights_sha256"]
+    assert environment["encoder"]["weights_sha256"] == get_spec("inception_mini").sha256
+    assert "pretrain" in environment["encoder"]["seen"]
+    assert environment["bank"]["val"]["fixations"] == {"count": 4, "min": -0.5, "max": 0.5}
+    assert str(config.bank) not in json.dumps(environment["bank"])
+    assert saved["settings"]["epochs"] == {"learned": 3, "center": 3, "random": 3}
     assert environment["datasets"]["train"]["images"] == 48
     assert len(rows(run)) == 9
     events = EventAccumulator(str(run / "tensorboard" / "learned"))
@@ -206,18 +214,80 @@ def test_evaluate_repeats_what_training_reported(
     config: TrainConfig, capsys: pytest.CaptureFixture
 ) -> None:
     reported = train(config)
-    found = evaluate(EvaluateConfig(run=config.out, scanpaths=2, pictures=2))
+    written = (config.out / "evaluation-val.json").read_text()
+    found = evaluate(EvaluateConfig(run=config.out, pictures=2))
     for name, row in reported.items():
         assert found[name]["ma"] == row["ma"], name
+    assert (config.out / "evaluation-val.json").read_text() == written
     assert len(list((config.out / "pictures").glob("*.png"))) == 2
     assert "oracle" in capsys.readouterr().out
 
 
-def test_evaluate_needs_a_checkpoint(config: TrainConfig) -> None:
+def test_other_kinds_of_evaluation_go_elsewhere(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, epochs=1, references=False, scanpaths=1, precision="fp32")
     train(config)
-    for path in (config.out / "checkpoint").iterdir():
-        path.unlink()
-    (config.out / "checkpoint").rmdir()
+    written = (config.out / "evaluation-val.json").read_text()
+    finer = BankConfig(
+        out=tmp_path / "finer", data=DATA, encoder="inception_mini", resolutions=("high",), side=3,
+        context="center", workers=1, precision="fp32",
+    )  # fmt: skip
+    build_bank(finer, "val", make_encoder("inception_mini", precision="fp32"))
+    base = EvaluateConfig(run=config.out, pictures=0)
+    for other in ({"live": True}, {"seed": 3}, {"scanpaths": 2, "oracle": True},
+                  {"bank": finer.out}):  # fmt: skip
+        evaluate(replace(base, **other))
+    assert (config.out / "evaluation-val.json").read_text() == written
+    found = {path.name: path for path in config.out.glob("evaluation-*.json")}
+    (banked,) = [name for name in found if name.startswith("evaluation-val-bank-")]
+    assert found.keys() == {
+        "evaluation-val.json", "evaluation-val-live.json", "evaluation-val-seed-3.json",
+        "evaluation-val-scanpaths-2-oracle.json", banked,
+    }  # fmt: skip
+    settings = {name: json.loads(path.read_text())["settings"] for name, path in found.items()}
+    assert settings["evaluation-val-live.json"]["source"] == {"live": "float32"}
+    assert settings["evaluation-val-seed-3.json"]["seed"] == 3
+    assert settings[banked]["source"]["bank"]["fixations"]["count"] == 9
+    assert all(each["epochs"] == {"learned": 1} for each in settings.values())
+
+
+def test_banks_may_move_but_not_change(config: TrainConfig, tmp_path: Path) -> None:
+    config = replace(config, epochs=1, references=False)
+    train(config)
+    moved = tmp_path / "moved"
+    shutil.copytree(config.bank or "", moved)
+    train(replace(config, bank=moved, resume=True))
+    assert json.loads((config.out / "config.json").read_text())["bank"] == str(moved)
+    shutil.rmtree(moved)
+    finer = BankConfig(
+        out=moved, data=DATA, encoder="inception_mini", resolutions=("high",), side=3,
+        context="center", workers=1, precision="fp32",
+    )  # fmt: skip
+    encoder = make_encoder("inception_mini", precision="fp32")
+    for split in ("train", "val"):
+        build_bank(finer, split, encoder)
+    with pytest.raises(RunError, match="bank.train.fixations.count"):
+        train(replace(config, bank=moved, resume=True))
+    with pytest.raises(RunError, match="other settings .bank."):
+        train(replace(config, bank=None, resume=True))
+
+
+def test_a_bank_does_for_absent_weights(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(spec):
+        raise WeightsNotFoundError("no weights")
+
+    monkeypatch.setattr(environment_module, "find_weights", absent)
+    train(replace(config, epochs=1, references=False))
+    encoder = json.loads((config.out / "environment.json").read_text())["encoder"]
+    assert encoder["weights_sha256"] is None and "from the bank" in encoder["weights"]
+    with pytest.raises(WeightsNotFoundError):
+        environment_module.describe_encoder("inception_mini", live=True)
+
+
+def test_evaluate_needs_a_checkpoint(config: TrainConfig) -> None:
+    train(replace(config, epochs=1, references=False))
+    (config.out / "checkpoint" / "checkpoint.json").unlink()
     with pytest.raises(RunError, match="no checkpoint"):
         evaluate(EvaluateConfig(run=config.out))
 
