@@ -118,6 +118,7 @@ class InceptionMini(nn.Module):
         self.block_c = InceptionUnit(128, 32, 32, 48, 12, 24, 24, bn)
         self.project = ConvUnit(128, self.channels, 1, 1, bn)
         # Set after training, so that features have unit size; agents learn sooner from such.
+        self.gain: Tensor
         self.register_buffer("gain", torch.ones(self.feature_size))
 
     def averages(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N D"]:
@@ -137,6 +138,7 @@ class InceptionMini(nn.Module):
         for name, unit in plain.named_modules():
             if isinstance(unit, ConvUnit):
                 source = trained[name]
+                assert isinstance(source, ConvUnit)
                 conv = (
                     source.conv if source.bn is None else fuse_conv_bn_eval(source.conv, source.bn)
                 )

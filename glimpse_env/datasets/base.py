@@ -7,7 +7,6 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -227,7 +226,7 @@ class PictureFiles:
         """Return no boxes: a dataset that knows some overrides this."""
         return np.zeros((0, 4), dtype=np.float32)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """A sha256 over names, labels and file sizes, in order: equal for equal splits."""
         digest = hashlib.sha256()
