@@ -24,6 +24,10 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pytest -q
+	# Once more where arrays pass through, with every annotated shape and type checked.
+	$(BIN)/pytest -q -m "not bad_input" --jaxtyping-packages=encoders,agents,beartype.beartype \
+		tests/agents/test_losses.py tests/agents/test_networks.py tests/agents/test_rollout.py \
+		tests/encoders/test_bank.py tests/encoders/test_spec.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

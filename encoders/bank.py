@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, UInt64
+from jaxtyping import Float, Integer, Shaped, UInt64
 
 FORMAT = 1
 _DESCRIPTION = "bank.json"
@@ -127,7 +127,7 @@ class BankDescription:
 def noise_keys(
     seed: int,
     image: Integer[np.ndarray, " B"],
-    mirror: Integer[np.ndarray, " B"],
+    mirror: Shaped[np.ndarray, " B"],
     point: Integer[np.ndarray, " B"],
 ) -> UInt64[np.ndarray, " B"]:
     """Key of the noise that each (picture, mirror, point) has outside the picture.

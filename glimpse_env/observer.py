@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ class Gaze:
     scale: Float32[np.ndarray, " n"] | None = None
 
 
+@runtime_checkable
 class Observer(Protocol):
     """What `dynamics.py` asks of a source of observations.
 

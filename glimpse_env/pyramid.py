@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -111,6 +111,7 @@ def build_pyramid(
     return Pyramid(levels, shape)
 
 
+@runtime_checkable
 class SupportsImages(Protocol):
     """What a store needs of a data set."""
 

@@ -210,6 +210,7 @@ def test_dropout_keeps_the_mean_and_replays():
     assert dropout(values, 0.3, None) is values
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -196,6 +196,7 @@ def test_a_damaged_description_is_named_with_its_remedy(content: bytes, tmp_path
         assert str(tmp_path / "b") in str(caught.value)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("change", [("chunk", 0), ("num_images", "5"), ("feature_size", -1)])
 def test_a_description_of_impossible_sizes_is_refused(change: tuple, tmp_path: Path) -> None:
     filled(tmp_path / "b")
