@@ -27,7 +27,7 @@ class TrainConfig:
     encoder: str = "googlenet"
     """Registered encoder; with a bank it must be the bank's."""
     bank: Path | None = None
-    """Folder of the feature banks (`glimpse bank --out`); without it the encoder runs live."""
+    """Folder of the feature banks (`glimpse bank --out`); `None` runs the encoder live."""
     train_split: Literal["train", "trainval"] = "train"
     """Split to learn from."""
     eval_split: Literal["val", "test"] = "val"

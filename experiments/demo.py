@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from encoders.engine import make_encoder
 from experiments.bank import BankConfig, build_bank
 from experiments.data import DataConfig
@@ -16,6 +14,7 @@ from experiments.environment import build_env, build_source
 from experiments.evaluate import load_run, play
 from experiments.named import EXPERIMENTS
 from experiments.pictures import draw_examples
+from experiments.report import collect_runs, format_report
 from experiments.runs import write_json
 from experiments.train import train
 
@@ -43,7 +42,7 @@ class DemoConfig:
         Raises:
             ValueError: naming the option.
         """
-        least = {"seeds": 1, "num_images": 1, "side": 1, "epochs": 1, "pictures": 0}
+        least = {"seeds": 1, "num_images": 128, "side": 1, "epochs": 1, "pictures": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 flag = name.replace("_", "-")
@@ -64,7 +63,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
             ),
             split, encoder,
         )  # fmt: skip
-    records, run = [], base
+    runs, run = [], base
     for seed in range(config.seeds):
         out = config.out / f"seed-{seed}"
         print(f"\nseed {seed}: {out}")
@@ -73,36 +72,15 @@ def demo(config: DemoConfig) -> dict[str, Any]:
             eval_every=config.epochs, scanpaths=1, mirror="off", context="center",
             resume=(out / "config.json").exists(),
         )  # fmt: skip
-        records.append(train(run))
-    result = summarise(records)
-    result["seconds"] = round(time.perf_counter() - start, 1)
+        train(run)
+        runs.append(out)
+    seconds = time.perf_counter() - start
+    result = collect_runs(tuple(runs), "val") | {"seconds_of_last_start": round(seconds, 1)}
     write_json(config.out / "result.json", result)
 
     env = build_env(run, "val", source=build_source(run, "val"))
     answers = play(load_run(run.out, run, env)["learned"], env)
     draw_examples(env.dataset, answers, run.resolutions, config.out / "pictures", config.pictures)
-    print(f"\n{format_summary(result)}\n\npictures of scanpaths: {config.out / 'pictures'}")
+    print(f"\nheld-out pictures, {seconds:.0f} s\n\n{format_report(result)}")
+    print(f"\nresult: {config.out / 'result.json'}\npictures: {config.out / 'pictures'}")
     return result
-
-
-def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation of mA over the seeds, for each kind of fixation."""
-    summary: dict[str, Any] = {}
-    for name in records[0]:
-        values = [record[name]["ma"] for record in records]
-        summary[name] = {
-            "ma_mean": float(np.mean(values)),
-            "ma_std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-            "ma": values,
-        }
-    return summary
-
-
-def format_summary(result: dict[str, Any]) -> str:
-    """The summary as lines of text."""
-    lines = ["held-out pictures, mA in % over seeds (mean, standard deviation)"]
-    for name, row in result.items():
-        if isinstance(row, dict):
-            lines.append(f"  {name:<10} {row['ma_mean']:6.1f}  +- {row['ma_std']:.1f}")
-    lines.append(f"in {result['seconds']:.0f} s")
-    return "\n".join(lines)

@@ -183,10 +183,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         trainer.train()
     except KeyboardInterrupt:
         epochs = ", ".join(f"{name} {agent.epoch}" for name, agent in trainer.agents.items())
-        print(
-            f"\ninterrupted; whole epochs saved in {config.out} ({epochs}): the same command with "
-            "--resume goes on from there"
-        )
+        print(f"\nwhole epochs are saved in {config.out}: {epochs}")
         raise
     record = trainer.report()
     print(f"run: {config.out}")

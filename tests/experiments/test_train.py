@@ -207,7 +207,7 @@ def test_ctrl_c_says_where_things_are(
     monkeypatch.setattr(train_module.Trainer, "train", stop)
     with pytest.raises(KeyboardInterrupt):
         train(config)
-    assert "--resume" in capsys.readouterr().out
+    assert f"saved in {config.out}" in capsys.readouterr().out
 
 
 def test_evaluate_repeats_what_training_reported(

@@ -122,7 +122,7 @@ def test_a_bank_that_does_not_fit_is_refused(tmp_path):
     train = dogs("train", 4)
     bank = make_bank(tmp_path / "a", train, side=2, resolutions=("low", "high"))
     fitting: dict[str, Any] = options("train", 4, observation="features", encoder=bank)
-    fitting |= {"resolutions": ("high",), "mirror": False}
+    fitting |= {"resolutions": ("high",), "mirror": False, "context": "center"}
     DogsGlimpseEnv(**fitting)
     for change, error, says in (
         ({"dataset": dogs("val", 4)}, BankMismatchError, "split"),
@@ -132,6 +132,7 @@ def test_a_bank_that_does_not_fit_is_refused(tmp_path):
         ({"mirror": True}, ValueError, "mirror=False"),
         ({"choose_scale": True}, ValueError, "live encoder"),
         ({"context": "random"}, ValueError, "context places"),
+        ({"context": "auto"}, ValueError, "context places"),
     ):
         with pytest.raises(error, match=says):
             DogsGlimpseEnv(**(fitting | change))
