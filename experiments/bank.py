@@ -173,15 +173,14 @@ class BankBuilder:
 _BUILDER: BankBuilder | None = None
 
 
-def _start_worker(folder: Path, dataset: ImageDataset, config: BankConfig) -> None:
+def _start_worker(bank: FeatureBank, dataset: ImageDataset, config: BankConfig) -> None:
     """Set up one worker process: its own maps of the bank and its own encoder, one thread."""
     global _BUILDER
     # Ctrl-C reaches the whole process group; the parent is the one that answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     encoder = make_encoder(config.encoder, device=config.device, precision=config.precision)
-    description = FeatureBank.open(folder, allow_incomplete=True).description
-    _BUILDER = BankBuilder(FeatureBank(folder, description, "r+"), dataset, encoder)
+    _BUILDER = BankBuilder(bank, dataset, encoder)
 
 
 def _work(chunk: int) -> int:
@@ -208,7 +207,7 @@ def _chunks(
     # spawn: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(
         min(config.workers, len(chunks)), get_context("spawn"), _start_worker,
-        (builder.bank.folder, builder.dataset, config),
+        (builder.bank, builder.dataset, config),
     )  # fmt: skip
     try:
         for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):

@@ -10,7 +10,7 @@ from typing import Any
 from encoders.engine import make_encoder
 from experiments.bank import BankConfig, build_bank
 from experiments.data import DataConfig
-from experiments.environment import build_env, build_source
+from experiments.environment import build_env
 from experiments.evaluate import load_run, play
 from experiments.named import EXPERIMENTS
 from experiments.pictures import draw_examples
@@ -78,7 +78,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     result = collect_runs(tuple(runs), "val") | {"seconds_of_last_start": round(seconds, 1)}
     write_json(config.out / "result.json", result)
 
-    env = build_env(run, "val", source=build_source(run, "val"))
+    env = build_env(run, "val")
     answers = play(load_run(run.out, run, env)["learned"], env)
     draw_examples(env.dataset, answers, run.resolutions, config.out / "pictures", config.pictures)
     print(f"\nheld-out pictures, {seconds:.0f} s\n\n{format_report(result)}")

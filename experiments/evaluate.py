@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from agents.checkpoint import RECORD
 from agents.reference import ReferenceAgent, center, given, oracle_fixations
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
@@ -91,14 +92,17 @@ def monte_carlo(
 
 
 def oracle(
-    agent: ReinforceAgent, env: DogsGlimpseVectorEnv, lattice: Float[Tensor, "L 2"], seed: int = 0
+    agent: ReinforceAgent,
+    env: DogsGlimpseVectorEnv,
+    candidates: Float[Tensor, "L 2"],
+    seed: int = 0,
 ) -> Answers:
     """Let the true label choose among lattice points, greedily per glimpse: a ceiling, no policy.
 
     Args:
         agent: Whose classifier answers; one trained on random fixations knows all the lattice.
         env: On the split.
-        lattice: Candidate fixations.
+        candidates: Fixations to choose from.
         seed: As for `play`.
     """
     probe = ReferenceAgent(center, agent.config, agent.learning, device=agent.device)
@@ -115,7 +119,7 @@ def oracle(
 
         truth = torch.as_tensor(env.dataset.labels[batch])
         start = torch.zeros(agent.config.num_glimpses, len(batch), 2)
-        chosen, _ = oracle_fixations(evaluate_at, truth, lattice, start)
+        chosen, _ = oracle_fixations(evaluate_at, truth, candidates, start)
         labels.append(truth[:count])
         log_probs.append(evaluate_at(chosen)[:count])
         fixations.append(chosen[:, :count])
@@ -227,20 +231,24 @@ def load_run(
         RunError: the learned agent has none yet.
     """
     agents = build_agents(config, env)
-    for name in list(agents):
-        folder = checkpoint_folder(run, name)
-        if not (folder / "checkpoint.json").is_file():
-            if name == "learned":
-                raise RunError(f"{run} has no checkpoint yet: let `glimpse train` finish an epoch")
-            del agents[name]
-            continue
-        agents[name].restore(folder)
-    return agents
+    saved = {name: agent for name, agent in agents.items() if restore_saved(run, name, agent)}
+    if "learned" not in saved:
+        raise RunError(f"{run} has no checkpoint yet: let `glimpse train` finish an epoch")
+    return saved
 
 
 def checkpoint_folder(run: Path, agent: str) -> Path:
     """Where an agent's checkpoint lies in a run."""
     return run / "checkpoint" if agent == "learned" else run / "references" / agent
+
+
+def restore_saved(run: Path, name: str, agent: ReinforceAgent) -> bool:
+    """Load an agent's checkpoint, if the run has one yet; returns whether it had."""
+    folder = checkpoint_folder(run, name)
+    if not (folder / RECORD).is_file():
+        return False
+    agent.restore(folder)
+    return True
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from experiments.evaluate import (
     oracle_lattice,
     play,
     report,
+    restore_saved,
 )
 from experiments.runs import RunFolder, environment_record, write_json
 
@@ -95,9 +96,7 @@ class Trainer:
     def train(self) -> None:
         """Train every agent from where its checkpoint stands to the last epoch."""
         for name, agent in self.agents.items():
-            place = checkpoint_folder(self.folder.path, name)
-            if (place / "checkpoint.json").exists():
-                agent.restore(place)
+            restore_saved(self.folder.path, name, agent)
             # `epoch` of a saved agent counts the epochs behind it.
             self.folder.rewind(name, agent.epoch)
         left = sum(self.config.epochs - agent.epoch for agent in self.agents.values())
