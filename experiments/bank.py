@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Literal
 
@@ -185,6 +185,10 @@ def _start_worker(bank: FeatureBank, dataset: ImageDataset, config: BankConfig) 
 
 def _work(chunk: int) -> int:
     assert _BUILDER is not None
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():
+        # Killed by something other than Ctrl-C: what is queued must not go on behind its back.
+        os._exit(1)
     return _BUILDER.build_chunk(chunk)
 
 

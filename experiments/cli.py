@@ -24,6 +24,10 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
                  "Evaluate the agents of a run."),
     "report": ("experiments.report", "ReportConfig", "report",
                "Sum up runs of several seeds as one record and one table."),
+    "table1": ("experiments.table1", "Table1Config", "table1",
+               "Run the cells of the paper's Table 1 and lay them out beside its numbers."),
+    "variants": ("experiments.variants", "VariantsConfig", "variants",
+                 "Train variants of one cell and compare each with the plain model."),
     "demo": ("experiments.demo", "DemoConfig", "demo",
              "Learn where to look on synthetic dogs, in a few minutes, nothing to download."),
 }  # fmt: skip
@@ -31,7 +35,9 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
 
 # What a person who pressed Ctrl-C can do next.
 _GO_ON = {
-    **dict.fromkeys(("download", "bank", "demo"), "the same command goes on where it was"),
+    **dict.fromkeys(
+        ("download", "bank", "demo", "table1", "variants"), "the same command goes on where it was"
+    ),
     **dict.fromkeys(("pretrain", "train"), "the same command with --resume goes on where it was"),
     **dict.fromkeys(("evaluate", "report"), "the same command begins again"),
 }

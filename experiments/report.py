@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ from experiments.runs import (
     stands_on,
     write_json,
 )
+
+# Two-sided 95% of a normal distribution.
+_Z = 1.96
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,54 @@ def _difference(evaluations: list[dict[str, Any]], one: str, two: str) -> dict[s
         return None
     values = [evaluation[one]["ma"] - evaluation[two]["ma"] for evaluation in evaluations]
     return {"mean": round(float(np.mean(values)), 2), "runs": [round(v, 2) for v in values]}
+
+
+def difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[float, float]:
+    """One cell's mA minus another's, and the half-width of its 95% interval, in points.
+
+    The spread over pictures (from the runs' bootstrap intervals; it does not shrink with the number
+    of seeds) and over seeds are added up as if the two cells had been measured on different
+    pictures. They were measured on the same, so the interval is wide rather than narrow.
+    """
+    variance = 0.0
+    for cell in (one, two):
+        half = float(np.mean([(run["high"] - run["low"]) / 2 for run in cell["runs"]]))
+        variance += (half / _Z) ** 2
+        variance += (cell["std_over_seeds"] or 0.0) ** 2 / len(cell["runs"])
+    return one["ma"] - two["ma"], _Z * math.sqrt(variance)
+
+
+def verdict(value: float, half: float) -> str:
+    """Whether a difference is above 0: `holds`, `does not hold` or `cannot be told`."""
+    if value - half > 0:
+        return "holds"
+    return "does not hold" if value + half < 0 else "cannot be told"
+
+
+def training_seconds(runs: tuple[Path, ...]) -> float:
+    """Seconds of training a run took on average, the learned agent's alone, evaluations apart.
+
+    Raises:
+        RunError: a run has no record of its epochs.
+    """
+    totals = []
+    for run in runs:
+        rows = [row for row in read_metrics(run) if row["agent"] == "learned"]
+        totals.append(sum(row["seconds"] for row in rows))
+    return round(float(np.mean(totals)), 1)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Rows of a run's metrics.jsonl.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    path = run / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): train the run again") from error
 
 
 def format_report(record: dict[str, Any]) -> str:

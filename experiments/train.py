@@ -142,7 +142,8 @@ class Trainer:
             glimpses += trajectory.num_glimpses * trajectory.batch
             bar.update()
         mean = {key: float(np.mean([m[key] for m in metrics])) for key in metrics[0]}
-        return mean | {"glimpses_per_second": glimpses / (time.perf_counter() - start)}
+        seconds = time.perf_counter() - start
+        return mean | {"seconds": seconds, "glimpses_per_second": glimpses / seconds}
 
     def _evaluate(self, agent: ReinforceAgent) -> dict[str, float]:
         """Score the mean location on the evaluation split."""

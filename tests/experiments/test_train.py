@@ -76,7 +76,7 @@ def rows(run: Path) -> list[dict]:
     text = (run / "metrics.jsonl").read_text()
     found = [json.loads(line) for line in text.splitlines()]
     for row in found:
-        del row["glimpses_per_second"]
+        del row["glimpses_per_second"], row["seconds"]
     return sorted(found, key=lambda row: (row["agent"], row["epoch"]))
 
 
