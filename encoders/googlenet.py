@@ -137,9 +137,15 @@ class GoogLeNetTrunk(nn.Module):
 
     At stride 1 a 96x96 patch ends in a 6x6x1024 map, averaged to 1,024 (paper section 2).
 
+    A state dict comes in one of two forms. Files made elsewhere hold the whole network with its
+    7x7 stem, on which the surgery is done once loaded. Those that `glimpse pretrain` writes hold a
+    trunk after surgery, and no `fc`: its own 5x5 stem is taken as it is where it was resampled, and
+    there are no `logits`.
+
     Attributes:
         spec: what it was built from.
-        network: torchvision's module after surgery; its `fc` is kept for `logits`.
+        network: torchvision's module after surgery; its `fc` is kept for `logits`. Layers that the
+            trunk does not run are absent.
     """
 
     def __init__(self, spec: EncoderSpec, state: dict[str, Tensor] | None = None) -> None:
@@ -150,13 +156,25 @@ class GoogLeNetTrunk(nn.Module):
         """
         super().__init__()
         self.spec = spec
-        num_classes = 1000 if state is None else state["fc.weight"].shape[0]
-        self.network = build_googlenet(spec.architecture, num_classes)
+        last = None if state is None else state.get("fc.weight")
+        self.network = build_googlenet(spec.architecture, 1000 if last is None else len(last))
+        absent = ["fc"] if state is not None and last is None else []
+        if spec.depth == "truncated":
+            absent = ["inception5a", "inception5b", "fc"]
+        for name in absent:
+            setattr(self.network, name, nn.Identity())
+        # The stem of a resampled trunk must not be folded a second time.
+        stem = None if state is None else state.get("conv1.conv.weight")
+        after_surgery = stem is not None and stem.shape[-1] == 5
+        if after_surgery:
+            _set_stem(self.network, spec)
         if state is not None:
             # Auxiliary heads are dropped at inference; BVLC's file has none, torchvision's has.
-            kept = {k: v.float() for k, v in state.items() if not k.startswith(("aux1.", "aux2."))}
+            unused = ("aux1.", "aux2.", *(f"{name}." for name in absent))
+            kept = {k: v.float() for k, v in state.items() if not k.startswith(unused)}
             self.network.load_state_dict(kept)
-        _set_stem(self.network, spec)
+        if not after_surgery:
+            _set_stem(self.network, spec)
         self.eval()
 
     def feature_map(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D h w"]:
@@ -177,8 +195,11 @@ class GoogLeNetTrunk(nn.Module):
         """Class scores of the network's own last layer (ILSVRC order for pretrained weights).
 
         Raises:
-            ValueError: for a truncated trunk, which its last layer does not fit.
+            ValueError: for a trunk that was cut or trained without its last layer.
         """
-        if self.spec.depth == "truncated":
-            raise ValueError("a truncated GoogLeNet has no classifier of its own")
+        if isinstance(self.network.fc, nn.Identity):
+            raise ValueError(
+                "a truncated or pretrained GoogLeNet has no classifier of its own: put one on its "
+                "features"
+            )
         return self.network.fc(self(x))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini"]
 
@@ -64,6 +65,11 @@ class EncoderSpec:
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
+        if self.architecture not in get_args(Architecture):
+            raise ValueError(
+                f"architecture is one of {', '.join(get_args(Architecture))}, not "
+                f"{self.architecture!r}"
+            )
         if self.stride not in (1, 2):
             raise ValueError(f"stride of conv1 is 1 or 2, not {self.stride!r}")
         if self.stem not in ("native", "resampled"):
@@ -111,14 +117,69 @@ def register_spec(spec: EncoderSpec) -> EncoderSpec:
 
 
 def get_spec(name: str) -> EncoderSpec:
-    """Return the registered spec called `name`.
+    """Return the registered spec called `name`, or the one that a record describes.
+
+    Args:
+        name: Of a registered spec, or the path of a `.json` file of `glimpse pretrain`.
 
     Raises:
         ValueError: if there is none; the message lists the names.
+        FileNotFoundError: if there is no such record.
     """
-    if name not in _SPECS:
-        raise ValueError(f"no encoder named {name!r}; there are: {', '.join(spec_names())}")
-    return _SPECS[name]
+    if name in _SPECS:
+        return _SPECS[name]
+    if name.endswith(".json"):
+        return spec_from_record(name)
+    raise ValueError(
+        f"no encoder named {name!r}; there are: {', '.join(spec_names())}, or give the path of a "
+        ".json file that `glimpse pretrain` wrote"
+    )
+
+
+def spec_from_record(path: str | Path) -> EncoderSpec:
+    """Read the spec of an encoder that `glimpse pretrain` wrote.
+
+    The weights are the file of the same name beside the record, and must have the hash in it.
+
+    Args:
+        path: The record, `NAME.json`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such record, or a damaged one.
+    """
+    path = Path(path).expanduser()
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if len(record["sha256"]) != 64:
+            raise ValueError("its sha256 is not one")
+        return EncoderSpec(
+            name=str(record["name"]),
+            architecture=record["architecture"],
+            # Absolute: a bare name would be looked up among the weights that are shipped.
+            weights=str(path.resolve().with_suffix(".safetensors")),
+            sha256=record["sha256"],
+            normalisation=Normalisation(
+                *(_triple(record["normalisation"][key]) for key in ("mean", "std"))
+            ),
+            feature_size=record["feature_size"],
+            **{key: record[key] for key in ("stride", "stem", "depth", "seen") if key in record},
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no record of an encoder at {path}: make one with `glimpse pretrain`, or name a "
+            f"registered encoder ({', '.join(spec_names())})"
+        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no record of an encoder, or damaged ({error!r}): give the .json file that "
+            "`glimpse pretrain` wrote"
+        ) from error
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 def spec_names() -> tuple[str, ...]:

@@ -14,12 +14,16 @@ import tyro
 _COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "download": ("experiments.download", "DownloadConfig", "download",
                  "Fetch Stanford Dogs and pretrained weights, or unpack archives."),
+    "dedup": ("experiments.dedup", "DedupConfig", "dedup",
+              "List the ImageNet pictures that a network to be tested on dogs must not see."),
     "pretrain": ("experiments.pretrain", "PretrainConfig", "pretrain",
                  "Train an encoder on random multi-scale patches (paper Figure 4)."),
     "bank": ("experiments.bank", "BankConfig", "bank",
              "Compute a split's features on a lattice of fixations, once."),
     "train": ("experiments.train", "", "train",
               "Train the two-deck agent and its references."),
+    "baseline": ("experiments.baseline", "", "baseline",
+                 "Fine-tune a GoogLeNet on whole pictures: the paper's two baselines."),
     "evaluate": ("experiments.evaluate", "EvaluateConfig", "evaluate",
                  "Evaluate the agents of a run."),
     "report": ("experiments.report", "ReportConfig", "report",
@@ -38,8 +42,10 @@ _GO_ON = {
     **dict.fromkeys(
         ("download", "bank", "demo", "table1", "variants"), "the same command goes on where it was"
     ),
-    **dict.fromkeys(("pretrain", "train"), "the same command with --resume goes on where it was"),
-    **dict.fromkeys(("evaluate", "report"), "the same command begins again"),
+    **dict.fromkeys(
+        ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
+    ),
+    **dict.fromkeys(("evaluate", "report", "dedup"), "the same command begins again"),
 }
 
 
@@ -55,6 +61,9 @@ def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     module_name, config_name, function, summary = _COMMANDS[name]
     module = import_module(module_name)
     program, run = f"glimpse {name}", getattr(module, function)
+    if name == "baseline":
+        named = module.BASELINES
+        return run, tyro.extras.overridable_config_cli(named, prog=program, args=arguments)
     if name != "train":
         kind = getattr(module, config_name)
         return run, tyro.cli(kind, prog=program, description=summary, args=arguments)

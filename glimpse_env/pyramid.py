@@ -172,18 +172,28 @@ class PyramidStore:
         index = int(index)
         if not 0 <= index < len(self.dataset):
             raise IndexError(f"picture {index} of {len(self.dataset)}")
+        pyramid = self.kept(index)
+        if pyramid is None:
+            pyramid = build_pyramid(self.dataset.image(index), self.resolutions)
+            self.keep(index, pyramid)
+        return pyramid
+
+    def kept(self, index: int) -> Pyramid | None:
+        """The pyramid of a picture if it is in memory; it then counts as just used."""
         pyramid = self._kept.get(index)
         if pyramid is not None:
             self._kept.move_to_end(index)
-            return pyramid
-        pyramid = build_pyramid(self.dataset.image(index), self.resolutions)
-        if pyramid.nbytes <= self.capacity_bytes:
-            self._kept[index] = pyramid
-            self._kept_bytes += pyramid.nbytes
-            while self._kept_bytes > self.capacity_bytes:
-                _, dropped = self._kept.popitem(last=False)
-                self._kept_bytes -= dropped.nbytes
         return pyramid
+
+    def keep(self, index: int, pyramid: Pyramid) -> None:
+        """Keeps a pyramid made elsewhere (by one of several threads, say), if it fits."""
+        if index in self._kept or pyramid.nbytes > self.capacity_bytes:
+            return
+        self._kept[index] = pyramid
+        self._kept_bytes += pyramid.nbytes
+        while self._kept_bytes > self.capacity_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped.nbytes
 
     def gather(self, indices: Iterable[int]) -> list[Pyramid]:
         """The pyramids of several pictures, in order."""

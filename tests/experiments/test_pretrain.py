@@ -14,16 +14,11 @@ from safetensors.torch import load_file
 
 import encoders
 from encoders.engine import make_encoder
-from encoders.spec import EncoderSpec, Normalisation
 from experiments.data import DataConfig
-from experiments.pretrain import (
-    PatchSampler,
-    PretrainConfig,
-    Pretraining,
-    command,
-    normalise,
-    pretrain,
-)
+from experiments.patches import PatchSampler, normalise
+from experiments.pretrain import pretrain
+from experiments.pretrain_config import PretrainConfig, command
+from experiments.pretraining import Pretraining
 from experiments.probe import linear_accuracy, probe
 from experiments.runs import RunError
 from glimpse_env.datasets.synthetic import SyntheticDogs
@@ -83,6 +78,25 @@ def test_a_batch_depends_on_its_step_only():
     assert len(prefetched) == 5
     for step, patches in enumerate(prefetched, start=2):
         np.testing.assert_array_equal(patches, other.batch(step).patches)
+
+
+def test_shares_of_a_batch_are_the_batch():
+    config = replace(TINY, pictures=4, loaders=3)
+    whole = PatchSampler(config, Colours(), np.arange(30)).batch(7)
+    parts = [PatchSampler(config, Colours(), np.arange(30), (i, 2)).batch(7) for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate([p.patches for p in parts]), whole.patches)
+    np.testing.assert_array_equal(np.concatenate([p.labels for p in parts]), whole.labels)
+
+
+def test_many_loaders_give_the_batches_of_one_and_keep_within_the_memory():
+    one, many = sampler(TINY), sampler(replace(TINY, loaders=6))
+    many.store.capacity_bytes = 4 * many.store[0].nbytes  # of 30: pictures come and go
+    expected = [batch.patches for batch in one.batches(0, 40)]
+    found = [batch.patches for batch in many.batches(0, 40)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    kept = sum(many.store[i].nbytes for i in many.store.cached_indices)
+    assert many.store.cached_bytes == kept <= many.store.capacity_bytes
 
 
 def test_every_picture_comes_once_an_epoch_and_in_another_order():
@@ -167,23 +181,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pretrain(replace(TINY, out=tmp_path_factory.mktemp("pretrain")))
 
 
-def recorded_spec(weights: Path) -> EncoderSpec:
-    """The encoder that a record beside its weights describes."""
-    record = json.loads(weights.with_suffix(".json").read_text())
-    return EncoderSpec(
-        name=record["name"],
-        architecture=record["architecture"],
-        weights=str(weights),
-        sha256=record["sha256"],
-        normalisation=Normalisation(
-            mean=tuple(record["normalisation"]["mean"]), std=tuple(record["normalisation"]["std"])
-        ),
-        feature_size=record["feature_size"],
-    )
-
-
 def test_a_run_leaves_weights_that_the_engine_takes(finished: Path):
-    encoder = make_encoder(recorded_spec(finished), device="cpu", precision="fp32")
+    encoder = make_encoder(str(finished.with_suffix(".json")), device="cpu", precision="fp32")
     patches = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
     features = encoder(patches)
     assert features.shape == (3, 128) and torch.isfinite(features).all()
@@ -260,7 +259,9 @@ def test_a_damaged_checkpoint_is_a_sentence(finished: Path, tmp_path: Path, dama
 
 @pytest.mark.parametrize(
     "option", [{"held_out": 1.0}, {"held_out": 0.0}, {"steps": 0}, {"pictures": 0}, {"looks": 0},
-               {"checkpoint_every": 0}, {"dropout": 1.0}, {"extent": 1.5}, {"resolutions": ()}]
+               {"checkpoint_every": 0}, {"dropout": 1.0}, {"extent": 1.5}, {"resolutions": ()},
+               {"loaders": 0}, {"head_steps": -1}, {"micro_batch": -1}, {"learning_rate": 0.0},
+               {"trunk_lr_scale": -1.0}]
 )  # fmt: skip
 def test_impossible_options_are_told(option: dict):
     with pytest.raises(ValueError, match=f"--{next(iter(option)).replace('_', '-')} "):
@@ -288,7 +289,7 @@ def test_resuming_needs_a_checkpoint_of_the_same_run(finished: Path, tmp_path: P
 
 def test_the_shipped_encoder_reads_breeds_on_heads_only():
     shipped = Path(encoders.__file__).parent / "data" / "inception_mini.safetensors"
-    encoder = make_encoder(recorded_spec(shipped), device="cpu", precision="fp32")
+    encoder = make_encoder(str(shipped.with_suffix(".json")), device="cpu", precision="fp32")
     found = probe(
         lambda patches: encoder(torch.from_numpy(patches)).numpy(),
         SyntheticDogs("train", num_images=360),

@@ -1,0 +1,78 @@
+"""Data parallelism by `torchrun`: which process this is, and means over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """One process among several that train one network together; alone by default."""
+
+    rank: int = 0
+    """Number of this process; 0 is the one that writes."""
+    count: int = 1
+    """Processes, on all machines."""
+    local: int = 0
+    """Number of this process on its machine: its GPU."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def device(self, device: torch.device) -> torch.device:
+        """This process's own device, where each has one."""
+        return (
+            torch.device("cuda", self.local) if self.count > 1 and device.type == "cuda" else device
+        )
+
+    def mean(self, metrics: dict[str, float], device: torch.device) -> dict[str, float]:
+        """Average over the processes; each must call it."""
+        if self.count == 1:
+            return metrics
+        values = torch.tensor(list(metrics.values()), dtype=torch.float32, device=device)
+        dist.all_reduce(values)
+        return dict(zip(metrics, (values / self.count).tolist(), strict=True))
+
+    def share_object(self, value: object, device: torch.device) -> object:
+        """What the first process gives, in all of them."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=device)
+        return box[0]
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Join the other processes that torchrun has started, or be alone without it.
+
+    NCCL carries the gradients between GPUs, Gloo between CPUs.
+
+    Raises:
+        ValueError: torchrun started more processes on this machine than it has GPUs.
+    """
+    ranks = Ranks(*(int(os.environ.get(k, d)) for k, d in
+                    (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))))  # fmt: skip
+    if ranks.count == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        if ranks.local >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {ranks.local} of this machine has no GPU of its own, there are "
+                f"{torch.cuda.device_count()}: give torchrun a smaller --nproc-per-node"
+            )
+        torch.cuda.set_device(ranks.local)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
