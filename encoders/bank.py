@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, Shaped, UInt64
+
+from encoders.bank_description import BankDescription
 
 FORMAT = 1
 _DESCRIPTION = "bank.json"
@@ -53,75 +55,6 @@ def lattice(side: int, extent: float | None = None) -> Float[np.ndarray, "L 2"]:
         line[side // 2] = 0.0  # not what is left of it by rounding: the centre is looked for
     x, y = np.meshgrid(line, line)
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class BankDescription:
-    """Everything that determines a bank's content."""
-
-    split: str
-    """Split of the data set."""
-    dataset: str
-    """Fingerprint of the data set, split included."""
-    encoder: str
-    """Fingerprint of the encoder."""
-    encoder_name: str
-    """Name of the encoder's spec, for people."""
-    precision: str
-    """Arithmetic it was computed in: `fp32` or `bf16`."""
-    num_images: int
-    """N."""
-    feature_size: int
-    """D."""
-    resolutions: tuple[str, ...]
-    """S names, in the order of the glimpse array's axis."""
-    mirrored: bool
-    """Whether mirrored pictures are there too (M = 2)."""
-    fixations: tuple[tuple[float, float], ...]
-    """L lattice points (x, y)."""
-    context_fixations: tuple[tuple[float, float], ...]
-    """C places of the context patch."""
-    noise_seed: int
-    """Seed of the noise outside the picture; see `FeatureBank.noise_keys`."""
-    chunk: int = 64
-    """Pictures a chunk: the unit of resuming."""
-
-    def __post_init__(self) -> None:
-        """Check the sizes, which the arrays on disk follow from.
-
-        Raises:
-            ValueError: for a size that is no positive whole number.
-        """
-        for name in ("num_images", "feature_size", "chunk"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} of a bank is a whole number from 1 on, not {value!r}")
-
-    @property
-    def num_mirrors(self) -> int:
-        """M."""
-        return 2 if self.mirrored else 1
-
-    @property
-    def num_chunks(self) -> int:
-        """Chunks of pictures, the last perhaps smaller."""
-        return -(-self.num_images // self.chunk)
-
-    @property
-    def context_shape(self) -> tuple[int, int, int, int]:
-        """[N, M, C, D]."""
-        return (self.num_images, self.num_mirrors, len(self.context_fixations), self.feature_size)
-
-    @property
-    def glimpse_shape(self) -> tuple[int, int, int, int, int]:
-        """[N, M, L, S, D]."""
-        points, scales = len(self.fixations), len(self.resolutions)
-        return (self.num_images, self.num_mirrors, points, scales, self.feature_size)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size on disk (fp16), descriptions aside."""
-        return 2 * int(np.prod(self.context_shape) + np.prod(self.glimpse_shape))
 
 
 def noise_keys(
@@ -362,6 +295,31 @@ class FeatureBank:
         if scales != list(range(len(self.resolutions))):
             rows = rows[:, scales]
         return _widen(rows)
+
+    def zooms(
+        self, resolutions: tuple[str, ...], order: tuple[str, ...]
+    ) -> dict[int, tuple[str, ...]]:
+        """At which zooms it holds all of these resolutions, and under which names.
+
+        A patch twice as wide is the patch of the next coarser resolution, so a bank of several
+        resolutions holds zoomed patches without having been asked for them.
+
+        Args:
+            resolutions: Names, all of them in the bank.
+            order: Names of all resolutions there are, coarsest first, each half as wide as the one
+                before.
+
+        Returns:
+            For 0, and for those of -1 and 1 (sides halved, doubled) that it holds, the resolutions
+            that stand in for the given ones, in their order.
+        """
+        found = {}
+        for zoom in (-1, 0, 1):
+            places = [order.index(name) - zoom for name in resolutions]
+            names = tuple(order[i] for i in places if 0 <= i < len(order))
+            if len(names) == len(resolutions) and set(names) <= set(self.resolutions):
+                found[zoom] = names
+        return found
 
     def contexts(
         self,

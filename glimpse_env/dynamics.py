@@ -15,7 +15,8 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from glimpse_env.observer import Arrays, Gaze, make_observer, output_device
+from glimpse_env.arrays import Arrays
+from glimpse_env.observer import Gaze, make_observer, output_device
 from glimpse_env.options import EnvOptions
 from glimpse_env.retina import splitmix64
 
@@ -210,14 +211,18 @@ class GlimpseDynamics:
         Args:
             rows: Which environments; each has glimpses left.
             fixation: Finite; clipped to [-1, 1], and snapped if the observer has a lattice.
-            scale: Zooms, clipped likewise; None unless `choose_scale`.
+            scale: Zooms, clipped and snapped likewise; None unless `choose_scale`.
         """
         where = self.observer.snap(np.clip(fixation, -1, 1))
         self._fixation[rows] = where
         self.scanpath[rows, self.looks[rows]] = where
         if scale is not None:
-            self.zooms[rows, self.looks[rows]] = np.clip(scale, -1, 1)
+            self.zooms[rows, self.looks[rows]] = self.snap_scale(scale)
         self.looks[rows] += 1
+
+    def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        """Return the zooms really looked at: clipped to [-1, 1], and snapped if from a bank."""
+        return self.observer.snap_scale(np.clip(scale, -1, 1))
 
     def observe(
         self, begun: Int64[np.ndarray, " n"], looked: Int64[np.ndarray, " m"]

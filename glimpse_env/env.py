@@ -40,7 +40,9 @@ class DogsGlimpseEnv(gym.Env):
     The first `num_glimpses` steps of an episode are looks, in which `label` is ignored. The last
     is the answer, in which `fixation` (and `scale`) are ignored; what is ignored must still be a
     valid value. Finite fixations beyond the edges are clipped to [-1, 1]; with a `FeatureBank`
-    they snap to its lattice.
+    they snap to its lattice. Scales are clipped likewise; a `FeatureBank` knows only whole ones,
+    where the resolutions in use have a coarser or finer neighbour in it (`medium` alone, in a bank
+    of all three: -1, 0 and 1; `high` alone: 0 and 1), and a scale snaps to the nearest.
 
     ## Observation space
 
@@ -100,7 +102,7 @@ class DogsGlimpseEnv(gym.Env):
     | `shard` | `(i, n)`: every n-th picture of the walk, from the i-th on | `(0, 1)` |
     | `order_seed` | integer from 0 | 0 |
     | `allow_missing` | leave absent pictures out instead of raising | `False` |
-    | `choose_scale` | let the action zoom; needs a live encoder | `False` |
+    | `choose_scale` | let the action zoom; not from every `FeatureBank` | `False` |
     | `device`, `precision` | `auto`, `cpu`, `cuda[:i]`; `auto`, `fp32`, `bf16` | `auto` |
     | `render_mode` | `rgb_array` (480x480), `human` (a window) | `None` |
 

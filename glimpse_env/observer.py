@@ -21,7 +21,7 @@ from encoders.spec import EncoderSpec, get_spec
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.options import EnvOptions
 from glimpse_env.pyramid import Pyramid, PyramidStore
-from glimpse_env.retina import PATCH_SIDE, cut_patches, cut_scaled_patches
+from glimpse_env.retina import PATCH_SIDE, RESOLUTIONS, cut_patches, cut_scaled_patches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,11 @@ class Gaze:
     noise_key: UInt64[np.ndarray, " n"]
     scale: Float32[np.ndarray, " n"] | None = None
 
+    def pick(self, chosen: Int64[np.ndarray, " m"]) -> Gaze:
+        """Some of them, by index, without their zoom."""
+        parts = (self.rows, self.image, self.mirror, self.fixation, self.noise_key)
+        return Gaze(*(part[chosen] for part in parts))
+
 
 @runtime_checkable
 class Observer(Protocol):
@@ -76,6 +81,10 @@ class Observer(Protocol):
 
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Return the fixations that will really be looked at."""
+        ...
+
+    def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        """Return the zooms that will really be looked at."""
         ...
 
     def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
@@ -134,8 +143,12 @@ class LiveObserver:
         self.device = torch.device("cpu")
         self.encoder: Encoder | None = None
         self._dataset = dataset
-        self._keep_pictures = options.choose_scale
-        levels = [name for name in ("low", "medium", "high") if name in {"low", *self.resolutions}]
+        banked = isinstance(options.encoder, FeatureBank) and options.observation != "pixels"
+        # A free zoom is cut from the picture itself; that of a bank is one of the levels.
+        self._keep_pictures = options.choose_scale and not banked
+        zoomed = options.choose_scale and banked
+        wanted = set(RESOLUTIONS) if zoomed else {"low", *self.resolutions}
+        levels = [name for name in RESOLUTIONS if name in wanted]
         capacity = _STORE_BYTES_SCALAR if num_envs == 1 else _STORE_BYTES_BATCH
         self._store = PyramidStore(dataset, levels, capacity_bytes=capacity)
         # Held here as well, so that no episode loses its picture to the store's bound.
@@ -150,7 +163,7 @@ class LiveObserver:
             self._pixel_suffix = "" if options.observation == "pixels" else "_pixels"
             self.shapes[f"context{self._pixel_suffix}"] = (patch, "uint8")
             self.shapes[f"glimpse{self._pixel_suffix}"] = ((count, *patch), "uint8")
-        if options.observation != "pixels" and not isinstance(options.encoder, FeatureBank):
+        if options.observation != "pixels" and not banked:
             self.encoder = shared_encoder(options)
             self.device = self.encoder.device
             size = self.encoder.feature_size
@@ -160,6 +173,10 @@ class LiveObserver:
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Return the fixations as they are: a retina looks anywhere."""
         return fixation
+
+    def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        """Return the zooms as they are: a retina zooms freely."""
+        return scale
 
     def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
         """Fetch the pictures of new episodes."""
@@ -199,11 +216,16 @@ class LiveObserver:
         gaze: Gaze,
         fixation: Float[np.ndarray, "n 2"],
         noise_key: UInt64[np.ndarray, " n"],
+        resolutions: tuple[str, ...] | None = None,
     ) -> UInt8[np.ndarray, "n S P P 3"]:
-        """Cut a glimpse from each picture, at these fixations and with this noise."""
+        """Cut a glimpse from each picture, at these fixations and with this noise.
+
+        `resolutions` stand in for the observer's own, for gazes without a zoom.
+        """
         if gaze.scale is None:
             pyramids: list[Any] = [self._pyramids[row] for row in gaze.rows.tolist()]
-            return cut_patches(pyramids, fixation, gaze.mirror, noise_key, self.resolutions)
+            names = resolutions or self.resolutions
+            return cut_patches(pyramids, fixation, gaze.mirror, noise_key, names)
         pictures: list[Any] = [self._pictures[row] for row in gaze.rows.tolist()]
         return cut_scaled_patches(
             pictures, fixation, gaze.scale, gaze.mirror, noise_key, self.resolutions
@@ -224,8 +246,9 @@ class LiveObserver:
 class BankObserver:
     """Reads features from a bank, at its lattice points; see `Observer`.
 
-    A random context place is one of the bank's own, each as likely as another. Pixels, if asked for
-    beside the features, are cut where the bank looked and with its noise.
+    A random context place is one of the bank's own, each as likely as another. A zoom is the next
+    coarser or finer of the bank's resolutions, with that one's noise. Pixels, if asked for beside
+    the features, are cut where the bank looked and with its noise.
     """
 
     def __init__(
@@ -239,9 +262,13 @@ class BankObserver:
         """
         self.resolutions = tuple(options.resolutions)
         bank.check(split=dataset.split, dataset=dataset.fingerprint, resolutions=self.resolutions)
-        if options.choose_scale:
+        self._zooms = bank.zooms(self.resolutions, RESOLUTIONS)
+        if options.choose_scale and len(self._zooms) < 2:
             raise ValueError(
-                "choose_scale=True needs a live encoder: a bank knows only the ordinary patch sizes"
+                "choose_scale=True asks a bank for the next coarser or finer patch of every "
+                f"resolution in use ({', '.join(self.resolutions)}), and this one holds "
+                f"{', '.join(bank.resolutions)}: use fewer resolutions, such as ('medium',), with "
+                "a bank of all three, or a live encoder"
             )
         if live.flips and not bank.mirrored:
             raise ValueError(
@@ -277,6 +304,11 @@ class BankObserver:
         """Return the lattice points nearest to the fixations."""
         return self._bank.fixations[self._bank.snap(fixation)]
 
+    def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        """Return the nearest zooms that the bank holds, all of them whole numbers."""
+        # 0.0 is added so that no zoom is -0.0.
+        return np.clip(np.rint(scale), min(self._zooms), max(self._zooms)) + np.float32(0.0)
+
     def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
         """Fetch the pictures of new episodes, if pixels are asked for."""
         if self._pixels:
@@ -294,14 +326,26 @@ class BankObserver:
                 place = bank.context_fixations[point]
                 found["context_pixels"] = self._live.cut_contexts(contexts, place, key)
         if glimpses is not None:
-            point = bank.snap(glimpses.fixation)
-            found["glimpse"] = bank.glimpses(
-                glimpses.image, glimpses.mirror, point, self.resolutions
-            )
-            if self._pixels:
-                key = bank.noise_keys(glimpses.image, glimpses.mirror, point)
-                place = bank.fixations[point]
-                found["glimpse_pixels"] = self._live.cut_glimpses(glimpses, place, key)
+            if glimpses.scale is None:
+                return found | self._look(glimpses, self.resolutions)
+            parts = {}
+            for zoom, names in self._zooms.items():
+                chosen = np.flatnonzero(glimpses.scale == zoom)
+                if len(chosen):
+                    parts[zoom] = chosen, self._look(glimpses.pick(chosen), names)
+            order = np.argsort(np.concatenate([chosen for chosen, _ in parts.values()]))
+            for key in next(iter(parts.values()))[1]:
+                found[key] = np.concatenate([part[key] for _, part in parts.values()])[order]
+        return found
+
+    def _look(self, glimpses: Gaze, resolutions: tuple[str, ...]) -> dict[str, Any]:
+        """Features (and pixels) of glimpses that all show these resolutions."""
+        bank, point = self._bank, self._bank.snap(glimpses.fixation)
+        found = {"glimpse": bank.glimpses(glimpses.image, glimpses.mirror, point, resolutions)}
+        if self._pixels:
+            key = bank.noise_keys(glimpses.image, glimpses.mirror, point)
+            place = bank.fixations[point]
+            found["glimpse_pixels"] = self._live.cut_glimpses(glimpses, place, key, resolutions)
         return found
 
     def _context_point(self, contexts: Gaze) -> Int64[np.ndarray, " n"]:
@@ -326,47 +370,6 @@ def context_fixations(
     shape = np.array(image_shapes, np.float64)
     slack = 1 - shape.min(axis=1, keepdims=True) / shape
     return place * slack[:, ::-1]
-
-
-class Arrays:
-    """Keeps the state of a batch, and makes the arrays or tensors that are handed out.
-
-    The state is on the device that tensors go to. On the CPU it is numpy in either case, since a
-    tensor there is a numpy array under another name.
-    """
-
-    def __init__(self, kind: str, device: torch.device) -> None:
-        """Choose what is handed out, `numpy` or `torch`, and the device of tensors."""
-        self.device = device
-        self.tensors = kind == "torch"
-        self._numpy = not self.tensors or device.type == "cpu"
-
-    def own(self, value: np.ndarray | Tensor) -> Any:
-        """Return `value` as the state keeps it; memory is shared where possible."""
-        if self._numpy:
-            return value.cpu().numpy() if isinstance(value, torch.Tensor) else value
-        tensor = torch.as_tensor(value, device=self.device)
-        # Encoders run in inference mode; an agent must be able to save what it sees for its
-        # backward pass.
-        return tensor.clone() if tensor.is_inference() else tensor
-
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return zeros as the state keeps them."""
-        if self._numpy:
-            return np.zeros(shape, dtype)
-        return torch.zeros(shape, dtype=getattr(torch, dtype), device=self.device)
-
-    def copy(self, value: Any) -> Any:
-        """Return a copy of something kept."""
-        return value.copy() if self._numpy else value.clone()
-
-    def out(self, value: np.ndarray | Tensor) -> Any:
-        """Return `value`, fresh, as it is handed out."""
-        return torch.as_tensor(value, device=self.device) if self.tensors else value
-
-    def items(self, value: Any) -> list[Any]:
-        """Split what is handed out along the first axis."""
-        return list(value.unbind()) if self.tensors else list(value)
 
 
 def output_device(options: EnvOptions, observer: Observer) -> torch.device:

@@ -117,6 +117,28 @@ def test_noise_keys_are_distinct() -> None:
     assert not np.isin(keys, noise_keys(4, image.ravel(), mirror.ravel(), point.ravel())).any()
 
 
+ORDER = ("low", "medium", "high")
+
+
+@pytest.mark.parametrize(
+    "held, wanted, zooms",
+    [
+        (ORDER, ("medium",), {-1: ("high",), 0: ("medium",), 1: ("low",)}),
+        (ORDER, ("high",), {0: ("high",), 1: ("medium",)}),
+        (ORDER, ("low",), {-1: ("medium",), 0: ("low",)}),
+        (ORDER, ("high", "medium"), {0: ("high", "medium"), 1: ("medium", "low")}),
+        (ORDER, ("high", "low"), {0: ("high", "low")}),
+        (ORDER, ORDER, {0: ORDER}),
+        (("high", "medium"), ("medium",), {-1: ("high",), 0: ("medium",)}),
+        (("low", "high"), ("high",), {0: ("high",)}),
+    ],
+    ids=str,
+)
+def test_neighbouring_resolutions_are_zooms(held, wanted, zooms, tmp_path: Path) -> None:
+    bank = filled(tmp_path / "b", resolutions=held)
+    assert bank.zooms(wanted, ORDER) == zooms
+
+
 def test_context_shares_the_noise_of_the_lattice_point_it_lies_on(tmp_path: Path) -> None:
     bank = filled(tmp_path / "b")
     assert bank.context_points().tolist() == [4, 10]

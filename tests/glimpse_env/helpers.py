@@ -88,9 +88,11 @@ def make_bank(
     mirrored: bool = False,
     places: tuple[tuple[float, float], ...] = ((0.0, 0.0),),
     resolutions: tuple[str, ...] = ("low", "medium", "high"),
+    encode: Encoder | None = None,
 ) -> FeatureBank:
-    """Fill a bank straight from the retina and `encoder()`, one patch at a time."""
+    """Fill a bank straight from the retina and an encoder (`encoder()`), one patch at a time."""
     points = tuple((float(x), float(y)) for x, y in lattice(side))
+    encode = encoder() if encode is None else encode
     description = BankDescription(
         split=dataset.split,
         dataset=dataset.fingerprint,
@@ -98,7 +100,7 @@ def make_bank(
         encoder_name="grid means",
         precision="fp32",
         num_images=len(dataset),
-        feature_size=FEATURES,
+        feature_size=encode.feature_size,
         resolutions=resolutions,
         mirrored=mirrored,
         fixations=points,
@@ -106,7 +108,6 @@ def make_bank(
         noise_seed=5,
     )
     bank = FeatureBank.create(folder, description)
-    encode = encoder()
 
     def features(index: int, flip: int, at: np.ndarray, key: np.ndarray, names) -> np.ndarray:
         pyramid = build_pyramid(dataset.image(index))

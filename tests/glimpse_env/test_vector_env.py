@@ -91,6 +91,16 @@ def test_a_bank_serves_a_batch_as_it_serves_one(tmp_path):
     assert_same_run(batch, scalars(AutoresetMode.SAME_STEP, **common), steps=9)
 
 
+def test_a_zoom_of_a_bank_equals_that_of_scalar_environments(tmp_path):
+    common = options("train", 6, observation="both", num_glimpses=2, context="center")
+    common |= {"choose_scale": True, "resolutions": ("medium",)}
+    common["encoder"] = make_bank(tmp_path, common["dataset"], mirrored=True)
+    batch = DogsGlimpseVectorEnv(COUNT, autoreset_mode="NEXT_STEP", **common)
+    assert_same_run(batch, scalars(AutoresetMode.NEXT_STEP, **common), steps=7)
+    asked = np.array([-1, -0.7, -0.2, 0, 0.6, 4], np.float32)
+    assert batch.snap_scale(asked).tolist() == [-1, -1, 0, 0, 1, 1]
+
+
 def test_environments_may_run_out_of_step():
     """Under DISABLED, resets at different times leave every environment on its own course."""
     common = options("train", num_glimpses=2, context="random")
