@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.degraded import Degraded
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
 from glimpse_env.datasets.synthetic import SyntheticDogs
@@ -25,10 +26,22 @@ class DataConfig:
     num_images: int | None = None
     """Training pictures of the synthetic set (default: its own); other splits have a quarter as
     many."""
+    short_side: int | None = None
+    """Make pictures smaller first, to at most this short side (pixels): what is resolution worth?"""
 
 
 def build_dataset(config: DataConfig, split: str) -> ImageDataset:
-    """Open one split.
+    """Open one split, its pictures made smaller if that is asked for.
+
+    Raises:
+        ValueError, DatasetNotFoundError, MissingImagesError: as `_open` does.
+    """
+    dataset = _open(config, split)
+    return dataset if config.short_side is None else Degraded(dataset, config.short_side)
+
+
+def _open(config: DataConfig, split: str) -> ImageDataset:
+    """Open one split as it is.
 
     Raises:
         ValueError: `image_folder` without `data_dir`, `synthetic` with it, `num_images` of

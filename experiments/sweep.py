@@ -72,8 +72,9 @@ def shared_words(data: DataConfig, device: str) -> list[str]:
     words = ["--dataset", data.dataset, "--device", device]
     if data.data_dir is not None:
         words += ["--data-dir", str(data.data_dir)]
-    if data.num_images is not None:
-        words += ["--num-images", str(data.num_images)]
+    for option in ("num_images", "short_side"):
+        if getattr(data, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(data, option))]
     return [*words, "--allow-missing"] if data.allow_missing else words
 
 
