@@ -27,7 +27,7 @@ class DataConfig:
     """Training pictures of the synthetic set (default: its own); other splits have a quarter as
     many."""
     short_side: int | None = None
-    """Make pictures smaller first, to this short side at most (pixels): what is resolution worth?"""
+    """Make pictures smaller first, to this short side at most, in pixels."""
 
 
 def build_dataset(config: DataConfig, split: str) -> ImageDataset:
