@@ -20,6 +20,8 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
                  "Train an encoder on random multi-scale patches (paper Figure 4)."),
     "bank": ("experiments.bank", "BankConfig", "bank",
              "Compute a split's features on a lattice of fixations, once."),
+    "probe": ("experiments.probe", "ProbeConfig", "read_encoder",
+              "Measure what an encoder's features tell, by linear classifiers."),
     "train": ("experiments.train", "", "train",
               "Train the two-deck agent and its references."),
     "baseline": ("experiments.baseline", "", "baseline",
@@ -40,7 +42,8 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
 # What a person who pressed Ctrl-C can do next.
 _GO_ON = {
     **dict.fromkeys(
-        ("download", "bank", "demo", "table1", "variants"), "the same command goes on where it was"
+        ("download", "bank", "probe", "demo", "table1", "variants"),
+        "the same command goes on where it was",
     ),
     **dict.fromkeys(
         ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
