@@ -31,9 +31,9 @@ class BaselineConfig:
     """Split to learn from."""
     eval_split: Literal["val", "test"] = "val"
     """Split to evaluate on; choose everything on `val`."""
-    layer_steps: int = 600
+    layer_steps: int = 400
     """Steps of the new layer alone, on frozen features (0: leave this stage out)."""
-    layer_learning_rate: float = 3e-3
+    layer_learning_rate: float = 1e-3
     """Peak learning rate of the new layer alone."""
     layer_mirror: bool = True
     """Fit the new layer on mirrored pictures too, which doubles the features to compute."""

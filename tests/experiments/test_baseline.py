@@ -69,6 +69,7 @@ def config(tmp_path: Path) -> BaselineConfig:
         encoder="inception_mini",
         side=32,
         layer_steps=5,
+        layer_learning_rate=3e-3,
         epochs=2,
         batch_size=8,
         learning_rate=1e-3,
