@@ -23,6 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from agents.configs import ReinforceConfig, TwoDeckConfig
+
 Settings = TypeVar("Settings")
 
 FORMAT = 1
@@ -145,6 +147,21 @@ def read_settings(kind: type[Settings], record: Any) -> Settings:
             f"The checkpoint's {kind.__name__} is of another version ({error}): load it with the "
             "version that wrote it, or train again."
         ) from error
+
+
+def read_agent_settings(
+    folder: str | Path, metadata: Mapping[str, Any]
+) -> tuple[TwoDeckConfig, ReinforceConfig]:
+    """Both configurations of the agent that a checkpoint's metadata describes.
+
+    Raises:
+        CheckpointError: It holds no agent, or one of another version.
+    """
+    if not {"agent", "state"} <= metadata.keys():
+        raise CheckpointError(f"{folder} holds no agent: its metadata has no 'agent' and 'state'.")
+    saved = metadata["agent"]
+    network = read_settings(TwoDeckConfig, saved["network"])
+    return network, read_settings(ReinforceConfig, saved["learning"])
 
 
 def check_settings(saved: Any, own: Any) -> None:

@@ -42,6 +42,10 @@ class TwoDeckConfig:
     sigma: float = 0.15
     """Standard deviation of a sampled location in units of [-1, 1]; open. A bank snaps locations
     to its lattice: with a sigma far below its step no sample moves, and nothing is learnt."""
+    choose_scale: bool = False
+    """Choose the scale too (section 4): locations are (x, y, scale). Follows the environment."""
+    scale_sigma: float = 0.5
+    """Standard deviation of a sampled scale; open. A bank snaps scales to -1, 0 and 1."""
     squash: Literal["linear", "tanh"] = "linear"
     """How lhat comes from E. Linear is the paper's, and keeps a full gradient at the border (the
     learning's `border_weight` calls back what strays beyond); under tanh a policy that saturated
@@ -69,8 +73,9 @@ class TwoDeckConfig:
             value = getattr(self, field.name)
             if field.type == "int" and value < 1:
                 raise ValueError(f"{field.name} must be at least 1, got {value}.")
-        if not (math.isfinite(self.sigma) and self.sigma > 0):
-            raise ValueError(f"sigma must be a positive number, got {self.sigma}.")
+        for name in ("sigma", "scale_sigma"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
         for name in ("dropout", "feature_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
@@ -79,6 +84,11 @@ class TwoDeckConfig:
     def components(self) -> int:
         """C, Gaussians in the location density."""
         return self.num_components if self.location_density == "mixture" else 1
+
+    @property
+    def location_size(self) -> int:
+        """A, coordinates of a location: x and y, and the scale if it is chosen."""
+        return 3 if self.choose_scale else 2
 
     @property
     def core_input(self) -> int:
@@ -100,6 +110,8 @@ class ReinforceConfig:
     """Nesterov momentum of SGD, first-moment decay of Adam."""
     weight_decay: float = 0.0
     """L2 penalty on weight matrices (not on biases), decoupled under Adam."""
+    label_smoothing: float = 0.0
+    """Share of the target that goes to all classes alike; open, 0 is the paper's."""
     max_gradient_norm: float | None = 5.0
     """Longest gradient of all parameters together; longer ones are scaled down. None switches it
     off."""
@@ -148,6 +160,8 @@ class ReinforceConfig:
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
         if not 0 < self.momentum < 1:
             raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}.")
         if self.samples < 1 or (self.samples == 1 and self.baseline == "leave_one_out"):

@@ -129,8 +129,14 @@ def batch_metrics(
             "advantage": (objective.returns - objective.baselines).mean(),
             "explained_variance": losses.explained_variance(objective.baselines, objective.returns),
             "entropy": -log_density.mean(),
-            "fixation_spread": losses.fixation_spread(modes).mean(),
-            "clipped_fixations": (locations.abs() > 1.0).any(-1).double().mean(),
+            "fixation_spread": losses.fixation_spread(modes[..., :2]).mean(),
+            "clipped_fixations": (locations[..., :2].abs() > 1.0).any(-1).double().mean(),
         }
+        if modes.shape[-1] > 2:
+            scales = modes[..., 2:].clamp(-1.0, 1.0)
+            values |= {
+                "scale_mean": scales.mean(),
+                "scale_spread": losses.fixation_spread(scales).mean(),
+            }
     numbers = torch.stack([value.detach().double() for value in values.values()]).tolist()
     return dict(zip(values, numbers, strict=True))

@@ -1,7 +1,8 @@
 """The terms of the objective and the diagnostics of the fixations, as pure functions.
 
-Everything is time-major: T glimpses, B batch, C mixture components, K classes. Sources: Ba et al.
-(2014) equations 5, 11 and 12, which Sermanet et al. (2014) extend.
+Everything is time-major: T glimpses, B batch, C mixture components, K classes; A coordinates of a
+location, x and y and, where it is chosen, the scale. Sources: Ba et al. (2014) equations 5, 11 and
+12, which Sermanet et al. (2014) extend.
 """
 
 from __future__ import annotations
@@ -17,40 +18,62 @@ LOG_TWO_PI = math.log(2.0 * math.pi)
 
 
 def classification_loss(
-    log_probs: Float[Tensor, "B K"], labels: Int[Tensor, " B"]
+    log_probs: Float[Tensor, "B K"], labels: Int[Tensor, " B"], smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Mean negative log-likelihood of the true classes, in nats: -log p(y | l_1..l_N)."""
-    return functional.nll_loss(log_probs, labels)
+    """Mean negative log-likelihood of the true classes, in nats: -log p(y | l_1..l_N).
+
+    With smoothing s the target is not the true class alone but 1 - s of it and s of all classes
+    alike (Szegedy et al. 2016): the cross-entropy with that mixture.
+    """
+    loss = functional.nll_loss(log_probs, labels)
+    if smoothing == 0.0:
+        return loss
+    return (1.0 - smoothing) * loss - smoothing * log_probs.mean()
 
 
 def gaussian_log_prob(
-    location: Float[Tensor, "*N 2"], mean: Float[Tensor, "*N 2"], sigma: float
+    location: Float[Tensor, "*N A"],
+    mean: Float[Tensor, "*N A"],
+    sigma: float,
+    scale_sigma: float | None = None,
 ) -> Float[Tensor, "*N"]:
-    """Log-density of an isotropic Gaussian over the plane: log N(l; lhat, sigma^2 I), in nats."""
-    squared = ((location - mean) / sigma).square().sum(-1)
-    return -0.5 * squared - 2.0 * math.log(sigma) - LOG_TWO_PI
+    """Log-density of an isotropic Gaussian over the plane: log N(l; lhat, sigma^2 I), in nats.
+
+    With `scale_sigma` a location has a third coordinate, the scale, independent of the others and
+    with a standard deviation of its own.
+    """
+    plane, middle = location[..., :2], mean[..., :2]
+    squared = ((plane - middle) / sigma).square().sum(-1)
+    log_density = -0.5 * squared - 2.0 * math.log(sigma) - LOG_TWO_PI
+    if scale_sigma is None:
+        return log_density
+    squared = ((location[..., 2] - mean[..., 2]) / scale_sigma).square()
+    return log_density - 0.5 * squared - math.log(scale_sigma) - 0.5 * LOG_TWO_PI
 
 
 def mixture_log_prob(
-    location: Float[Tensor, "*N 2"],
+    location: Float[Tensor, "*N A"],
     logits: Float[Tensor, "*N C"],
-    means: Float[Tensor, "*N C 2"],
+    means: Float[Tensor, "*N C A"],
     sigma: float,
+    scale_sigma: float | None = None,
 ) -> Float[Tensor, "*N"]:
-    """Log-density of a mixture of isotropic Gaussians that share one sigma, in nats.
+    """Log-density of a mixture of Gaussians that share their sigmas, in nats.
 
     With one component it is `gaussian_log_prob` exactly, whatever the logit.
     """
-    component = gaussian_log_prob(location.unsqueeze(-2).expand_as(means), means, sigma)
+    location = location.unsqueeze(-2).expand_as(means)
+    component = gaussian_log_prob(location, means, sigma, scale_sigma)
     return torch.logsumexp(functional.log_softmax(logits, -1) + component, -1)
 
 
 def reinforce_loss(
-    locations: Float[Tensor, "T B 2"],
+    locations: Float[Tensor, "T B A"],
     logits: Float[Tensor, "T B C"],
-    means: Float[Tensor, "T B C 2"],
+    means: Float[Tensor, "T B C A"],
     sigma: float,
     advantages: Float[Tensor, "T B"],
+    scale_sigma: float | None = None,
 ) -> Float[Tensor, ""]:
     """Surrogate whose gradient is the policy gradient (Ba et al., equation 12).
 
@@ -58,7 +81,7 @@ def reinforce_loss(
     only the parameters of the density (logits, means) receive a gradient. Summed over glimpses,
     averaged over the batch.
     """
-    log_density = mixture_log_prob(locations.detach(), logits, means, sigma)
+    log_density = mixture_log_prob(locations.detach(), logits, means, sigma, scale_sigma)
     return -(advantages.detach() * log_density).sum(0).mean()
 
 
@@ -85,7 +108,7 @@ def leave_one_out(returns: Float[Tensor, " B"], samples: int) -> Float[Tensor, "
     return ((blocks.sum(1, keepdim=True) - blocks) / (samples - 1)).reshape(-1)
 
 
-def border_loss(means: Float[Tensor, "T B C 2"]) -> Float[Tensor, ""]:
+def border_loss(means: Float[Tensor, "T B C A"]) -> Float[Tensor, ""]:
     """Squared excess of the mean locations beyond [-1, 1], summed over glimpses and components."""
     excess = (means.abs() - 1.0).clamp_min(0.0)
     return excess.square().sum((0, 2, 3)).mean()
@@ -97,10 +120,10 @@ def component_entropy(logits: Float[Tensor, "*N C"]) -> Float[Tensor, "*N"]:
     return -(log_weights.exp() * log_weights).sum(-1)
 
 
-def fixation_spread(means: Float[Tensor, "T B 2"]) -> Float[Tensor, " T"]:
-    """How far apart the mean fixations of *different images* lie.
+def fixation_spread(means: Float[Tensor, "T B A"]) -> Float[Tensor, " T"]:
+    """How far apart the mean fixations (or scales) of *different images* lie.
 
-    Root of the two axes' mean variance over the batch, in units of the fixation ([-1, 1]). It
+    Root of the axes' mean variance over the batch, in units of the fixation ([-1, 1]). It
     falls to 0 when every image gets the same fixation, the collapse in which a classifier
     memorises before the policy has learnt anything.
     """

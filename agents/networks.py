@@ -13,51 +13,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.configs import TwoDeckConfig
-from agents.losses import mixture_log_prob
+from agents.location import LocationDensity
 
 Hidden = tuple[Tensor, ...] | None
 """One deck's memory: (r,) for rnn and gru, (r, cell) for lstm; None stands for zeros."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
-
-
-@dataclass(frozen=True)
-class LocationDensity:
-    """p(l | r2): isotropic Gaussians of one sigma, weighted by softmax(logits)."""
-
-    logits: Float[Tensor, "B C"]
-    means: Float[Tensor, "B C 2"]
-    sigma: float
-
-    def mode(self) -> Float[Tensor, "B 2"]:
-        """Mean of the likeliest component: for one Gaussian lhat itself."""
-        return self._component(self.logits.argmax(-1))
-
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "B 2"]:
-        """Draw l = lhat + sigma * eps, with the gradient of lhat (of the component drawn).
-
-        The draws come from a CPU generator whatever the device, so that a run replays on any.
-        """
-        batch, components, _ = self.means.shape
-        noise = torch.randn(batch, 2, generator=generator).to(self.means)
-        index = torch.zeros(batch, dtype=torch.long, device=self.means.device)
-        if components > 1:
-            threshold = torch.rand(batch, 1, generator=generator).to(self.means)
-            below = self.logits.detach().softmax(-1).cumsum(-1) < threshold
-            index = below.sum(-1).clamp(max=components - 1)
-        return self._component(index) + self.sigma * noise
-
-    def log_prob(self, location: Float[Tensor, "B 2"]) -> Float[Tensor, " B"]:
-        """Log-density at a location, in nats."""
-        return mixture_log_prob(location, self.logits, self.means, self.sigma)
-
-    def _component(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B 2"]:
-        return self.means.gather(1, index[:, None, None].expand(-1, 1, 2)).squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -98,7 +64,7 @@ class GlimpseNetwork(nn.Module):
         multiply = config.combine == "multiply"
         location_width = config.image_width if multiply else config.location_width
         self.image = _linear(config.num_resolutions * config.feature_size, config.image_width)
-        self.location = _linear(2, location_width)
+        self.location = _linear(config.location_size, location_width)
         # Without biases relu(W_loc l) is all zeros at the centre, where the first fixations lie:
         # under `multiply` nothing would be seen there, and no unit could tell one place from
         # another.
@@ -113,7 +79,7 @@ class GlimpseNetwork(nn.Module):
     def forward(
         self,
         features: Float[Tensor, "B S D"],
-        location: Float[Tensor, "B 2"],
+        location: Float[Tensor, "B A"],
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B G"]:
         """Combine what was seen and where it was seen."""
@@ -234,7 +200,7 @@ class ScaledLinear(nn.Module):
 class LocationNetwork(nn.Module):
     """Where to look next: lhat_{n+1} = E(r2_n) (Ba eq. 3).
 
-    Small at first, so that the first fixations lie near the centre.
+    Small at first, so that the first fixations lie near the centre, at the ordinary scale.
     """
 
     RING = 0.4
@@ -244,21 +210,23 @@ class LocationNetwork(nn.Module):
         """Build E; for a mixture it gives the weights' logits too."""
         super().__init__()
         self.config = config
-        self.means = ScaledLinear(config.hidden_size, 2 * config.components, gain=0.1)
+        size = config.location_size
+        self.means = ScaledLinear(config.hidden_size, size * config.components, gain=0.1)
         self.logits = None
         if config.components > 1:
             self.logits = ScaledLinear(config.hidden_size, config.components, gain=0.1)
             angle = torch.arange(config.components) * (2.0 * math.pi / config.components)
             ring = self.RING * torch.stack((angle.cos(), angle.sin()), 1)
-            self.means.bias.data.copy_(ring.flatten())
+            self.means.bias.data.view(-1, size)[:, :2] = ring
 
     def forward(self, upper: Float[Tensor, "B N"]) -> LocationDensity:
         """Where to look next."""
-        means = self.means(upper).unflatten(1, (self.config.components, 2))
+        means = self.means(upper).unflatten(1, (self.config.components, -1))
         if self.config.squash == "tanh":
             means = means.tanh()
         logits = means.new_zeros(means.shape[:2]) if self.logits is None else self.logits(upper)
-        return LocationDensity(logits, means, self.config.sigma)
+        scale_sigma = self.config.scale_sigma if self.config.choose_scale else None
+        return LocationDensity(logits, means, self.config.sigma, scale_sigma)
 
 
 class ClassificationNetwork(nn.Module):
@@ -313,7 +281,7 @@ class TwoDeckNetwork(nn.Module):
     def look(
         self,
         features: Float[Tensor, "B S D"],
-        location: Float[Tensor, "B 2"],
+        location: Float[Tensor, "B A"],
         memory: Memory,
         *,
         upper: bool = True,

@@ -37,7 +37,8 @@ ENTRY_POINT_GROUP = "glimpse.policies"
 Observation = dict[str, Tensor]
 """context, glimpse, fixation and remaining, each `[B, ...]`; see the environment's spaces."""
 Action = dict[str, Tensor]
-"""fixation, float32 `[B, 2]` in [-1, 1], and label, int64 `[B]`."""
+"""fixation, float32 `[B, 2]` in [-1, 1], and label, int64 `[B]`; where the environment's action
+space has a scale, also scale, float32 `[B, 1]` in [-1, 1]."""
 
 
 @runtime_checkable
@@ -123,6 +124,8 @@ def check_policy(policy: object) -> AttentionPolicy:
 def check_action(action: Any, batch: int, num_classes: int | None = None) -> Action:
     """Return the action as float32 fixations `[B, 2]` and int64 labels `[B]`, free of any graph.
 
+    A scale, float32 `[B, 1]`, comes along if the policy gives one.
+
     Args:
         action: What a policy's `act` returned: a mapping with tensors or arrays.
         batch: B, rows expected.
@@ -135,38 +138,49 @@ def check_action(action: Any, batch: int, num_classes: int | None = None) -> Act
     if not isinstance(action, Mapping) or not {"fixation", "label"} <= set(action):
         got = sorted(action) if isinstance(action, Mapping) else type(action).__name__
         raise ValueError(f"act must return a dict with 'fixation' and 'label'; got {got}.")
-    fixation, label = torch.as_tensor(action["fixation"]), torch.as_tensor(action["label"])
-    fixation, label = fixation.detach(), label.detach()
-    if tuple(fixation.shape) != (batch, 2) or not fixation.is_floating_point():
-        raise ValueError(
-            f"The action's 'fixation' must be floats of shape ({batch}, 2), one (x, y) a row; got "
-            f"{fixation.dtype} of shape {tuple(fixation.shape)}."
-        )
+    checked = {"fixation": _check_coordinates("fixation", action, (batch, 2), "one (x, y) a row")}
+    if "scale" in action:
+        checked["scale"] = _check_coordinates("scale", action, (batch, 1), "one zoom a row")
+    label = torch.as_tensor(action["label"]).detach()
     if tuple(label.shape) != (batch,) or label.is_floating_point() or label.is_complex():
         raise ValueError(
             f"The action's 'label' must be integers of shape ({batch},), one class a row; got "
             f"{label.dtype} of shape {tuple(label.shape)}. Class scores need an argmax first."
-        )
-    # NaN compares false, so one reduction covers the range and finiteness; the reason is looked up
-    # after.
-    if not bool((fixation.abs() <= 1.0).all()):
-        row = int((~(fixation.abs() <= 1.0)).any(1).nonzero()[0])
-        value = fixation[row].tolist()
-        if not bool(fixation.isfinite().all()):
-            raise ValueError(
-                f"The action's 'fixation' is not finite (row {row}: {value}). The policy has "
-                "probably diverged: lower its learning rate, or check its inputs for NaN."
-            )
-        raise ValueError(
-            f"The action's 'fixation' must lie in [-1, 1] (row {row}: {value}): clip it, as in "
-            "fixation.clamp(-1, 1)."
         )
     if num_classes is not None and not bool(((label >= 0) & (label < num_classes)).all()):
         raise ValueError(
             f"The action's 'label' must lie in [0, {num_classes}); got values from "
             f"{int(label.min())} to {int(label.max())}."
         )
-    return {"fixation": fixation.to(torch.float32), "label": label.to(torch.int64)}
+    return checked | {"label": label.to(torch.int64)}
+
+
+def _check_coordinates(
+    name: str, action: Mapping[str, Any], shape: tuple[int, int], what: str
+) -> Tensor:
+    """One entry of an action as float32, if it has that shape and lies in [-1, 1]."""
+    value = torch.as_tensor(action[name]).detach()
+    if tuple(value.shape) != shape or not value.is_floating_point():
+        raise ValueError(
+            f"The action's {name!r} must be floats of shape {shape}, {what}; got "
+            f"{value.dtype} of shape {tuple(value.shape)}."
+        )
+    # NaN compares false, so one reduction covers the range and finiteness; the reason is looked up
+    # after.
+    inside = value.abs() <= 1.0
+    if not bool(inside.all()):
+        row = int((~inside).any(1).nonzero()[0])
+        values = value[row].tolist()
+        if not bool(value.isfinite().all()):
+            raise ValueError(
+                f"The action's {name!r} is not finite (row {row}: {values}). The policy has "
+                "probably diverged: lower its learning rate, or check its inputs for NaN."
+            )
+        raise ValueError(
+            f"The action's {name!r} must lie in [-1, 1] (row {row}: {values}): clip it, as in "
+            f"{name}.clamp(-1, 1)."
+        )
+    return value.to(torch.float32)
 
 
 def _import(path: str) -> Any:

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from agents.networks import LocationDensity, Memory
+from agents.location import LocationDensity, at_ordinary_scale
+from agents.networks import Memory
 from agents.reinforce import ReinforceAgent
 
 Chooser = Callable[[Tensor, torch.Generator], Tensor]
@@ -72,7 +73,7 @@ def lattice_scan(side: int, extent: float = 0.5) -> Chooser:
 
 
 class ReferenceAgent(ReinforceAgent):
-    """The learned agent's lower deck and learning, with fixations from a chooser."""
+    """The learned agent's lower deck and learning, with fixations from a chooser, at scale 0."""
 
     learns_where = False
 
@@ -108,7 +109,7 @@ class ReferenceAgent(ReinforceAgent):
                 f"The chooser must return fixations of shape ({step.shape[0]}, 2), got "
                 f"{tuple(location.shape)}."
             )
-        return location.to(remaining), None, None
+        return at_ordinary_scale(location.to(remaining), self.config), None, None
 
 
 def oracle_fixations(

@@ -13,17 +13,16 @@ from typing import Any, TypeVar
 
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents import losses
 from agents.checkpoint import (
-    CheckpointError,
     check_fit,
     check_settings,
     load_checkpoint,
     pack_state,
-    read_settings,
+    read_agent_settings,
     save_checkpoint,
     unpack_state,
 )
@@ -35,7 +34,8 @@ from agents.learning import (
     clip_gradients,
     make_optimizer,
 )
-from agents.networks import LocationDensity, Memory, TwoDeckNetwork
+from agents.location import LocationDensity, LocationPath, at_ordinary_scale
+from agents.networks import Memory, TwoDeckNetwork
 from agents.policy import Action, Observation
 from agents.rollout import Trajectory
 
@@ -48,7 +48,7 @@ class AgentState:
 
     memory: Memory | None
     """r1 and r2; None before the first observation."""
-    location: Float[Tensor, "B 2"] | None
+    location: Float[Tensor, "B A"] | None
     """l, the location just chosen, unclipped, with the gradient it hands on: W_loc reads it
     next."""
     density: LocationDensity | None
@@ -101,9 +101,9 @@ class ReinforceAgent:
         # is drawn on the device from a seed drawn here: its masks differ between CPU and GPU.
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = make_optimizer(self.network.named_parameters(), self.learning)
+        self.path = LocationPath(self.learning)
         self.epoch = 0
         self.updates = 0
-        self._keeps_class_gradient = False
 
     @classmethod
     def from_spaces(
@@ -119,8 +119,8 @@ class ReinforceAgent:
         Args:
             observation_space: Of one environment; `glimpse` is `[S, D]` (features, not pixels).
             action_space: Of one environment.
-            network: Settings to keep; feature_size, num_resolutions and num_classes follow the
-                spaces.
+            network: Settings to keep; feature_size, num_resolutions, num_classes and choose_scale
+                follow the spaces.
             options: For the class.
 
         Raises:
@@ -138,6 +138,7 @@ class ReinforceAgent:
             feature_size=features,
             num_resolutions=resolutions,
             num_classes=int(label.n),
+            choose_scale="scale" in action_space.spaces,
         )
         return cls(config, **options)
 
@@ -154,7 +155,7 @@ class ReinforceAgent:
     def act(
         self, observation: Observation, state: AgentState, *, deterministic: bool = False
     ) -> tuple[Action, AgentState]:
-        """Look, then choose the next fixation, or the class where nothing remains.
+        """Look, then choose the next location, or the class where nothing remains.
 
         Rows may stand anywhere in their episodes: `remaining` tells, row by row. With a graph
         being kept and `deterministic` off, this is training, and dropout is on.
@@ -181,20 +182,23 @@ class ReinforceAgent:
             log_probs = self.network.classify(memory, noise)
             label = torch.where(last, log_probs.argmax(-1), label)
         if num_last == batch:
-            fixation = torch.zeros(batch, 2, device=self.device)
-            return {"fixation": fixation, "label": label}, AgentState(
-                memory, state.location, None, None, log_probs
-            )
+            nowhere = torch.zeros(batch, self.config.location_size, device=self.device)
+            state = AgentState(memory, state.location, None, None, log_probs)
+            return self._action(nowhere, label), state
         location, density, baseline = self._choose_location(memory, remaining, deterministic)
         # The retina clips, W_loc does not: beyond the border the network still knows where it
         # meant to look.
-        fixation = location.detach().clamp(-1.0, 1.0)
+        target = location.detach().clamp(-1.0, 1.0)
         if num_last:
-            fixation = fixation.masked_fill(last[:, None], 0.0)
-        location = self._as_input(location)
-        return {"fixation": fixation, "label": label}, AgentState(
+            target = target.masked_fill(last[:, None], 0.0)
+        location = self.path.enter(location)
+        return self._action(target, label), AgentState(
             memory, location, density, baseline, log_probs
         )
+
+    def _action(self, target: Float[Tensor, "B A"], label: Int[Tensor, " B"]) -> Action:
+        action = {"fixation": target[:, :2], "label": label}
+        return action | {"scale": target[:, 2:]} if self.config.choose_scale else action
 
     def class_log_probs(self, state: AgentState) -> Float[Tensor, "B K"]:
         """Class log-probabilities from what was seen so far, in nats (at least one glimpse).
@@ -209,13 +213,16 @@ class ReinforceAgent:
         return self.network.classify(state.memory)
 
     def score(
-        self, glimpses: Float[Tensor, "T B S D"], fixations: Float[Tensor, "T B 2"]
+        self, glimpses: Float[Tensor, "T B S D"], fixations: Float[Tensor, "T B A"]
     ) -> Float[Tensor, "B K"]:
         """Class log-probabilities after given glimpses at given fixations, without dropout.
 
         The lower deck alone: neither the context nor an environment is needed, since the class
-        depends on the context only through the locations.
+        depends on the context only through the locations. Where the agent chooses the scale,
+        fixations without a third coordinate are at scale 0.
         """
+        if fixations.shape[-1] < self.config.location_size:
+            fixations = at_ordinary_scale(fixations, self.config)
         memory = Memory(None, None)
         for features, location in zip(glimpses, fixations, strict=True):
             memory = self.network.look(features, location, memory, upper=False)
@@ -261,22 +268,6 @@ class ReinforceAgent:
         location = density.mode() if deterministic else density.sample(self.generator)
         return location, density, self.network.value(memory)
 
-    def _as_input(self, location: Float[Tensor, "B 2"]) -> Float[Tensor, "B 2"]:
-        """The location as W_loc receives it, with the gradient `location_gradient` allows."""
-        if self.learning.location_gradient == "policy":
-            return location.detach()
-        location = location.view_as(location)
-        if location.requires_grad and self.learning.location_gradient == "mix":
-            kept: list[Tensor] = []
-
-            def only_from_classes(grad: Tensor) -> Tensor:
-                if self._keeps_class_gradient:
-                    kept.append(grad)
-                return kept.pop() if kept and not self._keeps_class_gradient else grad
-
-            location.register_hook(only_from_classes)
-        return location
-
     def _dropout_generator(self) -> torch.Generator | None:
         if self.config.dropout == 0.0 and self.config.feature_dropout == 0.0:
             return None
@@ -297,7 +288,9 @@ class ReinforceAgent:
         learning, states = self.learning, trajectory.states
         check_trajectory(trajectory, self.config, learning)
         log_probs = states[-1].log_probs
-        classification = losses.classification_loss(log_probs, trajectory.labels)
+        classification = losses.classification_loss(
+            log_probs, trajectory.labels, learning.label_smoothing
+        )
         returns = trajectory.returns.to(log_probs.dtype)
         if learning.reward == "log_likelihood":
             returns = log_probs.detach().gather(1, trajectory.labels[:, None]).squeeze(1)
@@ -323,8 +316,9 @@ class ReinforceAgent:
             baselines = losses.leave_one_out(returns, learning.samples).expand_as(baselines)
         locations = torch.stack([state.location for state in states[:-1]])
         policy = learning.reinforce_weight * losses.reinforce_loss(
-            locations, logits, means, self.config.sigma, returns - baselines
-        )
+            locations, logits, means, self.config.sigma, returns - baselines,
+            self.config.scale_sigma if self.config.choose_scale else None,
+        )  # fmt: skip
         return Objective(classification, policy, baseline, regulariser, returns, baselines)
 
     def compute_gradients(self, trajectory: Trajectory) -> Objective:
@@ -338,16 +332,9 @@ class ReinforceAgent:
                     "learning rate (or max_gradient_norm), and check the features for NaN."
                 )
         self.optimizer.zero_grad(set_to_none=True)
-        if self._needs_class_gradient_first(trajectory):
-            # In the log-density every sample is a constant, also those that lead to a later lhat,
-            # yet both losses share one graph. So a first pass, through no weights, finds what the
-            # classes alone send back to each l; in the second, that is what passes through l.
+        if self.learns_where:
             locations = [state.location for state in trajectory.states[:-1]]
-            self._keeps_class_gradient = True
-            try:
-                torch.autograd.grad(objective.classification, locations, retain_graph=True)
-            finally:
-                self._keeps_class_gradient = False
+            self.path.keep_class_gradient(objective.classification, locations)
         (
             objective.classification + objective.policy + objective.baseline + objective.regulariser
         ).backward()
@@ -361,7 +348,8 @@ class ReinforceAgent:
             `explained_variance` of the baseline; `gradient_norm` before clipping; `entropy` of the
             location density (nats); `fixation_spread` and `fixation_entropy` over the images (both
             fall to 0 when every image gets the same fixation); `clipped_fixations`, the share
-            beyond the border.
+            beyond the border; where the scale is chosen, `scale_mean` and its `scale_spread` over
+            the images.
 
         Raises:
             FloatingPointError: A loss or a gradient is not finite; names the update and the
@@ -374,10 +362,6 @@ class ReinforceAgent:
         self.updates += 1
         metrics = batch_metrics(trajectory, objective, norm, learns_where=self.learns_where)
         return metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
-
-    def _needs_class_gradient_first(self, trajectory: Trajectory) -> bool:
-        mixes = self.learns_where and self.learning.location_gradient == "mix"
-        return mixes and trajectory.num_glimpses > 1
 
     # Saving --------------------------------------------------------------------------------------
 
@@ -417,7 +401,7 @@ class ReinforceAgent:
         Raises:
             CheckpointError: No checkpoint of an agent, or a damaged one.
         """
-        network, learning = _saved_settings(folder, load_checkpoint(folder)[1])
+        network, learning = read_agent_settings(folder, load_checkpoint(folder)[1])
         agent = cls(network=network, learning=learning, **options)
         agent.restore(folder)
         return agent
@@ -430,18 +414,8 @@ class ReinforceAgent:
                 is then as before.
         """
         tensors, metadata = load_checkpoint(folder)
-        network, learning = _saved_settings(folder, metadata)
+        network, learning = read_agent_settings(folder, metadata)
         check_settings(network, self.config)
         check_settings(learning, self.learning)
         self.load_state_dict(unpack_state(tensors, metadata["state"]))
         return {key: value for key, value in metadata.items() if key not in ("agent", "state")}
-
-
-def _saved_settings(
-    folder: str | Path, metadata: dict[str, Any]
-) -> tuple[TwoDeckConfig, ReinforceConfig]:
-    if not {"agent", "state"} <= metadata.keys():
-        raise CheckpointError(f"{folder} holds no agent: its metadata has no 'agent' and 'state'.")
-    saved = metadata["agent"]
-    network = read_settings(TwoDeckConfig, saved["network"])
-    return network, read_settings(ReinforceConfig, saved["learning"])

@@ -47,6 +47,8 @@ class Trajectory:
     """First observation, as the environment gave it, of the next episodes where the environment
     has already begun them (SAME_STEP): pass it to the next `collect`, or those pictures are lost.
     Otherwise None."""
+    scales: Float[Tensor, "T B"] | None = None
+    """The zooms chosen, within [-1, 1], where the policy chooses them; a bank rounds them."""
 
     @property
     def num_glimpses(self) -> int:
@@ -114,7 +116,7 @@ def collect(
             "(remaining < 1): reset them all first, by calling collect without `observation`."
         )
 
-    steps, states, fixations = [], [], []
+    steps, states, fixations, scales = [], [], [], []
     state = policy.initial_state(batch)
     returns = torch.zeros(batch, dtype=torch.float32, device=device)
     with torch.set_grad_enabled(grad):
@@ -133,6 +135,8 @@ def collect(
             current = _to_tensors(given, device)
             # A bank looks at the nearest point of its lattice: the environment says where.
             fixations.append(current.get("fixation", action["fixation"]).to(returns.device))
+            if "scale" in action:
+                scales.append(action["scale"].squeeze(1).to(returns.device))
     if not bool(ended.all()):
         raise ValueError(
             f"collect plays environments in step, but {int(ended.sum())} of {batch} ended before "
@@ -151,6 +155,7 @@ def collect(
         returns=returns,
         success=answer_info(infos, "is_success", device).to(torch.bool),
         next_observation=given if mode == AutoresetMode.SAME_STEP else None,
+        scales=torch.stack(scales) if scales else None,
     )
 
 

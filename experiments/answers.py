@@ -36,6 +36,8 @@ class Answers:
     """Class log-probabilities at the answer, in nats."""
     fixations: Float[np.ndarray, "T N 2"]
     """Where it looked."""
+    scales: Float[np.ndarray, "T N"] | None = None
+    """At which zoom it looked, if it chose; those of a bank are whole numbers."""
 
     @property
     def predictions(self) -> Integer[np.ndarray, " N"]:

@@ -36,6 +36,8 @@ class TrainConfig:
     """Patches of a glimpse."""
     num_glimpses: int = 3
     """Looks before the answer."""
+    choose_scale: bool = False
+    """Choose the zoom of a glimpse too; a bank needs the neighbours of every resolution in use."""
     mirror: Literal["auto", "on", "off"] = "auto"
     """Random mirroring in training (`auto`: on); evaluation never mirrors."""
     context: Literal["auto", "random", "center"] = "auto"
@@ -65,7 +67,8 @@ class TrainConfig:
         """Check what the environment and the agent do not.
 
         Raises:
-            ValueError: a count below 1, or testing on what was chosen on.
+            ValueError: a count below 1, testing on what was chosen on, or settings that
+                contradict each other.
         """
         for name in ("epochs", "batch_size", "eval_every", "scanpaths", "num_glimpses"):
             if getattr(self, name) < 1:
@@ -74,6 +77,11 @@ class TrainConfig:
             raise ValueError(
                 "train_split 'trainval' contains the pictures of 'val': evaluate on 'test', or "
                 "train on 'train'"
+            )
+        if self.network.choose_scale and not self.choose_scale:
+            raise ValueError(
+                "network.choose_scale follows the environment: set choose_scale (--choose-scale) "
+                "instead"
             )
         if self.batch_size % self.learning.samples:
             raise ValueError(

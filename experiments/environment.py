@@ -67,6 +67,7 @@ def build_env(
         dataset=build_dataset(config.data, split),
         resolutions=config.resolutions,
         num_glimpses=config.num_glimpses,
+        choose_scale=config.choose_scale,
         encoder=build_source(config, split) if source is None else source,
         mirror=mirror,
         context=config.context if training else "center",

@@ -60,7 +60,7 @@ def play(
     """
     agent.seed(seed)
     chosen = np.arange(len(env.dataset)) if images is None else images
-    labels, log_probs, fixations = [], [], []
+    labels, log_probs, fixations, scales = [], [], [], []
     for positions, count in batches(len(chosen), env.num_envs):
         batch = chosen[positions]
         trajectory = collect(
@@ -70,10 +70,13 @@ def play(
         labels.append(trajectory.labels[:count])
         log_probs.append(agent.class_log_probs(trajectory.states[-1])[:count].detach())
         fixations.append(trajectory.fixations[:, :count])
+        if trajectory.scales is not None:
+            scales.append(trajectory.scales[:, :count])
     return Answers(
         labels=torch.cat(labels).cpu().numpy(),
         log_probs=torch.cat(log_probs).cpu().numpy(),
         fixations=torch.cat(fixations, dim=1).cpu().numpy(),
+        scales=env.snap_scale(torch.cat(scales, dim=1).cpu().numpy()) if scales else None,
     )
 
 
@@ -88,7 +91,7 @@ def monte_carlo(
         play(agent, env, deterministic=False, seed=seed + 7919 * m) for m in range(1, scanpaths + 1)
     ]
     mean = np.mean([answers.log_probs for answers in played], axis=0)
-    return Answers(played[0].labels, mean, played[0].fixations)
+    return replace(played[0], log_probs=mean)
 
 
 def oracle(
@@ -98,6 +101,8 @@ def oracle(
     seed: int = 0,
 ) -> Answers:
     """Let the true label choose among lattice points, greedily per glimpse: a ceiling, no policy.
+
+    It chooses no scale: where the agent does, all its glimpses are at scale 0.
 
     Args:
         agent: Whose classifier answers; one trained on random fixations knows all the lattice.
@@ -136,15 +141,24 @@ def oracle_lattice(source: FeatureBank | Encoder) -> Float[Tensor, "L 2"]:
     return torch.from_numpy(np.array(points))
 
 
-def fixation_facts(fixations: Float[np.ndarray, "T N 2"]) -> dict[str, Any]:
+def fixation_facts(
+    fixations: Float[np.ndarray, "T N 2"], scales: Float[np.ndarray, "T N"] | None = None
+) -> dict[str, Any]:
     """Where an agent looks: mean and spread over the pictures, per glimpse.
 
-    A spread of 0 is a policy that looks at the same place in every picture.
+    A spread of 0 is a policy that looks at the same place in every picture. If it chose the scale,
+    `scales` gives the share of the pictures seen at each, rounded to whole ones, per glimpse.
     """
-    return {
+    facts: dict[str, Any] = {
         "mean": fixations.mean(axis=1).round(4).tolist(),
         "spread": fixations.std(axis=1).round(4).tolist(),
     }
+    if scales is not None:
+        whole = np.rint(scales)
+        facts["scales"] = {
+            str(scale): (whole == scale).mean(axis=1).round(4).tolist() for scale in (-1, 0, 1)
+        }
+    return facts
 
 
 def report(
@@ -179,7 +193,7 @@ def report(
         judge = agents.get("random", agents["learned"])
         answers["oracle"] = oracle(judge, env, candidates, seed)
     record = {
-        name: asdict(a.score()) | {"fixations": fixation_facts(a.fixations)}
+        name: asdict(a.score()) | {"fixations": fixation_facts(a.fixations, a.scales)}
         for name, a in answers.items()
     }
     return record, answers

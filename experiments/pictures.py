@@ -13,7 +13,7 @@ from experiments.answers import Answers
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramid import build_pyramid
 from glimpse_env.render import scanpath_panel
-from glimpse_env.retina import cut_patches
+from glimpse_env.retina import cut_patches, cut_scaled_patches
 
 
 def draw_examples(
@@ -47,12 +47,16 @@ def draw_examples(
     for index in np.sort(chosen).tolist():
         image, fixations = dataset.image(index), answers.fixations[:, index]
         looks = len(fixations)
-        patches = cut_patches(
-            [build_pyramid(image)] * looks, fixations, np.zeros(looks, bool),
-            np.arange(looks, dtype=np.uint64), tuple(resolutions),
-        )  # fmt: skip
+        scales = None if answers.scales is None else answers.scales[:, index]
+        rest = np.zeros(looks, bool), np.arange(looks, dtype=np.uint64), tuple(resolutions)
+        if scales is None:
+            patches = cut_patches([build_pyramid(image)] * looks, fixations, *rest)
+        else:
+            patches = cut_scaled_patches([image] * looks, fixations, scales, *rest)
         right = bool(answers.predictions[index] == answers.labels[index])
-        panel = scanpath_panel(image, fixations, patches, resolutions=resolutions, correct=right)
+        panel = scanpath_panel(
+            image, fixations, patches, resolutions=resolutions, scales=scales, correct=right
+        )
         truth = dataset.class_names[int(answers.labels[index])]
         named = dataset.class_names[int(answers.predictions[index])]
         path = folder / f"{index:05d}-{truth}{'' if right else f'-named-{named}'}.png"

@@ -22,6 +22,7 @@ from experiments.runs import (
     read_json,
     settings_of,
     stands_on,
+    to_record,
     write_json,
 )
 
@@ -41,8 +42,8 @@ class ReportConfig:
     """Which evaluation to read."""
 
 
-def _without_seed(run: Path) -> dict[str, Any]:
-    settings = settings_of(read_json(run / "config.json", "restore it from a copy"))
+def _without_seed(config: TrainConfig) -> dict[str, Any]:
+    settings = settings_of(to_record(config))
     return {key: value for key, value in settings.items() if key != "seed"}
 
 
@@ -93,7 +94,7 @@ def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
     settings, evaluations, environments = [], [], []
     for run in runs:
         config = load_config(TrainConfig, run)
-        settings.append(_without_seed(run))
+        settings.append(_without_seed(config))
         evaluations.append(_read_evaluation(run, split, config))
         environments.append(
             read_json(run / "environment.json", "restore it from a copy, or train the run again")

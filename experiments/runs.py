@@ -156,7 +156,7 @@ class RunFolder:
         if resume:
             if not path.is_file():
                 raise RunError(f"no run in {self.path} to resume: leave --resume out to begin one")
-            self._check_same(record, environment)
+            self._check_same(type(config), record, environment)
             write_json(path, record)  # paths may have moved
             return
         if path.exists():
@@ -166,8 +166,12 @@ class RunFolder:
         write_json(self.path / "environment.json", environment)
         write_json(path, record)
 
-    def _check_same(self, record: dict[str, Any], environment: dict[str, Any]) -> None:
-        found = read_json(self.path / "config.json", _RESTORE)
+    def _check_same(
+        self, kind: type[Any], record: dict[str, Any], environment: dict[str, Any]
+    ) -> None:
+        # Read and written again: settings that are newer than the run get their defaults, which
+        # are what it was begun with.
+        found = to_record(load_config(kind, self.path))
         names = differences(settings_of(found), settings_of(record))
         if names:
             raise RunError(

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, build_pyramid, check_resolutions
-from glimpse_env.retina import patch_boxes, patch_origins
+from glimpse_env.retina import cut_scaled_patches, patch_boxes, patch_origins
 
 GLIMPSE_COLORS = (
     (255, 209, 62),
@@ -61,6 +61,7 @@ def draw_scanpath(
     boxes: Float[np.ndarray, "T S 4"] | None = None,
     *,
     correct: bool | None = None,
+    first: int = 0,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draws the fixations in order, as numbered discs joined by a line.
 
@@ -70,6 +71,7 @@ def draw_scanpath(
         boxes: What each patch covers, as from `patch_boxes`, in pixels of `image`. The largest box
             of a glimpse is drawn faintest.
         correct: Whether the answer was right: a green border, else red. None draws no border.
+        first: Which glimpse the first of these is, from 0: its number and colour go with it.
 
     Returns:
         A new picture of the same size.
@@ -86,7 +88,7 @@ def draw_scanpath(
     draw = ImageDraw.Draw(layer, "RGBA")
     unit = zoom * float(np.clip(min(height, width) / 240, 0.4, 8.0))
     if boxes is not None:
-        _draw_boxes(draw, boxes * zoom, unit)
+        _draw_boxes(draw, boxes * zoom, unit, first)
     if correct is not None:
         color = RIGHT_COLOR if correct else WRONG_COLOR
         outline = (0, 0, width * zoom - 1, height * zoom - 1)
@@ -100,7 +102,7 @@ def draw_scanpath(
     if len(path) > 1:
         draw.line(path, fill=(0, 0, 0, 150), width=round(4.0 * unit), joint="curve")
         draw.line(path, fill=(255, 255, 255, 255), width=round(2.2 * unit), joint="curve")
-    for number, point in enumerate(path):
+    for number, point in enumerate(path, first):
         color = GLIMPSE_COLORS[number % len(GLIMPSE_COLORS)]
         # Below 5 pixels a digit is a smear.
         _disc(draw, point, radius, color, str(number + 1) if radius >= 5 * zoom else "")
@@ -109,8 +111,8 @@ def draw_scanpath(
     return np.array(Image.alpha_composite(below, layer).convert("RGB"))
 
 
-def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: np.ndarray, unit: float) -> None:
-    for number, glimpse in enumerate(boxes):
+def _draw_boxes(draw: ImageDraw.ImageDraw, boxes: np.ndarray, unit: float, first: int = 0) -> None:
+    for number, glimpse in enumerate(boxes, first):
         color = GLIMPSE_COLORS[number % len(GLIMPSE_COLORS)]
         sides = glimpse[:, 2] - glimpse[:, 0]
         for box, side in sorted(zip(glimpse.tolist(), sides, strict=True), key=lambda b: -b[1]):
@@ -184,6 +186,7 @@ def composite(
     fixations: Float[np.ndarray, "T 2"],
     resolutions: Sequence[str] = RESOLUTIONS,
     *,
+    scales: Float[np.ndarray, " T"] | None = None,
     size: tuple[int, int] | None = None,
     noise_key: int = 0,
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -193,6 +196,7 @@ def composite(
         image: The picture as the agent saw it.
         fixations: (x, y) of each glimpse.
         resolutions: What each glimpse showed.
+        scales: Zoom of each glimpse, if it was chosen.
         size: Height and width of the result; those of the picture by default.
         noise_key: Decides the noise where no glimpse looked.
 
@@ -201,6 +205,9 @@ def composite(
     """
     height, width = size or image.shape[:2]
     seen = np.random.default_rng(noise_key).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    if scales is not None:
+        _paint_zoomed(seen, image, fixations, resolutions, scales)
+        return seen
     pyramid = build_pyramid(image, resolutions)
     for name in sorted(pyramid.levels, key=RESOLUTIONS.index):
         level = pyramid.levels[name]
@@ -216,12 +223,38 @@ def composite(
     return seen
 
 
+def _paint_zoomed(
+    seen: np.ndarray,
+    image: np.ndarray,
+    fixations: np.ndarray,
+    resolutions: Sequence[str],
+    scales: np.ndarray,
+) -> None:
+    """Paints every patch of zoomed glimpses into `seen`, the widest first."""
+    looks, (height, width) = len(fixations), seen.shape[:2]
+    nothing = np.zeros(looks, bool), np.zeros(looks, np.uint64)
+    patches = cut_scaled_patches([image] * looks, fixations, scales, *nothing, resolutions)
+    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, resolutions, scales)
+    boxes = (boxes * np.tile([width / image.shape[1], height / image.shape[0]], 2)).reshape(-1, 4)
+    patches = patches.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)
+    for i in np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable").tolist():
+        left, top, right, bottom = boxes[i]
+        rows, columns = (
+            np.floor((np.arange(n) + 0.5 - low) / (high - low) * PATCH_SIDE).astype(np.int64)
+            for n, low, high in ((height, top, bottom), (width, left, right))
+        )
+        y = np.flatnonzero((rows >= 0) & (rows < PATCH_SIDE))
+        x = np.flatnonzero((columns >= 0) & (columns < PATCH_SIDE))
+        seen[np.ix_(y, x)] = patches[i][np.ix_(rows[y], columns[x])]
+
+
 def scanpath_panel(
     image: UInt8[np.ndarray, "H W 3"],
     fixations: Float[np.ndarray, "T 2"],
     patches: UInt8[np.ndarray, "T S P P 3"] | None = None,
     *,
     resolutions: Sequence[str] = RESOLUTIONS,
+    scales: Float[np.ndarray, " T"] | None = None,
     correct: bool | None = None,
     title: str = "",
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -232,6 +265,7 @@ def scanpath_panel(
         fixations: (x, y) of each glimpse.
         patches: The glimpses; without them there is no strip.
         resolutions: What each glimpse showed.
+        scales: Zoom of each glimpse, if it was chosen.
         correct: Whether the answer was right; None where there was none.
         title: A line above, such as the true breed.
 
@@ -243,7 +277,7 @@ def scanpath_panel(
     body = max(320, looks * 60)
     ratio = min(body / image.shape[0], 1.6 * body / image.shape[1])
     height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
-    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, names)
+    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, names, scales)
     boxes = boxes * np.tile([width / image.shape[1], height / image.shape[0]], 2)
     picture = Image.fromarray(np.ascontiguousarray(image))
     fitted = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
@@ -251,7 +285,8 @@ def scanpath_panel(
     if patches is not None and looks:
         side = min((body - 4 * (looks - 1)) // looks, 150)
         parts.append(("", glimpse_strip(patches, names, side=side)))
-    parts.append(("composite", composite(image, fixations, names, size=(height, width))))
+    whole = composite(image, fixations, names, scales=scales, size=(height, width))
+    parts.append(("composite", whole))
 
     tallest = max(part.shape[0] + (caption if label else 0) for label, part in parts)
     top = margin + (26 if title else 0)

@@ -19,8 +19,13 @@ LABELS = torch.tensor([0, 2, 1, 0])
 
 
 def make_agent(seed=3, **learning) -> ReinforceAgent:
-    config = tiny(activation=learning.pop("activation", "relu"), sigma=0.3)
-    config = tiny(activation=config.activation, sigma=0.3, num_glimpses=learning.pop("T", 2))
+    config = tiny(
+        activation=learning.pop("activation", "relu"),
+        sigma=0.3,
+        num_glimpses=learning.pop("T", 2),
+        choose_scale=learning.pop("choose_scale", False),
+        scale_sigma=0.6,
+    )
     agent = ReinforceAgent(config, ReinforceConfig(**learning), device="cpu", seed=seed)
     agent.network.double()
     g = torch.Generator().manual_seed(seed)
@@ -57,13 +62,14 @@ def forward(weights, steps, activation, enter):
 
 
 def log_normal(x, mean, sigma):
-    return (-0.5 * ((x - mean) / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))).sum(-1)
+    return (-0.5 * ((x - mean) / sigma) ** 2 - (sigma * math.sqrt(2 * math.pi)).log()).sum(-1)
 
 
+@pytest.mark.parametrize("choose_scale", (False, True))
 @pytest.mark.parametrize("glimpses", (1, 2, 3))
 @pytest.mark.parametrize("mode", ("mix", "policy", "backprop"))
-def test_each_location_gradient_against_finite_differences(mode, glimpses):
-    """Every parameter tensor, along random directions, in every mode.
+def test_each_location_gradient_against_finite_differences(mode, glimpses, choose_scale):
+    """Every parameter tensor, along random directions, in every mode; the scale is one more place.
 
     mix       nll(l moves with lhat)           + lambda * policy term (all l held)
     policy    nll(l held)                      + lambda * policy term (all l held)
@@ -71,11 +77,14 @@ def test_each_location_gradient_against_finite_differences(mode, glimpses):
     and the baseline's squared error with r2 held, and the penalty beyond the border. Held means
     held everywhere: in the policy term not even a later lhat may move through an earlier l.
     """
-    agent = make_agent(location_gradient=mode, reinforce_weight=0.7, border_weight=0.3, T=glimpses)
+    agent = make_agent(
+        location_gradient=mode, reinforce_weight=0.7, border_weight=0.3, T=glimpses,
+        choose_scale=choose_scale,
+    )  # fmt: skip
     steps = observations(agent.config, 4)
     trajectory = play(agent, steps, LABELS)
     agent.compute_gradients(trajectory)
-    sigma = agent.config.sigma
+    sigma = torch.tensor([0.3, 0.3, 0.6] if choose_scale else [0.3, 0.3], dtype=torch.float64)
     drawn = [state.location.detach() for state in trajectory.states[:-1]]
     noise = [s.location.detach() - s.density.mode().detach() for s in trajectory.states[:-1]]
     baselines = [state.baseline.detach() for state in trajectory.states[:-1]]

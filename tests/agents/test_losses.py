@@ -26,6 +26,16 @@ def test_mixture_log_prob_agrees_with_torch_distributions():
     )
 
 
+def test_a_location_with_a_scale_agrees_with_torch_distributions():
+    location, logits, means = random(4, 6, 3), random(4, 6, 2, seed=1), random(4, 6, 2, 3, seed=2)
+    sigmas = torch.tensor([0.4, 0.4, 0.7], dtype=torch.float64)
+    components = distributions.Independent(distributions.Normal(means, sigmas), 1)
+    mixture = distributions.MixtureSameFamily(distributions.Categorical(logits=logits), components)
+    torch.testing.assert_close(
+        losses.mixture_log_prob(location, logits, means, 0.4, 0.7), mixture.log_prob(location)
+    )
+
+
 def test_a_mixture_of_one_is_the_gaussian_whatever_its_logit():
     location, mean = random(7, 2), random(7, 2, seed=1)
     torch.testing.assert_close(
@@ -113,3 +123,13 @@ def test_explained_variance():
     assert losses.explained_variance(perfect, returns).item() == pytest.approx(1.0)
     assert losses.explained_variance(blind, returns).item() == pytest.approx(0.0)
     assert losses.explained_variance(blind, torch.ones(4)).item() == 0.0
+
+
+def test_smoothed_classification_loss_is_the_cross_entropy_with_a_mixed_target() -> None:
+    scores, labels = torch.randn(5, 7, dtype=torch.float64), torch.tensor([0, 6, 3, 3, 1])
+    log_probs = scores.log_softmax(-1)
+    for share in (0.0, 0.1, 0.5):
+        target = torch.nn.functional.one_hot(labels, 7) * (1 - share) + share / 7
+        expected = -(target * log_probs).sum(1).mean()
+        found = losses.classification_loss(log_probs, labels, share)
+        torch.testing.assert_close(found, expected)

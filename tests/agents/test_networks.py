@@ -201,6 +201,18 @@ def test_samples_follow_the_density_and_replay():
     assert torch.equal(density.mode(), means[:, 1])
 
 
+def test_a_scale_is_drawn_with_a_sigma_of_its_own():
+    means = torch.tensor([[[-0.5, 0.2, 0.9]]]).expand(20_000, 1, 3)
+    density = LocationDensity(torch.zeros(20_000, 1), means, 0.1, 0.6)
+    offset = density.sample(torch.Generator().manual_seed(1)) - means[:, 0]
+    assert offset.std(0).tolist() == pytest.approx([0.1, 0.1, 0.6], rel=0.02)
+    assert offset.mean(0).abs().max() < 0.02
+    # The entropy of what is drawn is that of the density.
+    entropy = math.log(0.1 * 0.1 * 0.6) + 1.5 * (1 + math.log(2 * math.pi))
+    drawn = means[:, 0] + offset
+    assert -density.log_prob(drawn).mean().item() == pytest.approx(entropy, abs=0.03)
+
+
 def test_dropout_keeps_the_mean_and_replays():
     values = torch.ones(200, 500)
     dropped = dropout(values, 0.3, torch.Generator().manual_seed(0))
@@ -220,6 +232,7 @@ def test_dropout_keeps_the_mean_and_replays():
         ({"combine": "add"}, "combine must be one of"),
         ({"sigma": 0.0}, "sigma must be a positive number"),
         ({"sigma": math.nan}, "sigma must be a positive number"),
+        ({"scale_sigma": -0.5}, "scale_sigma must be a positive number"),
         ({"dropout": 1.0}, "dropout must lie in"),
     ],
 )

@@ -103,9 +103,20 @@ def test_good_actions_pass_as_float32_and_int64_without_a_graph():
     assert torch.equal(check_action(action(fixation=corners), 4)["fixation"], corners)
 
 
+def test_a_scale_comes_along_where_there_is_one():
+    scale = torch.tensor([[1.0], [-1.0], [0.0], [0.3]], dtype=torch.float64, requires_grad=True)
+    checked = check_action(action(scale=scale), 4)
+    assert checked["scale"].dtype == torch.float32 and not checked["scale"].requires_grad
+    torch.testing.assert_close(checked["scale"], scale.detach().float())
+    assert "scale" not in check_action(action(), 4)
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
+        (action(scale=torch.zeros(4)), r"'scale' must be floats of shape \(4, 1\), one zoom"),
+        (action(scale=torch.full((4, 1), 1.5)), r"'scale' must lie in.*scale.clamp\(-1, 1\)"),
+        (action(scale=torch.full((4, 1), float("nan"))), "'scale' is not finite"),
         ([0.0, 0.0], "must return a dict.*got list"),
         ({"fixation": torch.zeros(4, 2)}, r"got \['fixation'\]"),
         (

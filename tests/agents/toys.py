@@ -133,11 +133,13 @@ def play(agent, steps, labels, *, deterministic=False, reward=None) -> Trajector
     `reward(fixations [T, B, 2]) -> [B]` replaces the accuracy if given.
     """
     batch = labels.shape[0]
-    state, states, fixations = agent.initial_state(batch), [], []
+    state, states, fixations, scales = agent.initial_state(batch), [], [], []
     for observation in steps:
         action, state = agent.act(observation, state, deterministic=deterministic)
         states.append(state)
         fixations.append(action["fixation"])
+        if "scale" in action:
+            scales.append(action["scale"][:, 0].float())
     fixations = torch.stack(fixations[:-1]).float()
     right = action["label"] == labels
     locations = torch.stack([state.location for state in states[:-1]])
@@ -152,4 +154,5 @@ def play(agent, steps, labels, *, deterministic=False, reward=None) -> Trajector
         returns=returns.detach(),
         success=right,
         next_observation=None,
+        scales=torch.stack(scales[:-1]) if scales else None,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.configs import ReinforceConfig
+from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.configs import TrainConfig
 from experiments.data import DataConfig
 from experiments.evaluate import EvaluateConfig
@@ -69,6 +69,24 @@ def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
     other = TrainConfig(epochs=31, data=DataConfig(dataset="synthetic"))
     with pytest.raises(RunError, match="data.dataset, epochs"):
         folder.begin(other, {}, resume=True)
+
+
+def test_a_run_of_before_a_setting_existed_resumes_under_its_default(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "r")
+    folder.begin(TrainConfig(), {}, resume=False)
+    path = folder.path / "config.json"
+    record = json.loads(path.read_text())
+    del record["choose_scale"], record["network"]["choose_scale"], record["network"]["scale_sigma"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"\(choose_scale\)"):
+        folder.begin(TrainConfig(choose_scale=True), {}, resume=True)
+    folder.begin(TrainConfig(), {}, resume=True)
+    assert load_config(TrainConfig, folder.path) == TrainConfig()
+
+
+def test_the_network_does_not_choose_what_the_environment_does_not_ask() -> None:
+    with pytest.raises(ValueError, match="--choose-scale"):
+        TrainConfig(network=TwoDeckConfig(choose_scale=True))
 
 
 FACTS = {

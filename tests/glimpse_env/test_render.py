@@ -203,6 +203,18 @@ def test_the_composite_can_have_any_size():
     assert composite(image, np.zeros((0, 2))).shape == (50, 70, 3)
 
 
+def test_a_zoomed_glimpse_shows_as_its_neighbour_would():
+    image, fixations = noise_picture(384, 384), np.array([[0.0, 0.0], [0.25, -0.5]])
+    for zoom, stand_in in ((0.0, "medium"), (1.0, "low"), (-1.0, "high")):
+        shown = composite(image, fixations, ("medium",), scales=np.full(2, zoom))
+        expected = composite(image, fixations, (stand_in,))
+        boxes = patch_boxes((384, 384), fixations, (stand_in,))[:, 0].clip(0, 384).astype(int)
+        for xmin, ymin, xmax, ymax in boxes:
+            part = np.s_[ymin + 4 : ymax - 4, xmin + 4 : xmax - 4]
+            off = np.abs(shown[part].astype(int) - expected[part].astype(int))
+            assert off.max() <= 2, zoom
+
+
 # --- Panel ---
 
 
