@@ -34,6 +34,10 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
                "Run the cells of the paper's Table 1 and lay them out beside its numbers."),
     "variants": ("experiments.variants", "VariantsConfig", "variants",
                  "Train variants of one cell and compare each with the plain model."),
+    "figures": ("experiments.figures", "FiguresConfig", "figures",
+                "Draw the paper's Figures 3, 5 and 6 from finished runs."),
+    "attention": ("experiments.attention", "AttentionConfig", "attention",
+                  "Say where agents look, against the dogs' boxes, and what it is worth."),
     "demo": ("experiments.demo", "DemoConfig", "demo",
              "Learn where to look on synthetic dogs, in a few minutes, nothing to download."),
 }  # fmt: skip
@@ -48,7 +52,9 @@ _GO_ON = {
     **dict.fromkeys(
         ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
     ),
-    **dict.fromkeys(("evaluate", "report", "dedup"), "the same command begins again"),
+    **dict.fromkeys(
+        ("evaluate", "report", "dedup", "figures", "attention"), "the same command begins again"
+    ),
 }
 
 

@@ -1,0 +1,266 @@
+"""What `glimpse attention` found, as a page for a reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+_NOTES = """\
+- Boxes come with the pictures and are for this page only: no agent sees them, in training or here.
+- Intervals, in brackets, are 95% over pictures, for one trained agent: another seed may differ by
+  more. Shares have Wilson's interval, mA a bootstrap within the classes, differences are paired.
+- *Random* is a fixation drawn evenly over the picture, in expectation (what boxes cover is computed
+  exactly, lengths and what lies between two dogs on a fine grid). *Random on the lattice* is that
+  draw moved to the nearest point of a run's bank, as the run's own fixations are.
+- A bank looks only at its lattice. *Looked* is the lattice point, *chosen* the location the agent
+  named before that.
+- Distances are in short sides of the picture; 0 is inside a box. *Follows* is the correlation,
+  along x and y, of the fixation with the middle of the dog, over pictures with one box: 0 is a
+  fixation that ignores the dog, however often it hits it.
+- mA after n glimpses is read from a classifier that was trained to answer after the last one. A
+  model trained to answer after n may do better (`glimpse table1` trains one of each), so the gains
+  of later glimpses may look greater here than they are.
+- Pixels: S x T patches of 96 x 96 and the context, against 224 x 224 (paper, section 3). Centre and
+  random fixations need no context: they see one patch fewer. The paper's 55% for high + medium with
+  three glimpses is what one glimpse takes (27,648 pixels); three take 64,512, 129%."""
+
+
+def percent(row: Row, *, sign: bool = False) -> str:
+    """A share as `12.3 (11.0 to 13.7)`."""
+    form = "{:+.1f}" if sign else "{:.1f}"
+    value, low, high = (form.format(100 * row[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def number(row: Row) -> str:
+    """A length as `0.12 (0.11 to 0.13)`."""
+    return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def compared(difference: Row) -> str:
+    """What a paired difference of shares says: `more often`, `less often`, or neither."""
+    if difference["low"] > 0:
+        return "more often"
+    return "less often" if difference["high"] < 0 else "neither more nor less often, as far as told"
+
+
+def format_attention(record: Row) -> str:
+    """The whole page, as Markdown."""
+    runs = record["runs"]
+    lines = ["# What looking was worth", "", *_overview(runs), ""]
+    for run in runs:
+        lines += [f"## {run['title']}", "", _what(run), ""]
+        lines += [*_sentences(run), ""]
+        if run["boxes"] is None:
+            lines += [
+                "These pictures come without boxes, so whether fixations fall on a dog cannot be "
+                "told; what follows needs none.", "",
+            ]  # fmt: skip
+        lines += ["### Where it looks", "", *_places(run), ""]
+        lines += ["### What a glimpse adds", "", *_answers(run), ""]
+        if run["boxes"] is not None:
+            lines += ["### Two dogs", "", *_two_dogs(run, record["near_line"]), ""]
+    lines += ["## How to read this", "", _NOTES]
+    return "\n".join(lines)
+
+
+def _what(run: Row) -> str:
+    where = (
+        "live encoder" if run["lattice"] is None else f"bank of {run['lattice']} fixations"
+    )  # fmt: skip
+    boxes = run["boxes"]["pictures"] if run["boxes"] else 0
+    dogs = ", two dogs in each" if run["two_dogs"] else ""
+    return (
+        f"`{run['run']}`, epoch {run['epoch']}, checkpoint `{run['checkpoint']}`; "
+        f"{run['pictures']:,} pictures of `{run['split']}`{dogs}, {boxes:,} with boxes; "
+        f"encoder `{run['encoder']}`, {where}."
+    )
+
+
+def _overview(runs: list[Row]) -> list[str]:
+    lines = [
+        "| model | first fixation in a dog's box, % | centre | random | mA, % | at the centre |"
+        " at random |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        last, boxes = run["answers"][-1], run["boxes"]
+        if boxes is None:
+            places = ["no boxes", "-", "-"]
+        else:
+            places = [percent(boxes["glimpses"][0]["inside"])]
+            places += [
+                f"{100 * boxes['others'][k]['inside']['value']:.1f}" for k in ("centre", "random")
+            ]
+        scores = [
+            percent(last[name]) if name in last else "-" for name in ("learned", "center", "random")
+        ]
+        lines.append(f"| {run['title']} | {' | '.join(places + scores)} |")
+    return lines
+
+
+def _sentences(run: Row) -> list[str]:
+    """What the tables say, in words; every word is chosen by an interval."""
+    lines = []
+    boxes = run["boxes"]
+    if boxes is not None:
+        first, others = boxes["glimpses"][0], boxes["others"]
+        lines.append(
+            f"- **On the dog?** The first fixation falls in a dog's box in "
+            f"{percent(first['inside'])}% of the pictures: "
+            f"{compared(first['inside_minus_centre'])} than the middle of the picture "
+            f"({100 * others['centre']['inside']['value']:.1f}%), "
+            f"{compared(first['inside_minus_random'])} than a random place "
+            f"({100 * others['random']['inside']['value']:.1f}%)."
+        )
+        chose = first.get("chosen", first)
+        known = [r for r in chose["follows"] if r is not None]
+        if not known:
+            lines.append(
+                "- **Does it follow the dog?** No: it is at the same place in every picture."
+            )
+        else:
+            both = " and ".join(f"{r:.2f}" for r in known)
+            shares = " and ".join(f"{100 * r * r:.0f}%" for r in known)
+            lines.append(
+                f"- **Does it follow the dog?** The first location chosen correlates by {both} "
+                f"(along x and y) with the middle of the dog: {shares} of how it varies from "
+                "picture to picture goes with where the dog is."
+            )
+        where = boxes["answers"]
+        if "first_inside" in where and "first_outside" in where:
+            lines.append(
+                f"- **Right where it hits?** {percent(where['first_inside'])}% of the answers are "
+                f"right where the first fixation is in a box, {percent(where['first_outside'])}% "
+                "where it is not (an association: hard pictures may be hard for both)."
+            )
+    last = run["answers"][-1]
+    for name, what in (("center", "at the centre"), ("random", "at random places")):
+        change = last.get(f"learned_minus_{name}")
+        if change is not None:
+            told = {1: "gains", -1: "loses"}.get(
+                int(change["low"] > 0) - int(change["high"] < 0),
+                "neither gains nor loses as far as told:",
+            )
+            lines.append(
+                f"- **Worth it?** Against the same network with fixations {what}, choosing where "
+                f"to look {told} {percent(change, sign=True)} points of mA."
+            )
+    if len(run["answers"]) > 1:
+        gains = ", ".join(
+            f"glimpse {row['glimpses']} {percent(row['learned_gain'], sign=True)}"
+            for row in run["answers"][1:]
+        )
+        lines.append(f"- **And a further glimpse?** Points of mA each added: {gains}.")
+    return lines
+
+
+def _places(run: Row) -> list[str]:
+    boxes, fixations = run["boxes"], run["fixations"]
+    if boxes is None:
+        lines = ["| fixation | mean x, y | spread x, y |", "|---|---|---|"]
+        for t, (mean, spread) in enumerate(
+            zip(fixations["mean"], fixations["spread"], strict=True), 1
+        ):
+            lines.append(f"| glimpse {t} | {_pair(mean)} | {_pair(spread)} |")
+        return lines
+    lines = [
+        "| fixation | in a box, % | minus centre | minus random | distance to a box |"
+        " to its middle | follows x, y | spread x, y |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for t, row in enumerate(boxes["glimpses"]):
+        minus = [
+            percent(row[f"inside_minus_{name}"], sign=True) for name in ("centre", "random")
+        ]  # fmt: skip
+        lines.append(
+            f"| glimpse {t + 1}, looked | {percent(row['inside'])} | {' | '.join(minus)} | "
+            f"{number(row['distance'])} | {number(row['middle_distance'])} | "
+            f"{_pair(row['follows'])} | {_pair(fixations['spread'][t])} |"
+        )
+        if "chosen" in row:
+            chose = row["chosen"]
+            lines.append(
+                f"| glimpse {t + 1}, chosen | {percent(chose['inside'])} | | | "
+                f"{number(chose['distance'])} | {number(chose['middle_distance'])} | "
+                f"{_pair(chose['follows'])} | {_pair(fixations['chosen_spread'][t])} |"
+            )
+    for name, row in boxes["others"].items():
+        lines.append(
+            f"| {name} | {percent(row['inside'])} | | | {number(row['distance'])} | "
+            f"{number(row['middle_distance'])} | | |"
+        )
+    return lines
+
+
+def _answers(run: Row) -> list[str]:
+    rows = run["answers"]
+    references = [name for name in ("center", "random") if name in rows[0]]
+    titles = ["glimpses", "pixels (of 224 x 224)", "mA, %", "gain"]
+    for name in references:
+        what = "centre" if name == "center" else name
+        titles += [f"mA at {what}", f"learned minus {what}"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    for row in rows:
+        gain = percent(row["learned_gain"], sign=True) if "learned_gain" in row else ""
+        cells = [
+            str(row["glimpses"]), f"{row['pixels']:,} ({100 * row['of_224']:.0f}%)",
+            percent(row["learned"]), gain,
+        ]  # fmt: skip
+        for name in references:
+            cells += [percent(row[name]), percent(row[f"learned_minus_{name}"], sign=True)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _two_dogs(run: Row, near_line: float) -> list[str]:
+    """The paper's pathology: with two dogs, does it look between them (section 3)?"""
+    parts = run["boxes"]["several_dogs"]
+    if not parts:
+        return ["No picture here has more than one box."]
+    lines = []
+    if "apart" in parts:
+        part = parts["apart"]
+        first, others = part["learned"][0], part["others"]
+        lines += [
+            f"In {part['pictures']:,} pictures there are several dogs whose boxes do not overlap. "
+            f"The first fixation falls between two of them in {percent(first['hull'])}%: "
+            f"{compared(first['hull_minus_centre'])} than the middle of the picture "
+            f"({100 * others['centre']['hull']['value']:.1f}%), "
+            f"{compared(first['hull_minus_random'])} than a random place "
+            f"({100 * others['random']['hull']['value']:.1f}%). It falls in one of them in "
+            f"{percent(first['one'])}%, the middle in "
+            f"{100 * others['centre']['one']['value']:.1f}%, a random place in "
+            f"{100 * others['random']['one']['value']:.1f}%.", "",
+        ]  # fmt: skip
+    answers = run["boxes"]["answers"]
+    if "one_dog" in answers and "several_dogs" in answers:
+        lines += [
+            f"Answers are right in {percent(answers['several_dogs'])}% of the pictures with "
+            f"several boxes, and in {percent(answers['one_dog'])}% of those with one.", "",
+        ]  # fmt: skip
+    lines += [
+        "Share of fixations, %. *Between* is in no box, but within the convex hull of the two "
+        "largest; *near the line* is in no box, but at most "
+        f"{near_line:g} short sides from the line between their middles.",
+        "",
+        "| pictures | fixation | in none | in one | in the overlap | between | near the line |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, title in (("all", "several boxes"), ("apart", "several boxes, none overlapping")):
+        if name not in parts:
+            continue
+        part = parts[name]
+        rows = [(f"glimpse {t}, looked", row) for t, row in enumerate(part["learned"], 1)]
+        rows += [(f"glimpse {t}, chosen", row) for t, row in enumerate(part.get("chosen", []), 1)]
+        rows += list(part["others"].items())
+        for who, row in rows:
+            cells = [percent(row[key]) for key in ("none", "one", "overlap", "hull", "line")]
+            lines.append(f"| {title} ({part['pictures']:,}) | {who} | {' | '.join(cells)} |")
+    return lines
+
+
+def _pair(values: list[float | None]) -> str:
+    return ", ".join("-" if value is None else f"{value:.2f}" for value in values)

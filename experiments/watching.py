@@ -1,0 +1,243 @@
+"""Watching finished runs play: opened from their folders, every glimpse and every answer kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from jaxtyping import Float, Int64
+
+from agents.checkpoint import RECORD
+from agents.reinforce import ReinforceAgent
+from agents.rollout import collect
+from encoders.bank import FeatureBank
+from encoders.engine import Encoder
+from experiments.configs import TrainConfig
+from experiments.environment import build_env, build_source, describe_dataset
+from experiments.evaluate import batches, checkpoint_folder, load_run
+from experiments.runs import RunError, load_config, read_json
+from glimpse_env.datasets.base import ImageDataset, image_size
+from glimpse_env.datasets.synthetic import SyntheticDogs
+from glimpse_env.vector_env import DogsGlimpseVectorEnv
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What an agent did, glimpse by glimpse, on some pictures."""
+
+    images: Int64[np.ndarray, " N"]
+    """Indices of the pictures in the split."""
+    labels: Int64[np.ndarray, " N"]
+    """The truth."""
+    log_probs: Float[np.ndarray, "T N K"]
+    """Class log-probabilities after each glimpse, in nats; the last are the answer's."""
+    fixations: Float[np.ndarray, "T N 2"]
+    """Where the retina looked; with a bank, a point of its lattice."""
+    intended: Float[np.ndarray, "T N 2"]
+    """Where the agent chose to look, within [-1, 1]."""
+
+    @property
+    def predictions(self) -> Int64[np.ndarray, "T N"]:
+        """Classes named after each glimpse."""
+        return self.log_probs.argmax(axis=-1)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the answer after each glimpse is right, `[T, N]`."""
+        return self.predictions == self.labels
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run ready to be watched."""
+
+    folder: Path
+    """Its folder."""
+    config: TrainConfig
+    """Its configuration, with what was changed for watching."""
+    source: FeatureBank | Encoder
+    """Bank or live encoder."""
+    env: DogsGlimpseVectorEnv
+    """On the split."""
+    agents: dict[str, ReinforceAgent]
+    """`learned`, and the references that have a checkpoint."""
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """The split's pictures."""
+        return self.env.dataset
+
+    @property
+    def resolutions(self) -> tuple[str, ...]:
+        """What each glimpse shows."""
+        return tuple(self.config.resolutions)
+
+    @property
+    def title(self) -> str:
+        """`high + medium, 2 glimpses`, sharpest first, as the paper writes it."""
+        return model_title(self.resolutions, self.config.num_glimpses)
+
+    def describe(self) -> dict[str, Any]:
+        """What was watched, so that it can be watched again."""
+        record = read_json(
+            checkpoint_folder(self.folder, "learned") / RECORD, "restore it from a copy"
+        )
+        bank = self.source if isinstance(self.source, FeatureBank) else None
+        return {
+            "run": str(self.folder),
+            "title": self.title,
+            "checkpoint": record["weights"],
+            "epoch": self.agents["learned"].epoch,
+            "split": self.dataset.split,
+            "resolutions": list(self.resolutions),
+            "num_glimpses": self.config.num_glimpses,
+            "encoder": self.config.encoder,
+            "lattice": None if bank is None else len(bank.fixations),
+            "dataset": describe_dataset(self.dataset),
+        }
+
+
+def model_title(resolutions: Sequence[str], num_glimpses: int) -> str:
+    """A model in words: `high only, 1 glimpse`."""
+    order = [name for name in ("high", "medium", "low") if name in resolutions]
+    what = " + ".join(order) if len(order) > 1 else f"{order[0]} only"
+    return f"{what}, {num_glimpses} glimpse{'s' if num_glimpses > 1 else ''}"
+
+
+def run_titles(folders: Sequence[Path]) -> list[str]:
+    """A title for each run; where two would be the same, with the run's folder.
+
+    Raises:
+        RunError: no run in a folder.
+    """
+    configs = [load_config(TrainConfig, folder) for folder in folders]
+    titles = [model_title(config.resolutions, config.num_glimpses) for config in configs]
+    return [
+        f"{title} ({'/'.join(folder.parts[-2:])})" if titles.count(title) > 1 else title
+        for folder, title in zip(folders, titles, strict=True)
+    ]
+
+
+def open_run(
+    folder: Path,
+    split: str,
+    *,
+    bank: Path | None = None,
+    live: bool = False,
+    data_dir: Path | None = None,
+    num_images: int | None = None,
+    two_dogs: bool = False,
+) -> OpenRun:
+    """Open a run of `glimpse train` for watching.
+
+    Args:
+        folder: The run.
+        split: Which pictures.
+        bank: Other banks than the run's own.
+        live: Use the live encoder although the run has banks.
+        data_dir: Folder of the pictures, if it has moved.
+        num_images: How many pictures will be watched, so that a live encoder has no idle rows.
+        two_dogs: Synthetic pictures of the same kind with two dogs each (live encoder).
+
+    Raises:
+        RunError: no run there, no checkpoint yet, or two dogs of a data set that is not drawn.
+    """
+    config = load_config(TrainConfig, folder)
+    if live or two_dogs:
+        config = replace(config, bank=None)
+    elif bank is not None:
+        config = replace(config, bank=bank)
+    if data_dir is not None:
+        config = replace(config, data=replace(config.data, data_dir=data_dir))
+    if num_images is not None:
+        rows, samples = min(config.batch_size, num_images), config.learning.samples
+        config = replace(config, batch_size=-(-rows // samples) * samples)
+    source = build_source(config, split)
+    if two_dogs:
+        env = _two_dogs_env(config, split, source, folder)
+    else:
+        env = build_env(config, split, source=source, training=False)
+    return OpenRun(folder, config, source, env, load_run(folder, config, env))
+
+
+def _two_dogs_env(
+    config: TrainConfig, split: str, source: FeatureBank | Encoder, folder: Path
+) -> DogsGlimpseVectorEnv:
+    if config.data.dataset != "synthetic":
+        raise RunError(
+            f"two dogs can be drawn for synthetic runs only, and {folder} is of "
+            f"{config.data.dataset!r}: leave --two-dogs out, its own pictures with several boxes "
+            "are told apart anyway"
+        )
+    count = config.data.num_images
+    if count is not None and split not in ("train", "trainval"):
+        count = max(1, count // 4)
+    return DogsGlimpseVectorEnv(
+        config.batch_size,
+        dataset=SyntheticDogs(split, num_images=count, creatures=2),
+        resolutions=config.resolutions,
+        num_glimpses=config.num_glimpses,
+        choose_scale=config.choose_scale,
+        encoder=source,
+        mirror=False,
+        context="center",
+        device=config.device,
+        array="torch",
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+
+
+def watch(
+    agent: ReinforceAgent,
+    env: DogsGlimpseVectorEnv,
+    *,
+    images: Int64[np.ndarray, " N"] | None = None,
+    seed: int = 0,
+) -> Watched:
+    """Play pictures once by mean locations, as `evaluate.play` does, and keep every glimpse.
+
+    Args:
+        agent: Who plays.
+        env: On the split.
+        images: Indices, if not all.
+        seed: Of the environment's draws and the agent's.
+    """
+    agent.seed(seed)
+    chosen = np.arange(len(env.dataset)) if images is None else np.asarray(images, np.int64)
+    labels, log_probs, fixations, intended = [], [], [], []
+    for positions, count in batches(len(chosen), env.num_envs):
+        trajectory = collect(
+            env, agent, seed=seed + int(positions[0]), options={"image": chosen[positions]},
+            deterministic=True,
+        )  # fmt: skip
+        with torch.no_grad():
+            each = [agent.class_log_probs(state) for state in trajectory.states[1:]]
+        labels.append(trajectory.labels[:count])
+        log_probs.append(torch.stack(each)[:, :count])
+        fixations.append(trajectory.fixations[:, :count])
+        where = torch.stack([state.location for state in trajectory.states[:-1]])
+        intended.append(where.detach()[..., :2].clamp(-1.0, 1.0)[:, :count])
+    return Watched(
+        images=chosen,
+        labels=torch.cat(labels).cpu().numpy(),
+        log_probs=torch.cat(log_probs, dim=1).cpu().numpy(),
+        fixations=torch.cat(fixations, dim=1).cpu().numpy(),
+        intended=torch.cat(intended, dim=1).cpu().numpy(),
+    )
+
+
+def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
+    """Width and height of a picture, undecoded where the data set allows it."""
+    if isinstance(dataset, SyntheticDogs):
+        scene = dataset.scene(index)
+        return scene.width, scene.height
+    path = getattr(dataset, "path", None)
+    if path is not None:
+        return image_size(path(index))
+    height, width = dataset.image(index).shape[:2]
+    return width, height

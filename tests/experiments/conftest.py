@@ -1,0 +1,48 @@
+"""Small finished runs on synthetic dogs, shared by what only reads them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agents.configs import ReinforceConfig, TwoDeckConfig
+from encoders.engine import make_encoder
+from experiments.bank import BankConfig, build_bank
+from experiments.configs import TrainConfig
+from experiments.data import DataConfig
+from experiments.train import train
+
+
+@pytest.fixture(scope="session")
+def watched_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs by name: `high` (two glimpses, with references) and `both` (one glimpse, without)."""
+    folder = tmp_path_factory.mktemp("watched")
+    data = DataConfig(dataset="synthetic", num_images=48)
+    encoder = make_encoder("inception_mini", precision="fp32")
+    banks = BankConfig(
+        out=folder / "banks", data=data, encoder="inception_mini", resolutions=("medium", "high"),
+        side=3, context="center", mirror=False, workers=1, precision="fp32",
+    )  # fmt: skip
+    for split in ("train", "val"):
+        build_bank(banks, split, encoder)
+    base = TrainConfig(
+        data=data, encoder="inception_mini", bank=banks.out, resolutions=("high",),
+        num_glimpses=2, context="center", mirror="off", epochs=2, batch_size=8, scanpaths=1,
+        precision="fp32",
+        network=TwoDeckConfig(
+            hidden_size=16, image_width=16, location_width=8, glimpse_width=16
+        ),
+        learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2),
+    )  # fmt: skip
+    runs = {
+        "high": replace(base, out=folder / "high"),
+        "both": replace(
+            base, out=folder / "both", resolutions=("medium", "high"), num_glimpses=1,
+            references=False,
+        ),
+    }  # fmt: skip
+    for config in runs.values():
+        train(config)
+    return {name: config.out for name, config in runs.items()}
