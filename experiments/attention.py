@@ -146,8 +146,17 @@ def judge_places(
     if lattice is not None:
         others["random on the lattice"] = measure_lattice(scenery, *lattice)
 
-    def rows_of(measures: Measures, names: tuple[str, ...], chosen: np.ndarray) -> dict[str, Any]:
-        return {k: _plain(v) for k, v in summarise(measures, chosen, names).items()}
+    def rows_of(
+        measures: Measures, names: tuple[str, ...], chosen: np.ndarray, *, expected: bool = False
+    ) -> dict[str, Any]:
+        found = summarise(measures, chosen, names, expected=expected)
+        return {k: _plain(v) for k, v in found.items()}
+
+    def rows_of_others(names: tuple[str, ...], chosen: np.ndarray) -> dict[str, Any]:
+        return {
+            name: rows_of(other, names, chosen, expected=name != "centre")
+            for name, other in others.items()
+        }
 
     glimpses = []
     for t in range(len(watched.fixations)):
@@ -165,10 +174,23 @@ def judge_places(
     record: dict[str, Any] = {
         "pictures": int(known.sum()),
         "glimpses": glimpses,
-        "others": {name: rows_of(other, _PLACES, known) for name, other in others.items()},
+        "others": rows_of_others(_PLACES, known),
+        "off_centre": None,
         "answers": _right_where(watched, looked["inside"][0], known, scenery.counts),
         "several_dogs": {},
     }
+    off = known & (ground.centre["inside"] < 0.5)
+    if off.any():
+        record["off_centre"] = {
+            "pictures": int(off.sum()),
+            "learned": [
+                _plain(share_estimate(looked["inside"][t][off] > 0.5))
+                for t in range(len(watched.fixations))
+            ],
+            "others": {
+                name: row["inside"] for name, row in rows_of_others(("inside",), off).items()
+            },
+        }
     for name, chosen in {"all": several, "apart": scenery.apart}.items():
         if chosen.any():
             part: dict[str, Any] = {"pictures": int(chosen.sum()), "learned": []}
@@ -185,7 +207,7 @@ def judge_places(
                     rows_of({key: values[t] for key, values in chose.items()}, _TWO, chosen)
                     for t in range(len(watched.fixations))
                 ]
-            part["others"] = {key: rows_of(other, _TWO, chosen) for key, other in others.items()}
+            part["others"] = rows_of_others(_TWO, chosen)
             record["several_dogs"][name] = part
     return record
 

@@ -39,11 +39,16 @@ def number(row: Row) -> str:
     return f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
 
 
-def compared(difference: Row) -> str:
-    """What a paired difference of shares says: `more often`, `less often`, or neither."""
+def in_words(row: Row) -> str:
+    """A share for a sentence: `12.3% (11.0 to 13.7)`."""
+    return percent(row).replace(" ", "% ", 1)
+
+
+def compared(difference: Row, what: str) -> str:
+    """What a paired difference of shares says, such as `more often than the middle`."""
     if difference["low"] > 0:
-        return "more often"
-    return "less often" if difference["high"] < 0 else "neither more nor less often, as far as told"
+        return f"more often than {what}"
+    return f"{'less often than' if difference['high'] < 0 else 'not to be told from'} {what}"
 
 
 def format_attention(record: Row) -> str:
@@ -109,31 +114,39 @@ def _sentences(run: Row) -> list[str]:
         first, others = boxes["glimpses"][0], boxes["others"]
         lines.append(
             f"- **On the dog?** The first fixation falls in a dog's box in "
-            f"{percent(first['inside'])}% of the pictures: "
-            f"{compared(first['inside_minus_centre'])} than the middle of the picture "
+            f"{in_words(first['inside'])} of the pictures: "
+            f"{compared(first['inside_minus_centre'], 'the middle of the picture')} "
             f"({100 * others['centre']['inside']['value']:.1f}%), "
-            f"{compared(first['inside_minus_random'])} than a random place "
+            f"{compared(first['inside_minus_random'], 'a random place')} "
             f"({100 * others['random']['inside']['value']:.1f}%)."
         )
-        chose = first.get("chosen", first)
-        known = [r for r in chose["follows"] if r is not None]
-        if not known:
+        off = boxes["off_centre"]
+        if off is not None:
+            lines.append(
+                f"- **And where the middle misses?** In the {off['pictures']:,} pictures whose "
+                f"middle lies in no box, {in_words(off['learned'][0])} of the first fixations fall "
+                f"in one, and {100 * off['others']['random']['value']:.1f}% of random places."
+            )
+        chose = first.get("chosen", first)["follows"]
+        known = {axis: r for axis, r in zip("xy", chose, strict=True) if r is not None}
+        single = boxes["answers"].get("one_dog", {"pictures": 0})["pictures"]
+        if not known and single >= 3:
             lines.append(
                 "- **Does it follow the dog?** No: it is at the same place in every picture."
             )
-        else:
-            both = " and ".join(f"{r:.2f}" for r in known)
-            shares = " and ".join(f"{100 * r * r:.0f}%" for r in known)
+        elif known:
+            both = " and ".join(f"{r:.2f} along {axis}" for axis, r in known.items())
+            shares = " and ".join(f"{100 * r * r:.0f}%" for r in known.values())
             lines.append(
-                f"- **Does it follow the dog?** The first location chosen correlates by {both} "
-                f"(along x and y) with the middle of the dog: {shares} of how it varies from "
-                "picture to picture goes with where the dog is."
+                f"- **Does it follow the dog?** The first location chosen correlates with the "
+                f"middle of the dog, by {both}: {shares} of how it varies from picture to picture "
+                "goes with where the dog is."
             )
         where = boxes["answers"]
         if "first_inside" in where and "first_outside" in where:
             lines.append(
-                f"- **Right where it hits?** {percent(where['first_inside'])}% of the answers are "
-                f"right where the first fixation is in a box, {percent(where['first_outside'])}% "
+                f"- **Right where it hits?** {in_words(where['first_inside'])} of the answers are "
+                f"right where the first fixation is in a box, {in_words(where['first_outside'])} "
                 "where it is not (an association: hard pictures may be hard for both)."
             )
     last = run["answers"][-1]
@@ -142,7 +155,7 @@ def _sentences(run: Row) -> list[str]:
         if change is not None:
             told = {1: "gains", -1: "loses"}.get(
                 int(change["low"] > 0) - int(change["high"] < 0),
-                "neither gains nor loses as far as told:",
+                "neither gains nor loses as far as can be told:",
             )
             lines.append(
                 f"- **Worth it?** Against the same network with fixations {what}, choosing where "
@@ -226,20 +239,20 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
         first, others = part["learned"][0], part["others"]
         lines += [
             f"In {part['pictures']:,} pictures there are several dogs whose boxes do not overlap. "
-            f"The first fixation falls between two of them in {percent(first['hull'])}%: "
-            f"{compared(first['hull_minus_centre'])} than the middle of the picture "
+            f"The first fixation falls between two of them in {in_words(first['hull'])}: "
+            f"{compared(first['hull_minus_centre'], 'the middle of the picture')} "
             f"({100 * others['centre']['hull']['value']:.1f}%), "
-            f"{compared(first['hull_minus_random'])} than a random place "
+            f"{compared(first['hull_minus_random'], 'a random place')} "
             f"({100 * others['random']['hull']['value']:.1f}%). It falls in one of them in "
-            f"{percent(first['one'])}%, the middle in "
+            f"{in_words(first['one'])}, the middle in "
             f"{100 * others['centre']['one']['value']:.1f}%, a random place in "
             f"{100 * others['random']['one']['value']:.1f}%.", "",
         ]  # fmt: skip
     answers = run["boxes"]["answers"]
     if "one_dog" in answers and "several_dogs" in answers:
         lines += [
-            f"Answers are right in {percent(answers['several_dogs'])}% of the pictures with "
-            f"several boxes, and in {percent(answers['one_dog'])}% of those with one.", "",
+            f"Answers are right in {in_words(answers['several_dogs'])} of the pictures with "
+            f"several boxes, and in {in_words(answers['one_dog'])} of those with one.", "",
         ]  # fmt: skip
     lines += [
         "Share of fixations, %. *Between* is in no box, but within the convex hull of the two "

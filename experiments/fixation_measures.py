@@ -143,16 +143,25 @@ def measure_lattice(
 
 
 def summarise(
-    measures: Measures, chosen: Bool[np.ndarray, " N"], names: Sequence[str]
+    measures: Measures,
+    chosen: Bool[np.ndarray, " N"],
+    names: Sequence[str],
+    *,
+    expected: bool = False,
 ) -> dict[str, Estimate]:
     """Mean of each measure over the pictures chosen, with its interval.
 
-    Shares of yes and no get Wilson's interval, lengths and expectations that of a mean.
+    Args:
+        measures: Of one fixation a picture, or its expectation.
+        chosen: Which pictures.
+        names: Which measures.
+        expected: Whether these are expectations, between yes and no. Shares of yes and no get
+            Wilson's interval, all else that of a mean.
     """
     found = {}
     for name in names:
         values = measures[name][chosen]
-        binary = name in SHARES and bool(np.isin(values, (0.0, 1.0)).all())
+        binary = name in SHARES and not expected
         found[name] = share_estimate(values > 0.5) if binary else mean_estimate(values)
     return found
 

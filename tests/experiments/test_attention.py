@@ -116,6 +116,10 @@ def test_one_who_always_looks_at_the_dog() -> None:
     assert first["inside_minus_random"]["value"] == pytest.approx(0.82)
     assert first["inside_minus_random"]["low"] > 0
     assert record["several_dogs"] == {}
+    misses = np.abs(corners + 30 - np.array(SIZE) / 2).max(axis=1) > 30
+    assert record["off_centre"]["pictures"] == misses.sum()
+    assert record["off_centre"]["learned"][0]["value"] == 1
+    assert record["off_centre"]["others"]["centre"]["value"] == 0
     assert record["answers"]["one_dog"] == {"pictures": 60} | record["answers"]["first_inside"] | {
         "pictures": 60
     }
@@ -244,7 +248,8 @@ def test_two_dogs_on_request(watched_runs: dict[str, Path], tmp_path: Path) -> N
     assert part["pictures"] == 8 and record["runs"][0]["lattice"] is None
     row = part["learned"][0]
     assert sum(row[key]["value"] for key in ("none", "one", "overlap")) == pytest.approx(1)
-    assert "several dogs" in format_attention(record)
+    page = format_attention(record)
+    assert "several dogs" in page and "follow the dog" not in page
     again = attention(replace(config, out=tmp_path / "again"))
     assert again == record
     two = SyntheticDogs("val", num_images=12, creatures=2)
