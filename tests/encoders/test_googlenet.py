@@ -56,6 +56,29 @@ def test_lrn_runs_in_bf16_on_cpu() -> None:
     assert ((low - LocalResponseNorm()(x)).norm() / low.norm()) < 2e-2
 
 
+def test_the_gradient_of_lrn_is_torchs() -> None:
+    x = (torch.randn(2, 9, 3, 4, dtype=torch.float64) * 100).requires_grad_()
+    (expected,) = torch.autograd.grad(
+        F.local_response_norm(x, 5, 1e-4, 0.75, 1.0).square().sum(), x
+    )
+    (got,) = torch.autograd.grad(LocalResponseNorm()(x).square().sum(), x)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    assert torch.autograd.gradcheck(LocalResponseNorm(), x)
+
+
+def test_lrn_trains_in_bf16_and_is_the_same_with_and_without_gradient() -> None:
+    x = torch.randn(1, 64, 9, 9) * 100
+    low = x.bfloat16().requires_grad_()
+    output = LocalResponseNorm()(low)
+    with torch.no_grad():
+        assert torch.equal(output, LocalResponseNorm()(low))
+    output.float().sum().backward()
+    exact = x.requires_grad_()
+    LocalResponseNorm()(exact).sum().backward()
+    assert low.grad is not None and low.grad.dtype == torch.bfloat16
+    assert ((low.grad.float() - exact.grad).norm() / exact.grad.norm()) < 2e-2
+
+
 def test_channel_window_sum_by_hand() -> None:
     x = torch.arange(1.0, 7.0).reshape(1, 6, 1, 1)
     #  1+2+3, 1+2+3+4, 1+..+5, 2+..+6, 3+..+6, 4+5+6

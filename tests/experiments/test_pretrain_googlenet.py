@@ -76,10 +76,10 @@ def test_a_record_is_an_encoder(finished: Path):
 def test_the_weights_are_the_trained_ones(finished: Path):
     """What the run holds at its last checkpoint is what the encoder computes."""
     run = Pretraining(TINY, 13)
-    before = run.export(None).network.conv1.conv.weight
+    before = run.export(dogs_sampler(TINY).batch(0)).network.conv1.conv.weight
     state = torch.load(finished.parent / "checkpoint.pt", weights_only=True)
     run.towers.load_state_dict(state["towers"])
-    trunk = run.export(None)
+    trunk = run.export(dogs_sampler(TINY).batch(0))
     saved = load_file(finished.with_suffix(".safetensors"))
     assert {v.dtype for v in saved.values()} == {torch.float32}
     assert "conv1.conv.weight" in saved and not any(name.startswith("fc.") for name in saved)
