@@ -1,4 +1,4 @@
-"""`glimpse variants`: the paper's future work, each variant against the plain model.
+"""`glimpse variants`: the paper's future work and its own gradient, each against the plain model.
 
 Same bank, same seeds, same schedule: only what the variant names differs.
 """
@@ -18,6 +18,10 @@ from experiments.runs import write_json
 from experiments.sweep import Job, room, run_jobs, shared_words
 
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mixed": (
+        "the classification loss reaches the location too (the paper's own)",
+        ("--learning.location-gradient", "mix"),
+    ),
     "lstm": ("LSTM cells in both decks", ("--network.core", "lstm")),
     "gru": ("GRU cells in both decks", ("--network.core", "gru")),
     "multiply": ("what and where multiplied (Ba et al.)", ("--network.combine", "multiply")),
@@ -37,7 +41,7 @@ class VariantsConfig:
     """
 
     names: Positional[tuple[str, ...]] = ()
-    """Which: lstm, gru, multiply, mixture, scale; all by default."""
+    """Which: mixed, lstm, gru, multiply, mixture, scale; all by default."""
     cell: str = "medium-2"
     """Cell of Table 1 that they are variants of."""
     out: Path = Path("runs/variants")

@@ -239,6 +239,11 @@ def test_a_variant_differs_from_the_plain_model_in_what_it_names() -> None:
             parse(plain.arguments), network=replace(network, **change)
         )
         assert job.folder != plain.folder
+    (mixed,) = variant_jobs(config, "mixed", VARIANTS["mixed"][1])
+    learning = replace(parse(plain.arguments).learning, location_gradient="mix")
+    assert parse(mixed.arguments) == replace(parse(plain.arguments), learning=learning)
+    (scale,) = variant_jobs(config, "scale", VARIANTS["scale"][1])
+    assert parse(scale.arguments).choose_scale
     with pytest.raises(ValueError, match="no variant 'lsmt'"):
         VariantsConfig(names=("lsmt",))
     with pytest.raises(ValueError, match="no cell"):
