@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from tyro.conf import Positional
 
-from encoders.spec import get_spec
 from experiments.configs import TrainConfig
 from experiments.environment import REFERENCES
 from experiments.runs import (
@@ -114,7 +113,7 @@ def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
         "results": {name: _over_seeds([e[name] for e in evaluations]) for name in names},
         "learned_minus_center": _difference(evaluations, "learned", "center"),
         "encoder": first["encoder"],
-        "weights_have_seen": get_spec(first["encoder"]["name"]).seen,
+        "weights_have_seen": first["encoder"]["seen"],
         "bank": first.get("bank"),
         "datasets": first["datasets"],
         "commands": [" ".join(environment["command"]) for environment in environments],
@@ -150,8 +149,9 @@ def difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[float, f
     """One cell's mA minus another's, and the half-width of its 95% interval, in points.
 
     The spread over pictures (from the runs' bootstrap intervals; it does not shrink with the number
-    of seeds) and over seeds are added up as if the two cells had been measured on different
-    pictures. They were measured on the same, so the interval is wide rather than narrow.
+    of seeds) and over seeds are added up as if the two had been measured on different pictures.
+    They were measured on the same, which makes the first part too wide; the second, from two or
+    three seeds, is known roughly, and from one seed not at all: then it is left out.
     """
     variance = 0.0
     for cell in (one, two):
@@ -166,6 +166,29 @@ def verdict(value: float, half: float) -> str:
     if value - half > 0:
         return "holds"
     return "does not hold" if value + half < 0 else "cannot be told"
+
+
+def read_learned(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
+    """The learned agent of several runs: scores over the seeds, and what they rest on.
+
+    Raises:
+        RunError: as `collect_runs`.
+    """
+    record = collect_runs(runs, split)
+    results = record.pop("results")
+    del record["learned_minus_center"]
+    learned = results.pop("learned")
+    several = next((row for name, row in results.items() if "scanpaths" in name), None)
+    return {
+        "ma": learned["ma_mean"],
+        "std_over_seeds": learned["ma_std_over_seeds"],
+        "runs": learned["runs"],
+        "spread": learned["spread"],
+        "monte_carlo": None if several is None else several["ma_mean"],
+        "monte_carlo_runs": None if several is None else several["runs"],
+        "seconds": training_seconds(runs),
+        **record,
+    }
 
 
 def training_seconds(runs: tuple[Path, ...]) -> float:

@@ -12,45 +12,94 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from experiments.data import DataConfig
-from experiments.runs import RunError
+from experiments.runs import RunError, differences, load_config, settings_of, to_record
 
 _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a command, and the folder that it makes."""
+    """One run: a named experiment with some settings of its own, and the folder that it makes."""
 
-    name: str
-    """For people."""
-    folder: Path
-    """The command's --out."""
-    arguments: tuple[str, ...]
-    """What follows `glimpse`, without --out and --resume."""
-    split: str = "val"
-    """Split whose evaluation ends the run."""
+    command: str
+    """`train` or `baseline`."""
+    experiment: str
+    """Which, by name."""
+    config: Any
+    """Its settings; `out` is the folder, `seed` the seed, `eval_split` what it ends on."""
+    named: Any
+    """The settings that the name stands for; what differs from them is said as flags."""
 
     @property
-    def finished(self) -> bool:
-        """Whether its evaluation is there: it is written last, and moved into place when whole."""
-        return (self.folder / f"evaluation-{self.split}.json").is_file()
+    def name(self) -> str:
+        """For people: the last parts of its folder."""
+        return "/".join(self.folder.parts[-2:])
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return self.config.out
 
     @property
     def begun(self) -> bool:
         """Whether there is something to go on with."""
         return (self.folder / "config.json").is_file()
 
-    def command(self) -> list[str]:
-        """The command that begins the run, or goes on with it."""
-        words = ["glimpse", *self.arguments, "--out", str(self.folder)]
+    @property
+    def finished(self) -> bool:
+        """Whether its evaluation is there: it is written last, and moved into place when whole.
+
+        Raises:
+            RunError: what is there is a run of other settings.
+        """
+        if not (self.folder / f"evaluation-{self.config.eval_split}.json").is_file():
+            return False
+        found = settings_of(to_record(load_config(type(self.config), self.folder)))
+        names = differences(found, settings_of(to_record(self.config)))
+        if names:
+            raise RunError(
+                f"the run in {self.folder} is of other settings ({', '.join(names)}): ask for its "
+                "own, or give another --out"
+            )
+        return True
+
+    def words(self) -> list[str]:
+        """The command that begins the run, or goes on with it, as typed at a shell."""
+        words = ["glimpse", self.command, self.experiment, *flags(self.config, self.named)]
         return [*words, "--resume"] if self.begun else words
+
+
+def flags(config: Any, named: Any, prefix: str = "") -> list[str]:
+    """The flags that turn one configuration into another, as `tyro` reads them.
+
+    Args:
+        config: What is wanted.
+        named: What there is without a flag.
+        prefix: Of nested settings, such as `network.`; what `data` holds has none.
+    """
+    words: list[str] = []
+    for field in fields(config):
+        value, default = getattr(config, field.name), getattr(named, field.name)
+        flag = f"{prefix}{field.name.replace('_', '-')}"
+        if is_dataclass(value):
+            inner = "" if field.name in ("data", "augment") else f"{flag}."
+            words += flags(value, default, inner)
+        elif value == default:
+            continue
+        elif isinstance(value, bool):
+            head, _, last = flag.rpartition(".")
+            words.append(f"--{head + '.' if head else ''}{'' if value else 'no-'}{last}")
+        else:
+            values = value if isinstance(value, (tuple, list)) else [value]
+            words += [f"--{flag}", *map(str, values)]
+    return words
 
 
 def room(jobs: int | None, device: str = "auto") -> tuple[int, int]:
@@ -58,24 +107,18 @@ def room(jobs: int | None, device: str = "auto") -> tuple[int, int]:
 
     By default one a core on a CPU, since decks of a few hundred units gain little from a second
     thread, and one at a time on a GPU, which one job fills.
+
+    Raises:
+        ValueError: fewer than one.
     """
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs is at least 1, not {jobs}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
     if jobs is None:
         cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
         jobs = 1 if cuda else cores
     return jobs, max(1, cores // jobs)
-
-
-def shared_words(data: DataConfig, device: str) -> list[str]:
-    """What every command of a sweep is told about pictures and device."""
-    words = ["--dataset", data.dataset, "--device", device]
-    if data.data_dir is not None:
-        words += ["--data-dir", str(data.data_dir)]
-    for option in ("num_images", "short_side"):
-        if getattr(data, option) is not None:
-            words += [f"--{option.replace('_', '-')}", str(getattr(data, option))]
-    return [*words, "--allow-missing"] if data.allow_missing else words
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
@@ -90,6 +133,9 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
     waiting = [job for job in jobs if not job.finished]
     running: dict[subprocess.Popen, Job] = {}
     failed: list[Job] = []
+    # Ended by a scheduler or a closed terminal, it must not leave its jobs to go on unseen.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
     with tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run") as bar:
         try:
             while waiting or running:
@@ -115,6 +161,10 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
         raise RunError(f"{len(failed)} of {len(jobs)} runs failed: {reasons}")
 
 
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _start(job: Job, threads: int) -> subprocess.Popen:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_MININTERVAL": "30"}
@@ -122,7 +172,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
         return subprocess.Popen(
             # Through the module, so that it works where the script is not on the path; the first
             # word is what a run's record quotes.
-            [sys.executable, "-m", "experiments.cli", *job.command()[1:]],
+            [sys.executable, "-m", "experiments.cli", *job.words()[1:]],
             stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
             start_new_session=True,
         )  # fmt: skip

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional
 
+from experiments.baseline_configs import BASELINES, BaselineConfig
 from experiments.cells import CELLS, PAPER_BASELINES, Cell
+from experiments.configs import TrainConfig
 from experiments.data import DataConfig
 from experiments.report import read_metrics
 from experiments.runs import RunError, write_json
-from experiments.sweep import Job, room, run_jobs, shared_words
+from experiments.sweep import Job, room, run_jobs
 from experiments.table1_report import format_table1, tabulate
+
+Run = TypeVar("Run", TrainConfig, BaselineConfig)
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,12 @@ class Table1Config:
     """Runs a cell, with seeds 0, 1, ..."""
     baseline_seeds: int = 1
     """Runs a baseline: each fine-tunes a whole GoogLeNet."""
+    baseline_epochs: int | None = None
+    """Passes of a baseline over the training pictures, if not its own."""
     hidden_size: int | None = None
     """Units a deck (the paper: 4,096), if not the cells' own."""
     epochs: int | None = None
-    """Passes over the training pictures, if not the cells' own."""
+    """Passes of a cell over the training pictures, if not its own."""
     batch_size: int | None = None
     """Pictures a step, if not the cells' own."""
     jobs: int | None = None
@@ -70,8 +76,7 @@ class Table1Config:
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise ValueError(f"--{flag} is at least 1, not {getattr(self, name)}")
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"--jobs is at least 1, not {self.jobs}")
+        room(self.jobs, "cpu")
 
 
 def choose_cells(names: tuple[str, ...]) -> list[str]:
@@ -96,62 +101,79 @@ def choose_cells(names: tuple[str, ...]) -> list[str]:
     return [name for name in everything if name in chosen]
 
 
-def cell_job(config: Table1Config, cell: Cell, seed: int, epochs: int | None = None) -> Job:
-    """One run of a cell.
-
-    Args:
-        config: Of the table.
-        cell: Which.
-        seed: Of the run.
-        epochs: For the final run on test, how many; None is a run on the validation cut.
-    """
-    words = [
-        "train",
-        cell.name,
-        *shared_words(config.data, config.device),
-        "--seed",
-        str(seed),
-        "--no-references",
-    ]
-    words += ["--bank", str(config.bank), "--encoder", config.encoder]
+def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
+    """Settings of one run of a cell, on the validation cut."""
+    asked = {name: getattr(config, name) for name in ("epochs", "batch_size")}
+    network = cell.config.network
     if config.hidden_size is not None:
-        words += ["--network.hidden-size", str(config.hidden_size)]
-    if epochs is None and config.epochs is not None:
-        words += ["--epochs", str(config.epochs)]
-    if config.batch_size is not None:
-        words += ["--batch-size", str(config.batch_size)]
-    return _job(config, cell.name, seed, words, epochs)
+        network = replace(network, hidden_size=config.hidden_size)
+    return replace(
+        cell.config, out=config.out / cell.name / f"seed-{seed}", data=config.data,
+        bank=config.bank, encoder=config.encoder, seed=seed, references=False,
+        device=config.device, network=network, **{k: v for k, v in asked.items() if v is not None},
+    )  # fmt: skip
 
 
-def baseline_job(config: Table1Config, name: str, seed: int, epochs: int | None = None) -> Job:
-    """One run of a baseline; arguments as for `cell_job`."""
-    words = ["baseline", name, *shared_words(config.data, config.device), "--seed", str(seed)]
-    if epochs is None and config.epochs is not None:
-        words += ["--epochs", str(config.epochs)]
-    return _job(config, name, seed, words, epochs)
+def baseline_config(config: Table1Config, name: str, seed: int) -> BaselineConfig:
+    """Settings of one run of a baseline, on the validation cut."""
+    asked = {} if config.baseline_epochs is None else {"epochs": config.baseline_epochs}
+    return replace(
+        BASELINES[name][1], out=config.out / name / f"seed-{seed}", data=config.data, seed=seed,
+        device=config.device, **asked,
+    )  # fmt: skip
 
 
-def _job(config: Table1Config, name: str, seed: int, words: list[str], epochs: int | None) -> Job:
-    folder = config.out / name / f"seed-{seed}"
-    if epochs is None:
-        return Job(f"{name} seed {seed}", folder, tuple(words))
-    words += ["--train-split", "trainval", "--eval-split", "test", "--epochs", str(epochs)]
-    folder = config.out / name / f"test-seed-{seed}"
-    return Job(f"{name} seed {seed} on test", folder, tuple(words), "test")
+def on_test(config: Run, epochs: int) -> Run:
+    """The final run that follows from one on the validation cut (paper section 3)."""
+    return replace(
+        config, out=config.out.with_name(f"test-{config.out.name}"), train_split="trainval",
+        eval_split="test", epochs=epochs,
+    )  # fmt: skip
 
 
-def jobs_of(config: Table1Config, epochs: dict[str, int] | None = None) -> list[Job]:
-    """All runs asked for; with `epochs` (by cell) those on test."""
+def jobs_of(config: Table1Config) -> list[Job]:
+    """All runs on the validation cut that were asked for."""
     jobs = []
     for name in choose_cells(config.cells):
-        count = None if epochs is None else epochs[name]
         if name in CELLS:
-            jobs += [cell_job(config, CELLS[name], seed, count) for seed in range(config.seeds)]
+            cell = CELLS[name]
+            jobs += [
+                Job("train", name, cell_config(config, cell, seed), cell.config)
+                for seed in range(config.seeds)
+            ]
         else:
             jobs += [
-                baseline_job(config, name, seed, count) for seed in range(config.baseline_seeds)
+                Job("baseline", name, baseline_config(config, name, seed), BASELINES[name][1])
+                for seed in range(config.baseline_seeds)
             ]
     return jobs
+
+
+def final_jobs(config: Table1Config) -> list[Job]:
+    """The runs on test: cells for the epochs that did best on the validation cut.
+
+    A baseline keeps its number of epochs, since its learning rate falls to zero over them.
+
+    Raises:
+        RunError: runs on the validation cut are not done.
+    """
+    jobs = jobs_of(config)
+    unfinished = [job.name for job in jobs if not job.finished]
+    if unfinished:
+        raise RunError(
+            f"{', '.join(unfinished)}: not done on the validation cut, by which everything is "
+            "chosen; run the same command without --final first"
+        )
+    folders: dict[str, list[Path]] = {}
+    for job in jobs:
+        folders.setdefault(job.experiment, []).append(job.folder)
+    epochs = {name: choose_epochs(runs) for name, runs in folders.items() if name in CELLS}
+    return [
+        replace(
+            job, config=on_test(job.config, epochs.get(job.experiment, job.config.epochs))
+        )
+        for job in jobs
+    ]  # fmt: skip
 
 
 def choose_epochs(runs: list[Path]) -> int:
@@ -176,30 +198,13 @@ def table1(config: Table1Config) -> dict[str, Any]:
     Raises:
         RunError: runs failed, or `--final` before the runs on the validation cut are done.
     """
-    names = choose_cells(config.cells)
-    parallel, threads = room(config.jobs, config.device)
-    if not config.only_table and not config.final:
+    jobs = final_jobs(config) if config.final else jobs_of(config)
+    if not config.only_table:
+        parallel, threads = room(config.jobs, config.device)
+        run_jobs([job for job in jobs if job.command == "train"], parallel, threads)
         # A baseline keeps every core busy by itself.
-        for chosen, at_once, each in (
-            ([n for n in names if n in CELLS], parallel, threads),
-            ([n for n in names if n not in CELLS], 1, parallel * threads),
-        ):
-            if chosen:
-                run_jobs(jobs_of(replace(config, cells=tuple(chosen))), at_once, each)
-    if config.final:
-        unfinished = [job.name for job in jobs_of(config) if not job.finished]
-        if unfinished:
-            raise RunError(
-                f"{', '.join(unfinished)}: not done on the validation cut, by which everything is "
-                "chosen; run the same command without --final first"
-            )
-        epochs = {
-            name: choose_epochs([job.folder for job in jobs_of(replace(config, cells=(name,)))])
-            for name in names
-        }
-        if not config.only_table:
-            run_jobs(jobs_of(config, epochs), parallel, threads)
-    record = tabulate(config.out, "test" if config.final else "val")
+        run_jobs([job for job in jobs if job.command == "baseline"], 1, parallel * threads)
+    record = tabulate(jobs)
     stem = config.out / ("table1-test" if config.final else "table1")
     write_json(stem.with_suffix(".json"), record)
     text = format_table1(record)

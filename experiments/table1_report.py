@@ -2,75 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.cells import CELLS, PAPER_BASELINES, ROWS, row_title
-from experiments.report import collect_runs, difference, training_seconds, verdict
+from experiments.report import difference, read_learned, read_metrics, verdict
 from experiments.runs import RunError, read_json
+from experiments.sweep import Job
 
 _AGAIN = "delete the run and start again"
-# Rows closer than this in the paper are not said to be in any order.
+# Rows closer than this in the paper, in points, are not said to be in any order.
 _CLEAR = 2.0
+# What counts as nothing gained, in points.
+_LITTLE = 2.0
 
 
-def tabulate(folder: Path, split: str) -> dict[str, Any]:
-    """Read every finished run below a folder of `glimpse table1`.
+def tabulate(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Read the finished runs among some of `glimpse table1`.
 
     Returns:
         A record: `cells` by name, in the table's order, and `statements`. Cells without a finished
         run are left out.
 
     Raises:
-        RunError: nothing is finished, a record is damaged, or runs of one cell differ in more than
-            their seed.
+        RunError: nothing is finished, a record is damaged, or runs are of other settings than the
+            jobs, or differ in more than their seed.
     """
-    pattern = "seed-*" if split == "val" else f"{split}-seed-*"
+    runs: dict[str, list[Path]] = {}
+    for job in jobs:
+        if job.finished:
+            runs.setdefault(job.experiment, []).append(job.folder)
+    split = jobs[0].config.eval_split
+    if not runs:
+        raise RunError(f"no run of the table is finished on {split!r} yet: start `glimpse table1`")
     cells: dict[str, Any] = {}
-    for name in (*CELLS, *PAPER_BASELINES):
-        runs = sorted(
-            path.parent for path in folder.glob(f"{name}/{pattern}/evaluation-{split}.json")
-        )
-        if runs:
-            read = _read_cell if name in CELLS else _read_baseline
-            cells[name] = read(name, tuple(runs), split)
-    if not cells:
-        raise RunError(f"{folder} has no finished run on {split!r} yet: start `glimpse table1`")
+    for name, folders in runs.items():
+        read = _read_cell if name in CELLS else _read_baseline
+        cells[name] = read(name, tuple(folders), split)
     return {"split": split, "cells": cells, "statements": statements(cells)}
 
 
 def _read_cell(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
-    cell, record = CELLS[name], collect_runs(runs, split)
-    learned = record["results"].pop("learned")
-    others = record["results"]
-    network = record["settings"]["network"]
-    bank = (record["bank"] or {}).get(record["settings"]["train_split"])
+    cell, record = CELLS[name], read_learned(runs, split)
+    settings = record["settings"]
+    bank = (record.pop("bank") or {}).get(settings["train_split"])
     return {
         "title": cell.title,
         "paper": cell.paper,
-        "ma": learned["ma_mean"],
-        "std_over_seeds": learned["ma_std_over_seeds"],
-        "seeds": record["seeds"],
-        "runs": learned["runs"],
-        "spread": learned["spread"],
-        "monte_carlo": next(
-            (row["ma_mean"] for key, row in others.items() if "scanpaths" in key), None
-        ),
-        "seconds": training_seconds(runs),
         "lattice": None if bank is None else bank["fixations"],
-        "mirrored": record["settings"]["mirror"] != "off",
-        "hidden_size": network["hidden_size"],
-        "epochs": record["settings"]["epochs"],
-        "encoder": record["encoder"],
-        "weights_have_seen": record["weights_have_seen"],
-        "datasets": record["datasets"],
-        "commands": record["commands"],
-        "git_revision": record["git_revision"],
-        "versions": record["versions"],
-        "machine": record["machine"],
+        "precision": None if bank is None else bank["precision"],
+        "mirrored": settings["mirror"] != "off",
+        "hidden_size": settings["network"]["hidden_size"],
+        "epochs": settings["epochs"],
+        **record,
     }
 
 
@@ -79,17 +66,19 @@ def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, A
     environments = [read_json(run / "environment.json", _AGAIN) for run in runs]
     scores = [evaluation["whole picture"] for evaluation in evaluations]
     values, first = [score["ma"] for score in scores], environments[0]
+    alone = [row["ma"] for run in runs for row in read_metrics(run) if row["agent"] == "new layer"]
     return {
-        "title": f"GoogLeNet, whole picture at {name.rsplit('-', 1)[1]}",
+        "title": baseline_title(name),
         "paper": PAPER_BASELINES[name],
         "ma": round(float(np.mean(values)), 2),
         "std_over_seeds": round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None,
-        "seeds": [environment["seed"] for environment in environments],
         "runs": [
             {key: round(score[key], 2) for key in ("ma", "low", "high", "accuracy")}
             for score in scores
         ],
+        "new_layer_alone": round(float(np.mean(alone)), 2) if alone else None,
         "seconds": round(float(np.mean([e["settings"]["seconds"] for e in evaluations])), 1),
+        "seeds": [environment["seed"] for environment in environments],
         "epochs": evaluations[0]["settings"]["epochs"],
         "encoder": first["encoder"],
         "weights_have_seen": first["encoder"]["seen"],
@@ -99,6 +88,11 @@ def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, A
         "versions": first["versions"],
         "machine": first["machine"],
     }
+
+
+def baseline_title(name: str) -> str:
+    """As a row of a table: `GoogLeNet, whole picture at 96`."""
+    return f"GoogLeNet, whole picture at {name.rsplit('-', 1)[1]}"
 
 
 # -- statements ---------------------------------------------------------------------------------
@@ -123,11 +117,12 @@ def statements(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
         name, one = f"low-{count}", "low-1"
         if name in cells and one in cells:
             value, half = difference(cells[name], cells[one])
-            nothing = abs(value) <= half
+            # That nothing is gained cannot be shown; that little is, can.
+            text = f"on low only, {count} glimpses add less than {_LITTLE:g} points to one"
             found.append(
                 _statement(
-                    f"on low only, {count} glimpses add nothing to one", value, half,
-                    CELLS[name].paper - CELLS[one].paper, "holds" if nothing else "does not hold",
+                    text, value, half, CELLS[name].paper - CELLS[one].paper,
+                    verdict(_LITTLE - value, half),
                 )
             )  # fmt: skip
     for name in PAPER_BASELINES:
@@ -172,8 +167,7 @@ def format_table1(record: Mapping[str, Any]) -> str:
         lines.append(f"| {row_title(row)} | {' | '.join(entries)} |")
     for name, paper in PAPER_BASELINES.items():
         ours = f"**{cells[name]['ma']:.1f}**" if name in cells else "-"
-        title = f"GoogLeNet, whole picture at {name.rsplit('-', 1)[1]}"
-        lines.append(f"| {title} | {ours} / {paper:.1f} | | |")
+        lines.append(f"| {baseline_title(name)} | {ours} / {paper:.1f} | | |")
     lines += [
         "",
         "| cell | ours | seeds: mA (95% interval over pictures) | std | M scanpaths | paper |"

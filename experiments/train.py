@@ -112,7 +112,9 @@ class Trainer:
             for epoch in range(begun, config.epochs):
                 bar.set_description(f"{name} {epoch + 1}/{config.epochs}")
                 row = self._train_epoch(agent, epoch, bar)
-                if (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
+                due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+                # Test is touched once, in the end (paper section 3): nothing is chosen by it.
+                if due and config.eval_split != "test":
                     row |= self._evaluate(agent)
                     bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
                 agent.set_epoch(epoch + 1)

@@ -5,32 +5,47 @@ Same bank, same seeds, same schedule: only what the variant names differs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from experiments.cells import CELLS
+from experiments.configs import TrainConfig
 from experiments.data import DataConfig
-from experiments.report import collect_runs, difference, training_seconds, verdict
-from experiments.runs import write_json
-from experiments.sweep import Job, room, run_jobs, shared_words
+from experiments.report import difference, read_learned, verdict
+from experiments.runs import RunError, differences, stands_on, write_json
+from experiments.sweep import Job, room, run_jobs
 
-VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+PLAIN = "plain"
+
+Change = Callable[[TrainConfig], TrainConfig]
+
+
+def _network(**changes: Any) -> Change:
+    return lambda plain: replace(plain, network=replace(plain.network, **changes))
+
+
+def _learning(**changes: Any) -> Change:
+    return lambda plain: replace(plain, learning=replace(plain.learning, **changes))
+
+
+VARIANTS: dict[str, tuple[str, Change]] = {
     "mixed": (
         "the classification loss reaches the location too (the paper's own)",
-        ("--learning.location-gradient", "mix"),
+        _learning(location_gradient="mix"),
     ),
-    "lstm": ("LSTM cells in both decks", ("--network.core", "lstm")),
-    "gru": ("GRU cells in both decks", ("--network.core", "gru")),
-    "multiply": ("what and where multiplied (Ba et al.)", ("--network.combine", "multiply")),
+    "lstm": ("LSTM cells in both decks", _network(core="lstm")),
+    "gru": ("GRU cells in both decks", _network(core="gru")),
+    "multiply": ("what and where multiplied (Ba et al.)", _network(combine="multiply")),
     "mixture": (
-        "a mixture of four Gaussians for the location", ("--network.location-density", "mixture"),
+        "a mixture of four Gaussians for the location", _network(location_density="mixture"),
     ),
-    "scale": ("the scale chosen too", ("--choose-scale",)),
+    "scale": ("the scale chosen too", lambda plain: replace(plain, choose_scale=True)),
 }  # fmt: skip
-"""What each changes, in words and as flags of `glimpse train`."""
+"""What each changes, in words and in the plain model's settings."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +94,27 @@ class VariantsConfig:
             raise ValueError(f"Table 1 has no cell {self.cell!r}: there are {', '.join(CELLS)}")
         if self.seeds < 1:
             raise ValueError(f"--seeds is at least 1, not {self.seeds}")
+        room(self.jobs, "cpu")
 
 
-def variant_jobs(config: VariantsConfig, name: str, flags: tuple[str, ...]) -> list[Job]:
-    """The runs of one variant, or of the plain model."""
-    jobs = []
-    for seed in range(config.seeds):
-        words = ["train", config.cell, *shared_words(config.data, config.device)]
-        words += ["--seed", str(seed), "--no-references"]
-        words += ["--bank", str(config.bank), "--encoder", config.encoder, *flags]
-        for option in ("epochs", "batch_size"):
-            if getattr(config, option) is not None:
-                words += [f"--{option.replace('_', '-')}", str(getattr(config, option))]
-        folder = config.out / config.cell / name / f"seed-{seed}"
-        jobs.append(Job(f"{config.cell} {name} seed {seed}", folder, tuple(words)))
-    return jobs
+def variant_jobs(config: VariantsConfig, name: str, change: Change) -> list[Job]:
+    """The runs of one variant, or of the plain model (a change of nothing)."""
+    cell = CELLS[config.cell]
+    asked = {key: getattr(config, key) for key in ("epochs", "batch_size")}
+    plain = replace(
+        cell.config, data=config.data, bank=config.bank, encoder=config.encoder, references=False,
+        device=config.device, **{key: value for key, value in asked.items() if value is not None},
+    )  # fmt: skip
+    folder = config.out / config.cell / name
+    if name == PLAIN and config.plain is not None:
+        folder = config.plain
+    return [
+        Job(
+            "train", cell.name,
+            change(replace(plain, out=folder / f"seed-{seed}", seed=seed)), cell.config,
+        )
+        for seed in range(config.seeds)
+    ]  # fmt: skip
 
 
 def variants(config: VariantsConfig) -> dict[str, Any]:
@@ -104,28 +125,33 @@ def variants(config: VariantsConfig) -> dict[str, Any]:
     """
     parallel, threads = room(config.jobs, config.device)
     chosen = {name: VARIANTS[name] for name in VARIANTS if name in (config.names or VARIANTS)}
-    jobs = {name: variant_jobs(config, name, flags) for name, (_, flags) in chosen.items()}
-    if config.plain is None:
-        jobs = {"plain": variant_jobs(config, "plain", ())} | jobs
+    changes = {PLAIN: lambda plain: plain} | {name: change for name, (_, change) in chosen.items()}
+    jobs = {name: variant_jobs(config, name, change) for name, change in changes.items()}
     run_jobs([job for each in jobs.values() for job in each], parallel, threads)
-    folders = {name: tuple(job.folder for job in each) for name, each in jobs.items()}
-    if config.plain is not None:
-        folders["plain"] = tuple(config.plain / f"seed-{seed}" for seed in range(config.seeds))
-    plain = _read(folders["plain"])
+    found = {
+        name: read_learned(tuple(job.folder for job in each), "val") for name, each in jobs.items()
+    }
+    plain = found[PLAIN]
+    for name, each in found.items():
+        names = differences(stands_on(each), stands_on(plain))
+        if names:
+            raise RunError(
+                f"the runs of {name} and of the plain model stand on something else "
+                f"({', '.join(names)}): compare runs of the same pictures, encoder and banks"
+            )
     record: dict[str, Any] = {"cell": config.cell, "plain": plain, "variants": {}}
     for name, (what, _) in chosen.items():
-        found = _read(folders[name])
-        value, half = difference(found, plain)
+        value, half = difference(found[name], plain)
         record["variants"][name] = {
             "what": what,
-            **found,
+            **found[name],
             "minus_plain": {
                 "mean": round(value, 2),
                 "low": round(value - half, 2),
                 "high": round(value + half, 2),
                 "runs": [
                     round(one["ma"] - two["ma"], 2)
-                    for one, two in zip(found["runs"], plain["runs"], strict=True)
+                    for one, two in zip(found[name]["runs"], plain["runs"], strict=True)
                 ],
             },
             "helps": {"holds": "yes", "does not hold": "no: it hurts"}.get(
@@ -138,22 +164,6 @@ def variants(config: VariantsConfig) -> dict[str, Any]:
     stem.with_suffix(".md").write_text(text + "\n")
     print(f"{text}\n\nwritten: {stem.with_suffix('.json')}, {stem.with_suffix('.md')}")
     return record
-
-
-def _read(runs: tuple[Path, ...]) -> dict[str, Any]:
-    record = collect_runs(runs, "val")
-    results = record.pop("results")
-    learned = results.pop("learned")
-    several = next((row for name, row in results.items() if "scanpaths" in name), None)
-    return {
-        "ma": learned["ma_mean"],
-        "std_over_seeds": learned["ma_std_over_seeds"],
-        "runs": learned["runs"],
-        "spread": learned["spread"],
-        "monte_carlo": None if several is None else several["ma_mean"],
-        "seconds": training_seconds(runs),
-        **record,
-    }
 
 
 def format_variants(record: dict[str, Any]) -> str:

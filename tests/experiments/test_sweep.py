@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+import signal
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tyro
 
 from experiments import sweep as sweep_module
 from experiments.runs import RunError
-from experiments.sweep import Job, room, run_jobs
+from experiments.sweep import Job, flags, room, run_jobs
+
+
+@dataclass(frozen=True)
+class Part:
+    width: int = 8
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Config:
+    out: Path = Path("run")
+    resume: bool = False
+    seed: int = 0
+    names: tuple[str, ...] = ("a",)
+    bank: Path | None = Path("banks")
+    mirror: bool = True
+    part: Part = field(default_factory=Part)
+    eval_split: str = "val"
+
+
+def job(folder: Path, command: str = "train", **settings: Any) -> Job:
+    return Job(command, folder.name, Config(out=folder, **settings), Config())
 
 
 @pytest.fixture
@@ -18,11 +44,11 @@ def glimpse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "cli.py").write_text(
-        "import os, pathlib, sys\n"
+        "import json, os, pathlib, sys\n"
         "words = sys.argv[1:]\n"
         "out = pathlib.Path(words[words.index('--out') + 1])\n"
         "out.mkdir(parents=True, exist_ok=True)\n"
-        "(out / 'config.json').write_text('{}')\n"
+        "(out / 'config.json').write_text(json.dumps({'seed': 0}))\n"
         "with open(out / 'calls', 'a') as file:\n"
         "    file.write(' '.join(words) + ' threads=' + os.environ['OMP_NUM_THREADS'] + '\\n')\n"
         "if words[0] == 'fail':\n"
@@ -41,32 +67,55 @@ def calls(folder: Path) -> list[str]:
 
 
 def test_every_job_runs_once_with_its_command(glimpse: Path) -> None:
-    jobs = [Job(name, glimpse / name, ("train", name)) for name in ("a", "b", "c")]
+    jobs = [job(glimpse / name) for name in ("a", "b", "c")]
     run_jobs(jobs, 2, 3)
     run_jobs(jobs, 2, 3)
-    for job in jobs:
-        assert calls(job.folder) == [f"train {job.name} --out {job.folder} threads=3"]
+    for each in jobs:
+        name, folder = each.experiment, each.folder
+        assert calls(folder) == [f"train {name} --out {folder} threads=3"]
 
 
 def test_a_run_that_was_begun_goes_on(glimpse: Path) -> None:
-    job = Job("a", glimpse / "a", ("train", "a"))
-    job.folder.mkdir()
-    (job.folder / "config.json").touch()
-    run_jobs([job], 1, 1)
-    assert calls(job.folder) == [f"train a --out {job.folder} --resume threads=1"]
+    begun = job(glimpse / "a")
+    begun.folder.mkdir()
+    (begun.folder / "config.json").touch()
+    run_jobs([begun], 1, 1)
+    assert calls(begun.folder) == [f"train a --out {begun.folder} --resume threads=1"]
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_the_one_asked_for(
+    glimpse: Path,
+) -> None:
+    run_jobs([job(glimpse / "a")], 1, 1)
+    with pytest.raises(RunError, match=r"other settings \(part.width\)"):
+        run_jobs([job(glimpse / "a", part=Part(width=16))], 1, 1)
+
+
+def test_flags_say_what_differs_and_nothing_else() -> None:
+    assert flags(Config(), Config()) == []
+    asked = Config(seed=3, names=("b", "c"), bank=None, mirror=False, part=Part(9, True))
+    assert flags(asked, Config()) == [
+        "--seed", "3", "--names", "b", "c", "--bank", "None", "--no-mirror",
+        "--part.width", "9", "--part.wide",
+    ]  # fmt: skip
+    assert tyro.cli(Config, args=flags(asked, Config())) == asked
 
 
 @pytest.mark.parametrize("how, reason", [("fail", "no such bank"), ("silent", "it said nothing")])
 def test_a_failure_is_named_and_stops_no_other(glimpse: Path, how: str, reason: str) -> None:
-    jobs = [Job("bad", glimpse / "bad", (how,)), Job("good", glimpse / "good", ("train",))]
-    with pytest.raises(RunError, match=f"1 of 2 runs failed: bad: {reason}"):
+    jobs = [job(glimpse / "bad", how), job(glimpse / "good")]
+    with pytest.raises(RunError, match=f"1 of 2 runs failed: .*bad: {reason}"):
         run_jobs(jobs, 1, 1)
     assert jobs[1].finished and not jobs[0].finished
 
 
-def test_an_interruption_reaches_the_jobs(glimpse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_reaches_the_jobs(
+    number: signal.Signals, glimpse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (glimpse / "stand_in/experiments/cli.py").write_text(
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])\n"
         "out.mkdir(parents=True)\n"
         "try:\n"
@@ -75,16 +124,16 @@ def test_an_interruption_reaches_the_jobs(glimpse: Path, monkeypatch: pytest.Mon
         "except KeyboardInterrupt:\n"
         "    (out / 'interrupted').touch()\n"
     )
-    job = Job("a", glimpse / "a", ("train",))
+    asked = job(glimpse / "a")
 
     def sleep(seconds: float) -> None:
-        if (job.folder / "up").exists():
-            raise KeyboardInterrupt
+        if (asked.folder / "up").exists():
+            signal.raise_signal(number)
 
     monkeypatch.setattr(sweep_module.time, "sleep", sleep)
     with pytest.raises(KeyboardInterrupt):
-        run_jobs([job], 1, 1)
-    assert (job.folder / "interrupted").exists()
+        run_jobs([asked], 1, 1)
+    assert (asked.folder / "interrupted").exists()
 
 
 def test_room_never_gives_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +144,5 @@ def test_room_never_gives_more_threads_than_cores(monkeypatch: pytest.MonkeyPatc
     assert room(2, "cpu") == (2, 4)
     assert room(16, "cpu") == (16, 1)
     assert room(None, "cuda:0") == (1, 8)
+    with pytest.raises(ValueError, match="--jobs is at least 1, not 0"):
+        room(0, "cpu")

@@ -12,6 +12,7 @@ import tyro
 
 from encoders.engine import make_encoder
 from experiments.bank import BankConfig, build_bank
+from experiments.baseline_configs import BASELINES
 from experiments.cells import CELLS, PAPER_BASELINES
 from experiments.configs import TrainConfig
 from experiments.data import DataConfig
@@ -20,19 +21,19 @@ from experiments.report import difference, verdict
 from experiments.runs import RunError
 from experiments.table1 import (
     Table1Config,
-    baseline_job,
-    cell_job,
     choose_cells,
     choose_epochs,
+    jobs_of,
+    on_test,
     table1,
 )
 from experiments.table1_report import format_table1, statements, tabulate
-from experiments.variants import VARIANTS, VariantsConfig, variant_jobs, variants
+from experiments.variants import PLAIN, VARIANTS, VariantsConfig, variant_jobs, variants
 
 
-def parse(words: tuple[str, ...]) -> TrainConfig:
-    assert words[0] == "train"
-    return tyro.extras.overridable_config_cli(EXPERIMENTS, args=list(words[1:]))
+def parse(words: list[str]) -> TrainConfig:
+    assert words[:2] == ["glimpse", "train"]
+    return tyro.extras.overridable_config_cli(EXPERIMENTS, args=words[2:])
 
 
 def cell(
@@ -67,27 +68,38 @@ def test_there_are_fifteen_cells_and_each_is_an_experiment_by_name() -> None:
 def test_a_cells_command_is_its_named_experiment_on_what_was_asked_for() -> None:
     config = Table1Config(
         out=Path("t"), bank=Path("b"), data=DataConfig("synthetic", num_images=8), epochs=3,
-        hidden_size=64, device="cpu",
+        hidden_size=64, device="cpu", seeds=2,
     )  # fmt: skip
-    for cell in CELLS.values():
-        job = cell_job(config, cell, seed=1)
-        asked = parse(job.arguments)
+    jobs = [job for job in jobs_of(config) if job.command == "train"]
+    assert len(jobs) == 30
+    for job in jobs:
+        cell = CELLS[job.experiment]
         expected = replace(
-            cell.config, data=config.data, bank=config.bank, epochs=3, seed=1, references=False,
-            device="cpu", network=replace(cell.config.network, hidden_size=64),
+            cell.config, data=config.data, bank=config.bank, epochs=3, seed=job.config.seed,
+            references=False, device="cpu", out=Path("t") / cell.name / f"seed-{job.config.seed}",
+            network=replace(cell.config.network, hidden_size=64),
         )  # fmt: skip
-        assert asked == expected
-        assert job.folder == Path("t") / cell.name / "seed-1"
+        assert parse(job.words()) == job.config == expected
 
 
-def test_on_test_a_cell_learns_from_everything_for_the_epochs_chosen() -> None:
-    config = Table1Config(epochs=30)
-    job = cell_job(config, CELLS["low-1"], seed=0, epochs=7)
-    asked = parse(job.arguments)
-    assert (asked.train_split, asked.eval_split, asked.epochs) == ("trainval", "test", 7)
-    assert job.split == "test" and job.folder.name == "test-seed-0"
-    words = baseline_job(config, "googlenet-96", 0, 2).arguments
-    assert words[words.index("--train-split") + 1] == "trainval"
+def test_a_baselines_command_is_its_named_one() -> None:
+    config = Table1Config(cells=("baselines",), out=Path("t"), epochs=9, baseline_epochs=2)
+    for job in jobs_of(config):
+        words = job.words()
+        assert words[:3] == ["glimpse", "baseline", job.experiment]
+        read = tyro.extras.overridable_config_cli(BASELINES, args=words[2:])
+        assert read == job.config and job.config.epochs == 2
+
+
+def test_on_test_a_run_learns_from_everything_for_the_epochs_given() -> None:
+    for job in jobs_of(Table1Config(cells=("low-1", "googlenet-96"), seeds=1, epochs=30)):
+        final = on_test(job.config, 7)
+        assert (final.train_split, final.eval_split, final.epochs) == ("trainval", "test", 7)
+        assert final.out == job.folder.with_name("test-seed-0")
+        same = replace(
+            final, train_split="train", eval_split="val", epochs=job.config.epochs, out=job.folder
+        )
+        assert same == job.config
 
 
 def test_choose_cells_expands_rows_in_the_tables_order() -> None:
@@ -149,7 +161,7 @@ def test_statements_say_what_the_cells_show() -> None:
     cells["low-3"] = cell(79.0, 0.5, 0.1, 70.7)
     changed = {s["statement"]: s["verdict"] for s in statements(cells)}
     wrong = {text for text, found in changed.items() if found != "holds"}
-    assert "on low only, 3 glimpses add nothing to one" in wrong
+    assert "on low only, 3 glimpses add less than 2 points to one" in wrong
     assert "high + medium + low beats low only with 1 glimpse" in wrong
     assert "high + medium + low, 1 glimpse, beats GoogLeNet at 96" in wrong
     assert all("2 glimpses" not in text for text in wrong)
@@ -198,21 +210,47 @@ def test_cells_run_are_laid_out_and_are_not_run_again(
     assert (config.out / "low-1/seed-0/evaluation-val.json").stat().st_mtime_ns == stamp
     assert table1(replace(config, only_table=True, cells=())) == record
 
-    # Variants go beside finished plain runs, with the flags that those had.
+    with pytest.raises(RunError, match=r"other settings \(network.hidden_size\)"):
+        table1(replace(config, hidden_size=8))
+
+
+@pytest.mark.slow
+def test_on_test_a_cell_is_scored_once(config: Table1Config) -> None:
+    """Chosen on validation, trained on everything, scored in the end and never again."""
+    one = replace(config, seeds=1, final=True, bank=None, out=config.out.with_name("final"))
+    table1(replace(one, final=False))
+    record = table1(one)
+    assert record["split"] == "test" and record["cells"]["low-1"]["epochs"] in (1, 2)
+    run = one.out / "low-1/test-seed-0"
+    assert "eval_ma" not in (run / "metrics.jsonl").read_text()
+    assert json.loads((run / "config.json").read_text())["train_split"] == "trainval"
+    stamp = (run / "evaluation-test.json").stat().st_mtime_ns
+    assert table1(one) == record
+    assert (run / "evaluation-test.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.slow
+def test_variants_are_compared_with_plain_runs_of_the_same_settings(
+    config: Table1Config, tmp_path: Path
+) -> None:
     asked = VariantsConfig(
-        names=("gru",), cell="low-1", out=config.out.with_name("variants"),
-        plain=config.out / "low-1", data=config.data, bank=config.bank, encoder=config.encoder,
-        seeds=1, epochs=2, batch_size=16, device="cpu",
+        names=("gru",), cell="low-1", out=tmp_path / "variants", data=config.data,
+        bank=config.bank, encoder=config.encoder, seeds=1, epochs=1, batch_size=16, device="cpu",
+        jobs=2,
     )  # fmt: skip
-    compared = variants(asked)["variants"]["gru"]
-    expected = compared["ma"] - row["runs"][0]["ma"]
+    record = variants(asked)
+    compared, plain = record["variants"]["gru"], record["plain"]
+    expected = compared["ma"] - plain["ma"]
     assert compared["minus_plain"]["runs"] == [pytest.approx(expected, abs=0.011)]
     assert "gru" in (asked.out / "low-1.md").read_text()
+    beside = replace(asked, plain=asked.out / "low-1/plain", out=tmp_path / "again", epochs=2)
+    with pytest.raises(RunError, match=r"other settings \(epochs\)"):
+        variants(beside)
 
 
 def test_a_table_of_nothing_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no finished run"):
-        tabulate(tmp_path, "val")
+    with pytest.raises(RunError, match="no run of the table is finished"):
+        tabulate(jobs_of(Table1Config(out=tmp_path)))
 
 
 def test_a_grid_leaves_out_what_is_not_there() -> None:
@@ -224,26 +262,29 @@ def test_a_grid_leaves_out_what_is_not_there() -> None:
 
 
 def test_a_variant_differs_from_the_plain_model_in_what_it_names() -> None:
-    config = VariantsConfig(seeds=1)
-    (plain,) = variant_jobs(config, "plain", ())
-    network = parse(plain.arguments).network
+    config = VariantsConfig(seeds=1, out=Path("v"))
+    (plain,) = variant_jobs(config, PLAIN, lambda settings: settings)
+    assert parse(plain.words()) == plain.config
+    part = {"network": {}, "learning": {}}
     changed = {
-        "lstm": {"core": "lstm"},
-        "gru": {"core": "gru"},
-        "multiply": {"combine": "multiply"},
-        "mixture": {"location_density": "mixture"},
+        "mixed": part | {"learning": {"location_gradient": "mix"}},
+        "lstm": part | {"network": {"core": "lstm"}},
+        "gru": part | {"network": {"core": "gru"}},
+        "multiply": part | {"network": {"combine": "multiply"}},
+        "mixture": part | {"network": {"location_density": "mixture"}},
+        "scale": part,
     }
+    assert set(changed) == set(VARIANTS)
     for name, change in changed.items():
         (job,) = variant_jobs(config, name, VARIANTS[name][1])
-        assert parse(job.arguments) == replace(
-            parse(plain.arguments), network=replace(network, **change)
+        assert parse(job.words()) == job.config
+        assert job.config == replace(
+            plain.config,
+            out=Path("v/medium-2") / name / "seed-0",
+            network=replace(plain.config.network, **change["network"]),
+            learning=replace(plain.config.learning, **change["learning"]),
+            choose_scale=name == "scale",
         )
-        assert job.folder != plain.folder
-    (mixed,) = variant_jobs(config, "mixed", VARIANTS["mixed"][1])
-    learning = replace(parse(plain.arguments).learning, location_gradient="mix")
-    assert parse(mixed.arguments) == replace(parse(plain.arguments), learning=learning)
-    (scale,) = variant_jobs(config, "scale", VARIANTS["scale"][1])
-    assert parse(scale.arguments).choose_scale
     with pytest.raises(ValueError, match="no variant 'lsmt'"):
         VariantsConfig(names=("lsmt",))
     with pytest.raises(ValueError, match="no cell"):
