@@ -52,28 +52,28 @@ def channel_window_sum(x: Float[Tensor, "N C H W"], size: int) -> Float[Tensor, 
 
 
 class _TrainedNorm(torch.autograd.Function):
-    """`LocalResponseNorm` with its gradient in closed form.
+    """`LocalResponseNorm` for training: x * u ** -0.75, its gradient in closed form.
 
-    Autograd's own way back through pad and slices keeps a dozen copies of the map and takes a tenth
-    of a training step of GoogLeNet.
+    Neighbouring channels are summed by a 1x1 convolution whose kernel is a band of ones. Left to
+    autograd, the way back through pad and slices keeps a dozen copies of the map; in batches as
+    training has them the band takes half the time of those slices even with this gradient.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, size: int, strength: float, k: float) -> Tensor:
-        u = k + strength * channel_window_sum(x * x, size)
-        r = torch.rsqrt(u)
-        scale = r * torch.sqrt(r)
-        ctx.save_for_backward(x, u, scale)
-        ctx.size, ctx.strength = size, strength
+    def forward(ctx, x: Tensor, band: Tensor, strength: float, k: float) -> Tensor:
+        r = F.conv2d(x * x, band).mul_(strength).add_(k).rsqrt_()
+        scale = r * r.sqrt()
+        ctx.save_for_backward(x, r, scale, band)
+        ctx.strength = strength
         return x * scale
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,), (x, u, scale) = gradients, ctx.saved_tensors
-        own = gradient * scale
-        # d scale_j / d x_i = -2 beta strength x_i scale_j / u_j wherever i is in the window of j.
-        around = channel_window_sum(own * x / u, ctx.size)
-        return own - (1.5 * ctx.strength) * x * around, None, None, None
+        # dx_i = g_i u_i^-0.75 - 1.5 strength x_i * sum over neighbours j of g_j x_j u_j^-1.75
+        x, r, scale, band = ctx.saved_tensors
+        own = gradients[0] * scale
+        around = F.conv2d((own * x).mul_(r).mul_(r), band)
+        return own.addcmul_(x, around, value=-1.5 * ctx.strength), None, None, None
 
 
 class LocalResponseNorm(nn.Module):
@@ -88,7 +88,10 @@ class LocalResponseNorm(nn.Module):
         """Normalise; u ** -0.75 is taken as rsqrt(u) * sqrt(rsqrt(u)), far faster than pow."""
         strength = self.alpha / self.size
         if torch.is_grad_enabled() and x.requires_grad:
-            return _TrainedNorm.apply(x, self.size, strength, self.k)  # type: ignore[return-value]
+            channel = torch.arange(x.shape[1], device=x.device)
+            near = (channel[:, None] - channel).abs() <= self.size // 2
+            band = near.to(x.dtype)[:, :, None, None]
+            return _TrainedNorm.apply(x, band, strength, self.k)  # type: ignore[return-value]
         u = self.k + strength * channel_window_sum(x * x, self.size)
         r = torch.rsqrt(u)
         return x * (r * torch.sqrt(r))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from encoders.engine import Encoder, build_network, fuse_googlenet
-from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
+from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec
 from experiments.whole_picture import WholePictures
 
@@ -23,48 +23,8 @@ _PORTION = 512
 _LAYER_BATCH = 512
 
 
-class _ResponseNorm(torch.autograd.Function):
-    """x * u ** -0.75, u = k + share * (sum of x^2 over neighbouring channels)."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, band: Tensor, share: float, k: float) -> Tensor:
-        r = F.conv2d(x * x, band).mul_(share).add_(k).rsqrt_()
-        scale = r * r.sqrt()
-        ctx.save_for_backward(x, r, scale, band)
-        ctx.share = share
-        return x * scale
-
-    @staticmethod
-    def backward(ctx, *gradients: Tensor):
-        # dx_i = g_i u_i^-0.75 - 1.5 share x_i * sum over neighbours j of g_j x_j u_j^-1.75
-        x, r, scale, band = ctx.saved_tensors
-        scaled = gradients[0] * scale
-        summed = F.conv2d((scaled * x).mul_(r).mul_(r), band)
-        return scaled.addcmul_(x, summed, value=-1.5 * ctx.share), None, None, None
-
-
-class TrainableResponseNorm(nn.Module):
-    """`LocalResponseNorm` for training: neighbouring channels are summed by a 1x1 convolution.
-
-    That, and a gradient in closed form, takes a third of the time and memory; left to autograd, two
-    of these layers are a quarter of GoogLeNet's training on a CPU.
-    """
-
-    def __init__(self, norm: LocalResponseNorm) -> None:
-        """Take over the settings of a plain one."""
-        super().__init__()
-        self.size, self.alpha, self.k = norm.size, norm.alpha, norm.k
-
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-        """Normalise."""
-        channel = torch.arange(x.shape[1], device=x.device)
-        near = (channel[:, None] - channel).abs() <= self.size // 2
-        band = near.to(x.dtype)[:, :, None, None]
-        return _ResponseNorm.apply(x, band, self.alpha / self.size, self.k)  # type: ignore[return-value]
-
-
 def trainable_trunk(spec: EncoderSpec) -> nn.Module:
-    """A spec's network in the form that trains fast: the same function, every weight to be learned.
+    """A spec's network, every weight to be learned, without a last layer of its own.
 
     Batch norm, where an architecture has it, is folded into its convolutions with the statistics it
     came with: small batches of one breed set do not move them.
@@ -76,10 +36,6 @@ def trainable_trunk(spec: EncoderSpec) -> nn.Module:
     if isinstance(trunk, GoogLeNetTrunk):
         trunk = fuse_googlenet(trunk)
         trunk.network.fc = nn.Identity()  # type: ignore[assignment]
-    for module in list(trunk.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, LocalResponseNorm):
-                setattr(module, name, TrainableResponseNorm(child))
     return trunk.eval().requires_grad_(True)
 
 

@@ -15,14 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from encoders import spec as spec_module
 from encoders.engine import build_network
-from encoders.googlenet import LocalResponseNorm
 from encoders.spec import get_spec, register_spec
 from experiments import baseline as baseline_module
 from experiments.baseline import BASELINES, BaselineConfig, Finetuning, baseline
 from experiments.cli import _parse
 from experiments.data import DataConfig
 from experiments.finetune import (
-    TrainableResponseNorm,
     WholePictureNetwork,
     fit_layer,
     schedule,
@@ -304,15 +302,6 @@ def test_the_network_asks_its_frozen_form_the_same(config: BaselineConfig) -> No
     np.testing.assert_allclose(mean.log_probs, ((scores + other) / 2).numpy(), atol=1e-3)
     np.testing.assert_array_equal(plain.labels, run.eval_set.labels)
     assert plain.log_probs.shape[1] == len(run.train_set.class_names)
-
-
-def test_response_norm_and_its_gradient() -> None:
-    """In float64: the values are the plain layer's, the gradient that of finite differences."""
-    x = torch.randn(2, 7, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    plain = LocalResponseNorm(size=5, alpha=0.7, k=1.3)
-    fast = TrainableResponseNorm(plain)
-    torch.testing.assert_close(fast(x), plain(x))
-    assert torch.autograd.gradcheck(fast, (x.requires_grad_(),))
 
 
 def test_the_rate_rises_and_falls() -> None:
