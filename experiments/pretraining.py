@@ -149,7 +149,7 @@ class Pretraining:
         """Make one optimiser step; return the loss (nats, summed over heads) and accuracies.
 
         Raises:
-            FloatingPointError: If the loss is not finite.
+            FloatingPointError: If the loss or the gradient is not finite.
         """
         # Dropout: other units in every process.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step + self.ranks.rank * 2**40)
@@ -170,12 +170,13 @@ class Pretraining:
             found = {"loss": float(loss.detach())}
             found |= {name: x * share for name, x in _accuracies(scores, labels).items()}
             metrics = {name: metrics.get(name, 0.0) + value for name, value in found.items()}
-        if not np.isfinite(metrics["loss"]):
+        # A finite loss may have a gradient that is not: one step with it would spoil every weight.
+        norm = float(torch.nn.utils.clip_grad_norm_(self.towers.parameters(), 5.0))
+        if not np.isfinite([metrics["loss"], norm]).all():
             raise FloatingPointError(
-                f"the loss is {metrics['loss']} at step {self.step}: begin again with a smaller "
-                "--learning-rate"
+                f"the loss is {metrics['loss']:.3g} and the norm of its gradient {norm:.3g} at "
+                f"step {self.step}: begin again with a smaller --learning-rate"
             )
-        torch.nn.utils.clip_grad_norm_(self.towers.parameters(), 5.0)
         self.optimizer.step()
         self.schedule.step()
         self.step += 1

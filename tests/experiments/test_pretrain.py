@@ -175,6 +175,20 @@ def test_bf16_trains_fp32_weights():
     assert all(p.dtype == torch.float32 for p in run.towers.parameters())
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_gradient_that_is_not_finite_stops_before_a_weight_moves(value: float):
+    """The loss is as usual: only what goes back through one weight is spoiled."""
+    run = Pretraining(TINY, 3)
+    weight = next(run.towers.trunk.parameters())
+    weight.register_hook(lambda gradient: gradient * value)
+    before = {name: each.clone() for name, each in run.towers.named_parameters()}
+    with pytest.raises(FloatingPointError, match=r"at step 0: .*--learning-rate"):
+        run.train_step(sampler(TINY).batch(0))
+    assert run.step == 0
+    for name, each in run.towers.named_parameters():
+        torch.testing.assert_close(each, before[name], rtol=0, atol=0)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run from beginning to end."""
