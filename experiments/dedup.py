@@ -30,6 +30,7 @@ from glimpse_env.datasets.stanford_dogs import (
 
 _TITLE = "# ImageNet pictures to leave out of training, written by `glimpse dedup`"
 _NAME = re.compile(r"(n\d{8})/(\1_\d+)\.JPEG")
+_STEM = re.compile(r"n\d{8}_\d+")
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,22 @@ class LeaveOut:
     """Names of the pictures, without folder and suffix."""
 
     def keep(self, dataset: ImageDataset) -> np.ndarray:
-        """Indices of the pictures that are not on the list, whatever the layout of the folder."""
-        stems = (PurePosixPath(dataset.name(index)).stem for index in range(len(dataset)))
-        return np.flatnonzero([stem not in self.stems for stem in stems])
+        """Indices of the pictures that are not on the list, whatever the layout of the folder.
+
+        Raises:
+            ValueError: If none is on it and names are not all ImageNet's: listed pictures may be
+                there under others.
+        """
+        stems = [PurePosixPath(dataset.name(index)).stem for index in range(len(dataset))]
+        kept = np.flatnonzero([stem not in self.stems for stem in stems])
+        other = next((stem for stem in stems if _STEM.fullmatch(stem) is None), None)
+        if len(kept) == len(stems) and other is not None:
+            raise ValueError(
+                f"no picture is on the list {self.file}, and {other!r} is no name of ImageNet's "
+                "(such as n02085620_2650): renamed pictures cannot be told, so give a copy with "
+                "the original names, or leave --leave-out out"
+            )
+        return kept
 
 
 def imagenet_name(name: str) -> str:

@@ -55,7 +55,8 @@ class Pictures:
         """Open the data set and divide it.
 
         Raises:
-            ValueError: For a damaged list, or too few pictures.
+            ValueError: For a damaged list, one that renamed pictures cannot be held against, or
+                too few pictures.
             DatasetNotFoundError, MissingImagesError: see `glimpse_env.datasets`.
         """
         self.dataset = build_dataset(config.data, str(config.split))
@@ -106,10 +107,14 @@ class Pictures:
         )
         if self.leave_out is None:
             return sentence
+        found = (
+            f"{self.num_left_out:,} were there and left out"
+            if self.num_left_out
+            else "none was there"
+        )
         return (
             f"{sentence}, none of the {len(self.leave_out.stems):,} listed in "
-            f"{self.leave_out.file} (sha256 {self.leave_out.sha256[:12]}) among them: "
-            f"{self.num_left_out:,} were there and left out"
+            f"{self.leave_out.file} (sha256 {self.leave_out.sha256[:12]}) among them: {found}"
         )
 
 
@@ -145,6 +150,7 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         tqdm.write(
             f"{pictures.num_left_out} pictures left out, of {len(pictures.leave_out.stems)} listed "
             f"in {pictures.leave_out.file}"
+            + ("" if pictures.num_left_out else ": none of those listed is here, by its name")
         )
     facts = {
         "pictures": pictures.dataset.fingerprint,

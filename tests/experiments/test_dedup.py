@@ -10,6 +10,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from encoders.spec import get_spec
 from experiments.data import DataConfig
 from experiments.dedup import DedupConfig, dedup, imagenet_name, read_leave_out
 from experiments.pretrain import Pictures
@@ -120,6 +121,26 @@ def test_listed_pictures_are_neither_trained_nor_measured_on(lists: Path, tmp_pa
     assert len(record["sha256"]) == 64
     assert pictures.record(config)["trained_on"] == 13
     assert len(Pictures(replace(config, leave_out=None)).training) == 19
+
+
+def test_a_list_is_not_held_against_renamed_pictures(lists: Path, tmp_path: Path) -> None:
+    """They may be the listed ones: no record may say that those were left out."""
+    path = dedup(DedupConfig(tmp_path / "out.txt", lists))
+    for breed in BREEDS:
+        for number in range(4):
+            picture(tmp_path / "renamed" / breed / f"{number:06d}.jpg")
+            picture(tmp_path / "others" / breed / dog(breed, 900 + number).split("/")[1])
+    config = settled(
+        PretrainConfig(data=DataConfig("image_folder", tmp_path / "renamed"), leave_out=path)
+    )
+    with pytest.raises(ValueError, match=r"no name of ImageNet's.*leave --leave-out out"):
+        Pictures(config)
+    assert len(Pictures(replace(config, leave_out=None)).training) == 7
+    # Names of ImageNet's can be told: these are other pictures, and that is said.
+    named = replace(config, data=DataConfig("image_folder", tmp_path / "others"))
+    pictures = Pictures(named)
+    assert len(pictures.training) == 7 and pictures.record(named)["leave_out"]["found"] == 0
+    assert pictures.seen(named, get_spec(named.core)).endswith("among them: none was there")
 
 
 def test_the_official_lists(dogs_dir: Path, tmp_path: Path) -> None:
