@@ -8,7 +8,6 @@ its baseline three points.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from experiments.runs import write_whole
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.datasets.errors import DatasetNotFoundError
 from glimpse_env.datasets.split import stratified_split
@@ -117,10 +117,7 @@ def write_list(path: Path, names: Sequence[str], counts: dict[str, int]) -> None
     body = "".join(f"{name}\n" for name in names)
     head = [_TITLE, *(f"# {count} of {split}" for split, count in counts.items())]
     head += [f"# count {len(names)}", f"# sha256 {hashlib.sha256(body.encode()).hexdigest()}"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("\n".join(head) + "\n" + body, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, ("\n".join(head) + "\n" + body).encode())
 
 
 def read_leave_out(path: Path) -> LeaveOut:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +35,7 @@ from experiments.patches import PatchSampler, normalise
 from experiments.pretrain_config import PretrainConfig, command, identity, settled
 from experiments.pretraining import Pretraining
 from experiments.probe import probe
-from experiments.runs import RunError
+from experiments.runs import RunError, write_whole
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramid import PATCH_SIDE
 
@@ -179,7 +178,7 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
     if ranks.first:
         lines = log.read_text().splitlines() if config.resume and log.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= run.step]
-        _write(log, "".join(f"{line}\n" for line in kept).encode())
+        write_whole(log, "".join(f"{line}\n" for line in kept).encode())
     share = (ranks.rank, ranks.count)
     sampler = PatchSampler(config, pictures.dataset, pictures.training, share)
     with tqdm(total=config.steps, initial=run.step, desc="pretrain", unit="step",
@@ -196,12 +195,6 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
             due = run.step % config.checkpoint_every == 0 or run.step == config.steps
             if due and ranks.first:
                 run.save(config.out / "checkpoint.pt")
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _write_encoder(
@@ -245,6 +238,6 @@ def _write_encoder(
         train = SyntheticDogs("train", config.probe, dataset.seed)
         val = SyntheticDogs("val", max(1, config.probe // 3), dataset.seed)
         provenance["linear_probes"] = probe(encode, train, val)
-    _write(weights, content)
-    _write(weights.with_suffix(".json"), (json.dumps(provenance, indent=2) + "\n").encode())
+    write_whole(weights, content)
+    write_whole(weights.with_suffix(".json"), (json.dumps(provenance, indent=2) + "\n").encode())
     return weights

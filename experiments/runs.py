@@ -25,12 +25,17 @@ class RunError(RuntimeError):
     """A run folder that cannot be used as asked; the message says what to do."""
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON beside its place and move it there."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there: it is whole, or as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    partial.write_text(_dump(record) + "\n")
+    partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write JSON, moved into place only when whole."""
+    write_whole(path, (_dump(record) + "\n").encode())
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -208,9 +213,7 @@ class RunFolder:
         except ValueError as error:
             raise RunError(f"{self.metrics} is damaged ({error}): {_RESTORE}") from error
         kept = [row for row in rows if row["agent"] != agent or row["epoch"] < epoch]
-        partial = self.metrics.with_name("metrics.jsonl.part")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(partial, self.metrics)
+        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
 
 def _whole_lines(path: Path) -> Iterable[str]:

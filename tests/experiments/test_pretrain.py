@@ -244,7 +244,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     assert (tmp_path / "metrics.jsonl").read_text() == (
         finished.parent / "metrics.jsonl"
     ).read_text()
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def test_a_run_is_not_overwritten(finished: Path):

@@ -20,6 +20,8 @@ from experiments.runs import (
     from_record,
     load_config,
     to_record,
+    write_json,
+    write_whole,
 )
 
 
@@ -166,6 +168,27 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
         RunFolder(tmp_path / "r").begin(TrainConfig(), {}, resume=True)
     with pytest.raises(RunError, match="no config.json"):
         load_config(TrainConfig, tmp_path / "r")
+
+
+def test_an_interrupted_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "record.json"
+    write_json(path, {"a": 1})
+    before, write = path.read_bytes(), Path.write_bytes
+
+    def half(self: Path, content: bytes) -> int:
+        write(self, content[: len(content) // 2])
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", half)
+        with pytest.raises(OSError, match="disk full"):
+            write_json(path, {"a": 2})
+    assert path.read_bytes() == before
+    write_whole(path, b"\x00 all of it")
+    assert path.read_bytes() == b"\x00 all of it"
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_rewinding_drops_what_will_be_done_again(tmp_path: Path) -> None:
