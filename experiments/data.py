@@ -30,22 +30,27 @@ class DataConfig:
     """Make pictures smaller first, to this short side at most, in pixels."""
 
 
-def build_dataset(config: DataConfig, split: str) -> ImageDataset:
+def build_dataset(config: DataConfig, split: str, *, creatures: int = 1) -> ImageDataset:
     """Open one split, its pictures made smaller if that is asked for.
+
+    Args:
+        config: Which pictures.
+        split: Part of them.
+        creatures: Dogs in each picture of the synthetic set.
 
     Raises:
         ValueError, DatasetNotFoundError, MissingImagesError: as `_open` does.
     """
-    dataset = _open(config, split)
+    dataset = _open(config, split, creatures)
     return dataset if config.short_side is None else Degraded(dataset, config.short_side)
 
 
-def _open(config: DataConfig, split: str) -> ImageDataset:
+def _open(config: DataConfig, split: str, creatures: int) -> ImageDataset:
     """Open one split as it is.
 
     Raises:
-        ValueError: `image_folder` without `data_dir`, `synthetic` with it, `num_images` of
-            pictures that are not drawn.
+        ValueError: `image_folder` without `data_dir`, `synthetic` with it, `num_images` or
+            two creatures of pictures that are not drawn.
         DatasetNotFoundError, MissingImagesError: see `glimpse_env.datasets`.
     """
     if config.dataset == "synthetic":
@@ -57,7 +62,12 @@ def _open(config: DataConfig, split: str) -> ImageDataset:
         count = config.num_images
         if count is not None and split not in ("train", "trainval", "pretrain"):
             count = max(1, count // 4)
-        return SyntheticDogs(split, num_images=count)
+        return SyntheticDogs(split, num_images=count, creatures=creatures)
+    if creatures != 1:
+        raise ValueError(
+            f"{creatures} dogs a picture can be drawn for --dataset synthetic only: "
+            f"{config.dataset!r} has the pictures it has"
+        )
     if config.num_images is not None:
         raise ValueError(
             f"--num-images is of --dataset synthetic only: leave it out, {config.dataset!r} has "

@@ -48,6 +48,7 @@ def build_env(
     *,
     source: FeatureBank | Encoder | None = None,
     training: bool | None = None,
+    dataset: ImageDataset | None = None,
 ) -> DogsGlimpseVectorEnv:
     """Build the vector environment of a split, `batch_size` pictures side by side.
 
@@ -59,12 +60,13 @@ def build_env(
         source: Bank or live encoder, if open already.
         training: Whether `mirror` and `context` apply; evaluation shows every picture as it is,
             its context centred. By default only the run's training split is for training.
+        dataset: Pictures of the split other than the configuration's own.
     """
     training = split == config.train_split if training is None else training
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
     return DogsGlimpseVectorEnv(
         config.batch_size,
-        dataset=build_dataset(config.data, split),
+        dataset=build_dataset(config.data, split) if dataset is None else dataset,
         resolutions=config.resolutions,
         num_glimpses=config.num_glimpses,
         choose_scale=config.choose_scale,

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode
 from jaxtyping import Float, Int64
 
 from agents.checkpoint import RECORD
@@ -18,6 +17,7 @@ from agents.rollout import collect
 from encoders.bank import FeatureBank
 from encoders.engine import Encoder
 from experiments.configs import TrainConfig
+from experiments.data import build_dataset
 from experiments.environment import build_env, build_source, describe_dataset
 from experiments.evaluate import batches, checkpoint_folder, load_run
 from experiments.runs import RunError, load_config, read_json
@@ -157,39 +157,18 @@ def open_run(
     if num_images is not None:
         rows, samples = min(config.batch_size, num_images), config.learning.samples
         config = replace(config, batch_size=-(-rows // samples) * samples)
-    source = build_source(config, split)
+    dataset = None
     if two_dogs:
-        env = _two_dogs_env(config, split, source, folder)
-    else:
-        env = build_env(config, split, source=source, training=False)
+        if config.data.dataset != "synthetic":
+            raise RunError(
+                f"two dogs can be drawn for synthetic runs only, and {folder} is of "
+                f"{config.data.dataset!r}: leave --two-dogs out, its own pictures with several "
+                "boxes are told apart anyway"
+            )
+        dataset = build_dataset(config.data, split, creatures=2)
+    source = build_source(config, split)
+    env = build_env(config, split, source=source, training=False, dataset=dataset)
     return OpenRun(folder, config, source, env, load_run(folder, config, env))
-
-
-def _two_dogs_env(
-    config: TrainConfig, split: str, source: FeatureBank | Encoder, folder: Path
-) -> DogsGlimpseVectorEnv:
-    if config.data.dataset != "synthetic":
-        raise RunError(
-            f"two dogs can be drawn for synthetic runs only, and {folder} is of "
-            f"{config.data.dataset!r}: leave --two-dogs out, its own pictures with several boxes "
-            "are told apart anyway"
-        )
-    count = config.data.num_images
-    if count is not None and split not in ("train", "trainval"):
-        count = max(1, count // 4)
-    return DogsGlimpseVectorEnv(
-        config.batch_size,
-        dataset=SyntheticDogs(split, num_images=count, creatures=2),
-        resolutions=config.resolutions,
-        num_glimpses=config.num_glimpses,
-        choose_scale=config.choose_scale,
-        encoder=source,
-        mirror=False,
-        context="center",
-        device=config.device,
-        array="torch",
-        autoreset_mode=AutoresetMode.DISABLED,
-    )
 
 
 def watch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,6 +255,22 @@ def test_two_dogs_on_request(watched_runs: dict[str, Path], tmp_path: Path) -> N
     assert again == record
     two = SyntheticDogs("val", num_images=12, creatures=2)
     assert (survey(two, np.arange(4)).counts == 2).all()
+
+
+def test_two_dogs_as_small_as_the_runs_own(watched_runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(watched_runs["both"], tmp_path / "small")
+    record = json.loads((folder / "config.json").read_text())
+    record["data"]["short_side"] = 60
+    (folder / "config.json").write_text(json.dumps(record))
+    one, two = (open_run(folder, "val", live=True, two_dogs=both) for both in (False, True))
+    assert len(one.dataset) == len(two.dataset)
+    assert [len(run.dataset.boxes(0)) for run in (one, two)] == [1, 2]
+    assert [min(run.dataset.image(0).shape[:2]) for run in (one, two)] == [60, 60]
+    (folder / "config.json").write_text(
+        json.dumps(record | {"data": record["data"] | {"dataset": "image_folder"}})
+    )
+    with pytest.raises(RunError, match="leave --two-dogs out"):
+        open_run(folder, "val", two_dogs=True)
 
 
 def test_runs_of_one_title_are_told_apart(watched_runs: dict[str, Path]) -> None:

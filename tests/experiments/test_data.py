@@ -25,6 +25,16 @@ def test_an_option_without_effect_is_refused(config: DataConfig, option: str) ->
         build_dataset(config, "train")
 
 
+def test_two_dogs_are_drawn_by_the_rules_of_one() -> None:
+    data = DataConfig("synthetic", num_images=24, short_side=50)
+    one, two = (build_dataset(data, "val", creatures=count) for count in (1, 2))
+    assert len(one) == len(two) == 6
+    assert [len(one.boxes(0)), len(two.boxes(0))] == [1, 2]
+    assert min(two.image(0).shape[:2]) == 50
+    with pytest.raises(ValueError, match="--dataset synthetic only"):
+        build_dataset(DataConfig("image_folder", data_dir=Path("x")), "val", creatures=2)
+
+
 def test_missing_pictures_of_a_folder_can_be_allowed(tmp_path: Path) -> None:
     names = [f"{k}/{i}.png" for k in ("a", "b") for i in range(2)]
     lines = enumerate(names, start=1)
