@@ -34,8 +34,9 @@ from experiments.parallel import Ranks, joined
 from experiments.patches import PatchSampler, normalise
 from experiments.pretrain_config import PretrainConfig, command, identity, settled
 from experiments.pretraining import Pretraining
-from experiments.probe import probe
 from experiments.runs import RunError, write_whole
+from experiments.synthetic_probe import probe
+from glimpse_env.datasets.degraded import Degraded
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramid import PATCH_SIDE
 
@@ -209,7 +210,9 @@ def _write_encoder(
     stored = trunk.network if isinstance(trunk, GoogLeNetTrunk) else trunk
     content = save({name: value.contiguous() for name, value in stored.state_dict().items()})
     weights = config.out / f"{config.name}.safetensors"
-    spec, dataset = run.spec, pictures.dataset
+    spec, dogs = run.spec, pictures.dataset
+    if isinstance(dogs, Degraded):
+        dogs = dogs.dataset
     provenance: dict[str, Any] = {
         "name": config.name,
         "architecture": spec.architecture,
@@ -229,15 +232,15 @@ def _write_encoder(
         provenance |= {"stride": spec.stride, "stem": spec.stem, "depth": spec.depth}
         start = None if config.from_scratch else {"name": spec.name, "sha256": spec.sha256}
         provenance["started_from"] = start
-    if isinstance(dataset, SyntheticDogs) and config.probe:
+    if isinstance(dogs, SyntheticDogs) and config.probe:
 
         @torch.inference_mode()
         def encode(patches: np.ndarray) -> np.ndarray:
             return trunk(normalise(patches, "cpu", spec.normalisation)).numpy()
 
-        train = SyntheticDogs("train", config.probe, dataset.seed)
-        val = SyntheticDogs("val", max(1, config.probe // 3), dataset.seed)
-        provenance["linear_probes"] = probe(encode, train, val)
+        train = SyntheticDogs("train", config.probe, dogs.seed)
+        val = SyntheticDogs("val", max(1, config.probe // 3), dogs.seed)
+        provenance["linear_probes"] = probe(encode, train, val, config.data.short_side)
     write_whole(weights, content)
     write_whole(weights.with_suffix(".json"), (json.dumps(provenance, indent=2) + "\n").encode())
     return weights

@@ -1,22 +1,19 @@
 """`glimpse probe`: what an encoder's features tell, before any agent has learned to look.
 
 Classifiers are fitted on the frozen features of each picture's central patches: of every resolution
-alone and of all together. Beside them the probes in the record of a small encoder of the synthetic
-dogs. Boxes serve there to place the patches that are measured, after training; never to train an
-encoder.
+alone and of all together.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float
 from tyro.conf import OmitArgPrefixes
 
 from encoders.bank import FeatureBank
@@ -29,9 +26,7 @@ from experiments.linear import hidden_reading, linear_reading, standardise
 from experiments.metrics import accuracy, bootstrap_interval, mean_class_accuracy
 from experiments.runs import environment_record, write_json
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.datasets.synthetic import SyntheticDogs
-from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, build_pyramid
-from glimpse_env.retina import cut_patches
+from glimpse_env.pyramid import RESOLUTIONS
 
 
 @dataclass(frozen=True)
@@ -189,76 +184,3 @@ def _read(
         num_images=len(truth),
     )
     return {**vars(score), **chosen}
-
-
-Encode = Callable[[UInt8[np.ndarray, "N P P 3"]], Float[np.ndarray, "N D"]]
-
-
-def look(
-    encode: Encode, dogs: SyntheticDogs
-) -> tuple[Float[np.ndarray, "N 2 S D"], Float[np.ndarray, "N 2"]]:
-    """Features on the head and at the centre of each picture, and the fixations on the heads."""
-    features, heads = [], []
-    for index in range(len(dogs)):
-        scene, (left, top, right, bottom) = dogs.scene(index), dogs.head_box(index)
-        heads.append(((left + right) / scene.width - 1, (top + bottom) / scene.height - 1))
-        patches = cut_patches(
-            [build_pyramid(dogs.image(index))] * 2,
-            np.array([heads[-1], (0.0, 0.0)]),
-            np.zeros(2, bool),
-            np.full(2, index, np.uint64),
-            RESOLUTIONS,
-        )
-        features.append(encode(patches.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)))
-    stacked = np.stack(features).reshape(len(dogs), 2, len(RESOLUTIONS), -1)
-    return stacked, np.array(heads)
-
-
-def linear_accuracy(
-    train: Float[np.ndarray, "N D"],
-    labels: Int64[np.ndarray, " N"],
-    val: Float[np.ndarray, "M D"],
-    truth: Int64[np.ndarray, " M"],
-) -> float:
-    """Accuracy of a logistic regression on standardised features (L-BFGS, weight decay 1e-3)."""
-    mean, std = train.mean(0), train.std(0) + 1e-4
-    x, z = (torch.tensor((f - mean) / std, dtype=torch.float32) for f in (train, val))
-    y = torch.tensor(labels)
-    weight = torch.zeros(x.shape[1], int(labels.max()) + 1, requires_grad=True)
-    bias = torch.zeros(weight.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(x @ weight + bias, y)
-        loss = loss + 1e-3 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return float(((z @ weight + bias).argmax(1).numpy() == truth).mean())
-
-
-def probe(encode: Encode, train: SyntheticDogs, val: SyntheticDogs) -> dict[str, float]:
-    """Measure what the features tell, by linear readings fitted on `train` and tried on `val`.
-
-    Returns:
-        Accuracy of the breed from patches on the head and at the centre of the picture, at each
-        resolution; and the share of pictures whose head is found in the centred context, by ridge
-        regression, to within 0.2 (in fixations, both ways).
-    """
-    (seen, heads), (new, places) = look(encode, train), look(encode, val)
-    found = {}
-    for where, place in enumerate(("head", "centre")):
-        for level, resolution in enumerate(RESOLUTIONS):
-            found[f"breed_from_{resolution}_patch_at_{place}"] = linear_accuracy(
-                seen[:, where, level], train.labels, new[:, where, level], val.labels
-            )
-    x, z = (
-        np.pad(features[:, 1, 0].astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
-        for features in (seen, new)
-    )
-    weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ heads)
-    error = np.abs(z @ weights - places).max(1)
-    found["head_found_from_context"] = float((error < 0.2).mean())
-    return found

@@ -19,8 +19,8 @@ from experiments.patches import PatchSampler, normalise
 from experiments.pretrain import pretrain
 from experiments.pretrain_config import PretrainConfig, command
 from experiments.pretraining import Pretraining
-from experiments.probe import linear_accuracy, probe
 from experiments.runs import RunError
+from experiments.synthetic_probe import linear_accuracy, look, probe
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramid import build_pyramid
 from glimpse_env.retina import cut_patches
@@ -313,6 +313,20 @@ def test_the_shipped_encoder_reads_breeds_on_heads_only():
     assert found["breed_from_high_patch_at_centre"] < 0.35
     assert found["breed_from_low_patch_at_centre"] < 0.2  # the context; chance is 0.083
     assert found["head_found_from_context"] > 0.7
+
+
+def test_smaller_pictures_are_probed_as_they_were_trained_on(tmp_path: Path):
+    small = replace(TINY, out=tmp_path, steps=1, probe=24, data=replace(TINY.data, short_side=60))
+    record = json.loads(pretrain(small).with_suffix(".json").read_text())
+    assert len(record["linear_probes"]) == 7
+    dogs = SyntheticDogs("val", num_images=2)
+    found, heads = look(lambda patches: patches.reshape(len(patches), -1), dogs, 60)
+    plain, same = look(lambda patches: patches.reshape(len(patches), -1), dogs)
+    np.testing.assert_array_equal(heads, same)
+    found, plain = found.astype(float), plain.astype(float)
+    # The same places, with less in them: what is fine is gone, the mean stays.
+    np.testing.assert_allclose(found.mean(-1), plain.mean(-1), atol=6)
+    assert (found[:, 0, -1].std(-1) < 0.9 * plain[:, 0, -1].std(-1)).all()
 
 
 def test_a_linear_probe_is_right_where_classes_are_linear_and_at_chance_on_noise():

@@ -22,7 +22,8 @@ from experiments.linear import (
     linear_reading,
     standardise,
 )
-from experiments.probe import ProbeConfig, linear_accuracy, read_encoder
+from experiments.probe import ProbeConfig, read_encoder
+from experiments.synthetic_probe import linear_accuracy
 
 DATA = DataConfig(dataset="synthetic", num_images=48)
 
