@@ -12,7 +12,6 @@ from tyro.conf import Positional
 from encoders.bank import FeatureBank
 from experiments.attention_plot import PlotData, draw_attention
 from experiments.attention_report import format_attention
-from experiments.boxes import Estimate, class_mean_difference, mean_estimate, share_estimate
 from experiments.fixation_measures import (
     LENGTHS,
     NEAR_LINE,
@@ -28,7 +27,14 @@ from experiments.fixation_measures import (
     summarise,
     survey,
 )
-from experiments.metrics import bootstrap_interval, mean_class_accuracy
+from experiments.metrics import (
+    Estimate,
+    bootstrap_interval,
+    class_mean_difference,
+    mean_class_accuracy,
+    mean_estimate,
+    share_estimate,
+)
 from experiments.runs import write_json
 from experiments.watching import OpenRun, Watched, open_run, run_titles, watch
 from glimpse_env.pyramid import PATCH_SIDE

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from experiments import boxes as geometry
-from experiments.boxes import Estimate, mean_estimate, share_estimate
+from experiments.metrics import Estimate, mean_estimate, share_estimate
 from experiments.watching import picture_size
 from glimpse_env.datasets.base import ImageDataset
 

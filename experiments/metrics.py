@@ -1,9 +1,27 @@
-"""Accuracy, mean class accuracy (mA) and their bootstrap confidence intervals."""
+"""Accuracy, mean class accuracy (mA), and confidence intervals of these and of other means."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Float, Int64, Integer
+
+Z95 = 1.959963984540054
+"""Half the width of a 95% interval, in standard errors."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95% interval."""
+
+    value: float
+    """The estimate."""
+    low: float
+    """Lower end."""
+    high: float
+    """Upper end."""
 
 
 def accuracy(labels: Integer[np.ndarray, " N"], predictions: Integer[np.ndarray, " N"]) -> float:
@@ -77,6 +95,74 @@ def bootstrap_interval(
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile((draws / count).mean(axis=1), [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def wilson(successes: int, count: int) -> Estimate:
+    """A share with Wilson's score interval, which stays within [0, 1] and holds near its ends.
+
+    Raises:
+        ValueError: nothing was counted, or more successes than trials.
+    """
+    if count < 1 or not 0 <= successes <= count:
+        raise ValueError(f"{successes} of {count} is no share: count at least one picture")
+    share, z2 = successes / count, Z95**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    # Rounding must not put the share itself outside.
+    return Estimate(share, max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share)))
+
+
+def mean_estimate(values: Float[np.ndarray, " N"]) -> Estimate:
+    """A mean over pictures and 1.96 standard errors to either side; of one picture no width.
+
+    Raises:
+        ValueError: there is nothing to average.
+    """
+    if len(values) == 0:
+        raise ValueError("no values to average: there must be at least one picture")
+    v = np.asarray(values, np.float64)
+    half = Z95 * float(v.std(ddof=1)) / math.sqrt(len(v)) if len(v) > 1 else 0.0
+    return Estimate(float(v.mean()), float(v.mean()) - half, float(v.mean()) + half)
+
+
+def share_estimate(hits: Bool[np.ndarray, " N"]) -> Estimate:
+    """Share of true values, with Wilson's interval."""
+    return wilson(int(np.sum(hits)), len(hits))
+
+
+def class_mean_difference(
+    labels: Int64[np.ndarray, " N"],
+    first: Bool[np.ndarray, " N"],
+    second: Bool[np.ndarray, " N"],
+    *,
+    resamples: int = 4000,
+    seed: int = 0,
+) -> Estimate:
+    """How much higher mA is by `second` than by `first`, answers to the same pictures.
+
+    A paired percentile bootstrap: pictures are resampled within each class, as
+    `bootstrap_interval` does, and what is averaged is each picture's change, -1, 0 or 1.
+
+    Args:
+        labels: Classes.
+        first: Whether one answer was right.
+        second: Whether the other was.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+    """
+    if len(labels) == 0:
+        raise ValueError("no answers to compare: there must be at least one picture")
+    change = np.asarray(second, np.int64) - np.asarray(first, np.int64)
+    rng, total, value = np.random.default_rng(seed), np.zeros(resamples), 0.0
+    classes = np.unique(labels)
+    for label in classes.tolist():
+        own = change[labels == label]
+        counts = np.array([(own == step).sum() for step in (-1, 0, 1)])
+        drawn = rng.multinomial(len(own), counts / len(own), size=resamples)
+        total += (drawn[:, 2] - drawn[:, 0]) / len(own)
+        value += own.mean()
+    low, high = np.quantile(total / len(classes), [0.025, 0.975])
+    return Estimate(value / len(classes), float(low), float(high))
 
 
 def _by_class(

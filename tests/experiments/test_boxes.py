@@ -1,8 +1,6 @@
-"""Geometry of points and boxes, and intervals, against closed forms and independent ways."""
+"""Geometry of points and boxes against closed forms and independent ways."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from hypothesis import strategies as st
 from scipy.spatial import Delaunay
 
 from experiments import boxes as geometry
-from experiments.metrics import mean_class_accuracy
 
 SIZE = (100, 60)
 
@@ -110,59 +107,3 @@ def test_the_frame_of_the_nearest_box() -> None:
 def test_the_two_largest_boxes() -> None:
     boxes = np.array([[0, 0, 1, 1], [0, 0, 5, 5], [0, 0, 2, 2], [9, 9, 12, 12.0]])
     np.testing.assert_array_equal(geometry.two_largest(boxes), boxes[[1, 3]])
-
-
-def test_wilson_as_published() -> None:
-    """Values as tables give them (Newcombe 1998, method 3)."""
-    for (successes, count), (low, high) in {
-        (81, 263): (0.2553, 0.3662),
-        (15, 148): (0.0624, 0.1605),
-        (0, 20): (0.0, 0.1611),
-        (1, 29): (0.0061, 0.1718),
-    }.items():
-        found = geometry.wilson(successes, count)
-        assert (found.low, found.high) == pytest.approx((low, high), abs=6e-5)
-        assert found.value == successes / count
-
-
-@given(st.integers(1, 5000), st.data())
-def test_wilson_holds_its_share_and_mirrors(count: int, data: st.DataObject) -> None:
-    successes = data.draw(st.integers(0, count))
-    one, other = geometry.wilson(successes, count), geometry.wilson(count - successes, count)
-    assert 0 <= one.low <= one.value <= one.high <= 1
-    assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low))
-
-
-@pytest.mark.parametrize("successes, count", [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_of_nothing(successes: int, count: int) -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        geometry.wilson(successes, count)
-
-
-def test_a_mean_and_its_standard_errors() -> None:
-    found = geometry.mean_estimate(np.array([1.0, 2.0, 3.0, 4.0]))
-    half = 1.96 * math.sqrt((2.25 + 0.25) * 2 / 3 / 4)
-    assert (found.value, found.low) == pytest.approx((2.5, 2.5 - half), rel=1e-4)
-    assert geometry.mean_estimate(np.array([2.0])) == geometry.Estimate(2.0, 2.0, 2.0)
-    with pytest.raises(ValueError, match="at least one"):
-        geometry.mean_estimate(np.zeros(0))
-
-
-@pytest.mark.parametrize("low, high, sign", [(0.1, 0.2, 1), (-0.2, -0.1, -1), (-0.1, 0.1, 0)])
-def test_a_sign_needs_the_whole_interval(low: float, high: float, sign: int) -> None:
-    assert geometry.Estimate((low + high) / 2, low, high).sign == sign
-
-
-def test_the_difference_of_two_ma() -> None:
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 5, 400)
-    first = np.where(rng.random(400) < 0.5, labels, (labels + 1) % 5)
-    second = np.where(rng.random(400) < 0.7, labels, (labels + 1) % 5)
-    found = geometry.class_mean_difference(labels, first == labels, second == labels)
-    expected = mean_class_accuracy(labels, second, 5) - mean_class_accuracy(labels, first, 5)
-    assert found.value == pytest.approx(expected)
-    # Two independent shares, in five classes of about 80.
-    half = 1.96 * math.sqrt((0.25 + 0.21) / 400)
-    assert found.high - found.low == pytest.approx(2 * half, rel=0.12)
-    same = geometry.class_mean_difference(labels, first == labels, first == labels)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
