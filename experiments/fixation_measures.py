@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float, Int64
 
 from experiments import boxes as geometry
 from experiments.metrics import Estimate, mean_estimate, share_estimate
-from experiments.watching import picture_size
-from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.base import ImageDataset, picture_size
 
 SHARES = ("inside", "none", "one", "overlap", "hull", "line")
 """Measures that are true or false of one fixation."""

@@ -21,8 +21,7 @@ from experiments.data import build_dataset
 from experiments.environment import build_env, build_source, describe_dataset
 from experiments.evaluate import batches, checkpoint_folder, load_run
 from experiments.runs import RunError, load_config, read_json
-from glimpse_env.datasets.base import ImageDataset, image_size
-from glimpse_env.datasets.synthetic import SyntheticDogs
+from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 
@@ -208,15 +207,3 @@ def watch(
         fixations=torch.cat(fixations, dim=1).cpu().numpy(),
         intended=torch.cat(intended, dim=1).cpu().numpy(),
     )
-
-
-def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
-    """Width and height of a picture, undecoded where the data set allows it."""
-    if isinstance(dataset, SyntheticDogs):
-        scene = dataset.scene(index)
-        return scene.width, scene.height
-    path = getattr(dataset, "path", None)
-    if path is not None:
-        return image_size(path(index))
-    height, width = dataset.image(index).shape[:2]
-    return width, height

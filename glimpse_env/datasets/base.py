@@ -105,6 +105,15 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         return picture.size
 
 
+def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
+    """Return the width and height of a picture, undecoded where the dataset has a `size`."""
+    size = getattr(dataset, "size", None)
+    if size is not None:
+        return size(index)
+    height, width = dataset.image(index).shape[:2]
+    return width, height
+
+
 @contextmanager
 def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn whatever Pillow raises for a broken file into one exception that names it."""
@@ -221,6 +230,10 @@ class PictureFiles:
             UnreadableImageError: If the file does not decode.
         """
         return read_image(self.path(index))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the width and height of a picture, without decoding it."""
+        return image_size(self.path(index))
 
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return no boxes: a dataset that knows some overrides this."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
-from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.base import ImageDataset, picture_size
 
 
 class Degraded:
@@ -54,13 +54,16 @@ class Degraded:
         picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
         return np.array(picture)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the width and height of the reduced picture."""
+        width, height = picture_size(self.dataset, index)
+        height, width = self._shape(height, width)
+        return width, height
+
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return the boxes, in pixels of the reduced picture."""
-        height, width = self.dataset.image(index).shape[:2]
-        small = self._shape(height, width)
-        return self.dataset.boxes(index) * np.tile([small[1] / width, small[0] / height], 2).astype(
-            np.float32
-        )
+        scale = np.array(self.size(index)) / picture_size(self.dataset, index)
+        return self.dataset.boxes(index) * np.tile(scale, 2).astype(np.float32)
 
     @property
     def fingerprint(self) -> str:

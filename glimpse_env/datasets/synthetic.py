@@ -142,6 +142,11 @@ class SyntheticDogs:
         """Draw a picture as RGB bytes."""
         return paint_scene(self.scene(index))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Return the width and height of a picture, without drawing it."""
+        scene = self.scene(index)
+        return scene.width, scene.height
+
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return the boxes (xmin, ymin, xmax, ymax), in pixels, around each dog with its head."""
         return body_boxes(self.scene(index))

@@ -32,7 +32,7 @@ from experiments.fixation_measures import (
     survey,
 )
 from experiments.runs import RunError
-from experiments.watching import Watched, open_run, picture_size, run_titles, watch
+from experiments.watching import Watched, open_run, run_titles, watch
 from glimpse_env.datasets.synthetic import SyntheticDogs
 
 # Two dogs, apart, in a picture 200 wide and 100 high.
@@ -173,13 +173,6 @@ def test_answers_glimpse_by_glimpse() -> None:
     assert rows[1]["learned_gain"]["value"] == 0.25 and rows[1]["learned_gain"]["low"] > 0
     assert rows[0]["learned_minus_center"]["value"] == -0.25
     assert rows[1]["center_gain"]["value"] == 0.0
-
-
-def test_sizes_without_drawing() -> None:
-    dataset = SyntheticDogs("val", num_images=3)
-    for index in range(3):
-        height, width = dataset.image(index).shape[:2]
-        assert picture_size(dataset, index) == (width, height)
 
 
 def test_watching_sees_what_evaluation_sees(watched_runs: dict[str, Path]) -> None:

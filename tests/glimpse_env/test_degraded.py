@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments.data import DataConfig, build_dataset
-from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.base import ImageDataset, picture_size
 from glimpse_env.datasets.degraded import Degraded
+from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.synthetic import SyntheticDogs
 
 DOGS = SyntheticDogs("val", num_images=6)
@@ -43,6 +47,25 @@ def test_boxes_keep_their_place_in_the_picture() -> None:
         np.testing.assert_allclose(
             small.boxes(index) / [sw, sh, sw, sh], DOGS.boxes(index) / [w, h, w, h], atol=1e-5
         )
+
+
+def test_sizes_without_drawing_or_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(3):
+        (tmp_path / "breed").mkdir(exist_ok=True)
+        Image.fromarray(DOGS.image(index)).save(tmp_path / "breed" / f"{index}.png")
+    files = ImageFolder(tmp_path, "trainval")
+    sets = [each for base in (DOGS, files) for each in (base, Degraded(base, 48))]
+    shapes = [[each.image(i).shape[1::-1] for i in range(3)] for each in sets]
+    boxes = [each.boxes(0) for each in sets]
+    for kind in (SyntheticDogs, ImageFolder):
+        monkeypatch.setattr(kind, "image", None)
+    for each, expected, found in zip(sets, shapes, boxes, strict=True):
+        assert [picture_size(each, i) for i in range(3)] == expected
+        np.testing.assert_array_equal(each.boxes(0), found)
+    monkeypatch.undo()
+    # A dataset of one's own need not have sizes.
+    monkeypatch.delattr(SyntheticDogs, "size")
+    assert [picture_size(Degraded(DOGS, 48), i) for i in range(3)] == shapes[1]
 
 
 def test_another_short_side_is_another_dataset() -> None:
