@@ -5,8 +5,11 @@ Every cell is an experiment of its own, `glimpse train NAME`; `glimpse table1` r
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.configs import Resolution, TrainConfig
@@ -23,6 +26,24 @@ ROWS: dict[str, tuple[tuple[Resolution, ...], tuple[float, float, float]]] = {
 
 PAPER_BASELINES = {"googlenet-96": 58.8, "googlenet-224": 75.5}
 """GoogLeNet on the whole picture, padded square, fine-tuned (paper, Table 1), in percent."""
+
+
+@lru_cache(maxsize=1)
+def _measured() -> dict[str, Any]:
+    """Cells of the table that comes with the package; none where it has not been made yet."""
+    path = Path(__file__).parent / "results" / "table1.json"
+    return json.loads(path.read_text())["cells"] if path.is_file() else {}
+
+
+def expected(name: str) -> str:
+    """What to expect of a cell or baseline: our mA, its spread and its time, and the paper's mA."""
+    paper = CELLS[name].paper if name in CELLS else PAPER_BASELINES[name]
+    found = _measured().get(name)
+    if found is None:
+        return f"the paper {paper}"
+    count, std = len(found["runs"]), found["std_over_seeds"]
+    spread = f" +- {std:.1f} over {count} seeds" if std is not None else ", one seed"
+    return f"{found['ma']:.1f}{spread} on val, {found['seconds'] / 60:.0f} min; the paper {paper}"
 
 
 @dataclass(frozen=True)

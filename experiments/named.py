@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from experiments.cells import CELLS
+from experiments.cells import CELLS, expected
 from experiments.configs import TrainConfig
 from experiments.data import DataConfig
 
@@ -32,6 +32,5 @@ EXPERIMENTS: dict[str, tuple[str, TrainConfig]] = {
         TrainConfig(out=Path("runs/dogs-full"), epochs=60),
     ),
 } | {
-    name: (f"Table 1, {cell.title} (the paper: {cell.paper}).", cell.config)
-    for name, cell in CELLS.items()
+    name: (f"Table 1, {cell.title}: {expected(name)}.", cell.config) for name, cell in CELLS.items()
 }

@@ -168,12 +168,11 @@ def final_jobs(config: Table1Config) -> list[Job]:
     for job in jobs:
         folders.setdefault(job.experiment, []).append(job.folder)
     epochs = {name: choose_epochs(runs) for name, runs in folders.items() if name in CELLS}
-    return [
-        replace(
-            job, config=on_test(job.config, epochs.get(job.experiment, job.config.epochs))
-        )
-        for job in jobs
-    ]  # fmt: skip
+    finals = []
+    for job in jobs:
+        count = epochs[job.experiment] if job.experiment in epochs else job.config.epochs
+        finals.append(replace(job, config=on_test(job.config, count)))
+    return finals
 
 
 def choose_epochs(runs: list[Path]) -> int:

@@ -11,6 +11,7 @@ import pytest
 import tyro
 
 from encoders.engine import make_encoder
+from experiments import cells as cells_module
 from experiments.bank import BankConfig, build_bank
 from experiments.baseline_configs import BASELINES
 from experiments.cells import CELLS, PAPER_BASELINES
@@ -289,3 +290,10 @@ def test_a_variant_differs_from_the_plain_model_in_what_it_names() -> None:
         VariantsConfig(names=("lsmt",))
     with pytest.raises(ValueError, match="no cell"):
         VariantsConfig(cell="low-9")
+
+
+def test_a_name_states_what_it_gave_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"low-1": cell(61.23, std=0.4) | {"seconds": 119.0}}
+    monkeypatch.setattr(cells_module, "_measured", lambda: measured)
+    assert cells_module.expected("low-1") == "61.2 +- 0.4 over 2 seeds on val, 2 min; the paper 70.3"
+    assert cells_module.expected("low-2") == "the paper 70.1"
