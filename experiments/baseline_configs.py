@@ -94,8 +94,8 @@ def _named(name: str, config: BaselineConfig) -> tuple[str, BaselineConfig]:
     return text, replace(config, out=Path("runs") / name)
 
 
-# One epoch, and a layer fitted without mirror images, are what two CPU cores make in a quarter of an
-# hour; on a GPU give more.
+# One epoch, and a layer fitted without mirror images, are what two CPU cores make in a quarter of
+# an hour; on a GPU give more.
 BASELINES: dict[str, tuple[str, BaselineConfig]] = {
     "googlenet-96": _named("googlenet-96", BaselineConfig(epochs=1, layer_mirror=False)),
     "googlenet-224": _named(
