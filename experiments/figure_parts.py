@@ -170,11 +170,13 @@ def _tile(shown: Shown, outer: int, *, head: bool) -> Picture:
     share = {1: 0.32, 2: 0.42}.get(len(shown.resolutions), 0.48)
     strip = _strip(shown, height, round(share * inner))
     context = min(190, round(0.22 * inner))
-    room = inner - strip.shape[1] - context - 2 * gap
+    looks = "(c) glimpses" if len(shown.fixations) > 1 else "(c) glimpse"
+    slot = max(strip.shape[1], sheets.text_width(looks, _SMALL) + 4)
+    room = inner - slot - context - 2 * gap
     parts = [
         (scanpath(shown, room, height, boxes=True), room, "(a) picture"),
         (sheets.fit(shown.context(), context, context), context, "(b) context"),
-        (strip, strip.shape[1], "(c) glimpses" if len(shown.fixations) > 1 else "(c) glimpse"),
+        (strip, slot, looks),
     ]
     row = sheets.beside([sheets.place(p, space, height) for p, space, _ in parts], gap=gap)
     names = sheets.breed(shown.truth)
