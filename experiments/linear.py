@@ -134,3 +134,25 @@ class _Hidden(nn.Module):
             self.optimizer.zero_grad()
             F.cross_entropy(scores, y[rows]).backward()
             self.optimizer.step()
+
+
+def ridge_reading(
+    x: Float[Tensor, "N X"],
+    target: Float[Tensor, "N Y"],
+    z: Float[Tensor, "M X"],
+    decay: float = 100.0,
+) -> Float[Tensor, "M Y"]:
+    """Predict numbers by ridge regression, in closed form: fitted on `x`, read from `z`.
+
+    Args:
+        x: Features fitted on.
+        target: What they are to tell.
+        z: Features read.
+        decay: Added to the diagonal of the features' scatter matrix.
+    """
+    x, target, z = x.double(), target.double(), z.double()
+    mean, middle = x.mean(0), target.mean(0)
+    centred = x - mean
+    scatter = centred.T @ centred + decay * torch.eye(x.shape[1], dtype=torch.double)
+    weights = torch.linalg.solve(scatter, centred.T @ (target - middle))
+    return (z - mean) @ weights + middle

@@ -22,10 +22,10 @@ from encoders.spec import get_spec
 from experiments.answers import Score
 from experiments.bank import BankConfig, build_bank
 from experiments.data import DataConfig, build_dataset
-from experiments.linear import hidden_reading, linear_reading, standardise
+from experiments.linear import hidden_reading, linear_reading, ridge_reading, standardise
 from experiments.metrics import accuracy, bootstrap_interval, mean_class_accuracy
 from experiments.runs import environment_record, write_json
-from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.base import ImageDataset, picture_size
 from glimpse_env.pyramid import RESOLUTIONS
 
 
@@ -98,6 +98,13 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
             readings[name][kind] = record
             interval = f"{record['low']:6.1f} - {record['high']:5.1f}"
             print(f"{name:<20} {kind:<12} {record['ma']:6.1f}  {interval}")
+    found = None
+    if "low" in config.resolutions:
+        level = config.resolutions.index("low")
+        found = find_dogs(sets, fitted[:, level], measured[:, level])
+        if found is not None:
+            along = ", ".join(f"{r:.2f}" for r in found["correlation"])
+            print(f"middle of the dog, read from the low patch: correlation along x, y {along}")
     result = {
         "encoder": {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen},
         "precision": banks[0].description.precision,
@@ -114,11 +121,61 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
         },
         "hidden": config.hidden,
         "readings": readings,
+        "dog_from_low_patch": found,
         **environment_record(seed=config.seed),
     }
     write_json(config.out, result)
     print(f"result: {config.out}")
     return result
+
+
+def find_dogs(
+    sets: list[ImageDataset],
+    fitted: Float[np.ndarray, "N D"],
+    measured: Float[np.ndarray, "M D"],
+) -> dict[str, Any] | None:
+    """How well the context tells where the dog is, which is all that a policy can know.
+
+    Pictures with one box only. Boxes serve to measure; no agent sees them.
+
+    Args:
+        sets: Fitted on, measured on.
+        fitted: Features of the central low patch, which is the context, of the first.
+        measured: Of the second.
+
+    Returns:
+        Correlation and share of the variance explained, along x and y, of the dog's middle (as a
+        fixation) and its ridge regression; None where there are no boxes.
+    """
+    kept, places = zip(*(_middles(each) for each in sets), strict=True)
+    if min(len(each) for each in kept) < 2:
+        return None
+    x, z = (
+        standardise(features[chosen][:, None])
+        for features, chosen in zip((fitted, measured), kept, strict=True)
+    )
+    target, truth = (torch.from_numpy(each) for each in places)
+    read = ridge_reading(x, target, z)
+    explained = 1 - (truth - read).square().mean(0) / truth.var(0, correction=0)
+    pairs = [torch.corrcoef(torch.stack([read[:, k], truth[:, k]]))[0, 1] for k in (0, 1)]
+    return {
+        "correlation": [round(float(r), 3) for r in pairs],
+        "explained": [round(float(r), 3) for r in explained],
+        "pictures": len(truth),
+    }
+
+
+def _middles(dataset: ImageDataset) -> tuple[np.ndarray, Float[np.ndarray, "N 2"]]:
+    """Pictures with exactly one box, and its middle as a fixation."""
+    kept, places = [], []
+    for index in range(len(dataset)):
+        boxes = dataset.boxes(index)
+        if len(boxes) == 1:
+            left, top, right, bottom = boxes[0]
+            width, height = picture_size(dataset, index)
+            kept.append(index)
+            places.append(((left + right) / width - 1, (top + bottom) / height - 1))
+    return np.array(kept, np.int64), np.array(places, np.float64).reshape(-1, 2)
 
 
 def _bank(config: ProbeConfig, dataset: ImageDataset) -> FeatureBank:

@@ -20,10 +20,12 @@ from experiments.linear import (
     fit_linear,
     hidden_reading,
     linear_reading,
+    ridge_reading,
     standardise,
 )
-from experiments.probe import ProbeConfig, read_encoder
+from experiments.probe import ProbeConfig, find_dogs, read_encoder
 from experiments.synthetic_probe import linear_accuracy
+from glimpse_env.datasets.synthetic import SyntheticDogs
 
 DATA = DataConfig(dataset="synthetic", num_images=48)
 
@@ -227,3 +229,28 @@ def test_the_records_own_probe_still_tells_signal_from_noise():
         x, labels = blobs(spread)
         found = linear_accuracy(x[:200].numpy(), labels[:200], x[200:].numpy(), labels[200:])
         assert low <= found <= high
+
+
+def test_ridge_reads_what_is_linear_in_the_features() -> None:
+    x, z = torch.randn(200, 5), torch.randn(40, 5)
+    weights, offset = torch.randn(5, 2).double(), torch.tensor([3.0, -1.0]).double()
+    read = ridge_reading(x, x.double() @ weights + offset, z, decay=1e-9)
+    torch.testing.assert_close(read, z.double() @ weights + offset)
+
+
+def test_the_place_of_the_dog_is_read_from_features_that_tell_it() -> None:
+    """Along y the features say where it is, along x they say nothing."""
+    sets: list = [SyntheticDogs("train", 80), SyntheticDogs("val", 60)]
+    features = []
+    for dogs in sets:
+        rng, rows = np.random.default_rng(len(dogs)), []
+        for index in range(len(dogs)):
+            (box,), (_, height) = dogs.boxes(index), dogs.size(index)
+            y = (box[1] + box[3]) / height - 1
+            # Squares, since features are read by their roots, standardised over each row.
+            rows.append(np.square([1 + y, 1 - y, 3.0, 0.5, *rng.uniform(0.9, 1.1, 2)]))
+        features.append(np.array(rows, np.float32))
+    found = find_dogs(sets, *features)
+    assert found is not None and found["pictures"] == 60
+    assert found["correlation"][1] > 0.95 and abs(found["correlation"][0]) < 0.5
+    assert found["explained"][1] > 0.3 > abs(found["explained"][0])

@@ -295,5 +295,6 @@ def test_a_variant_differs_from_the_plain_model_in_what_it_names() -> None:
 def test_a_name_states_what_it_gave_here(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = {"low-1": cell(61.23, std=0.4) | {"seconds": 119.0}}
     monkeypatch.setattr(cells_module, "_measured", lambda: measured)
-    assert cells_module.expected("low-1") == "61.2 +- 0.4 over 2 seeds on val, 2 min; the paper 70.3"
+    found = cells_module.expected("low-1")
+    assert found == "61.2 +- 0.4 over 2 seeds on val, 2 min; the paper 70.3"
     assert cells_module.expected("low-2") == "the paper 70.1"
