@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
@@ -26,6 +27,10 @@ EXPERIMENTS: dict[str, tuple[str, TrainConfig]] = {
             ),
             learning=ReinforceConfig(optimizer="adam", learning_rate=1e-3),
         ),
+    ),
+    "medium-2-scale": (
+        "One patch, two glimpses, the agent chooses its scale too: beats the fixed one.",
+        replace(CELLS["medium-2"].config, out=Path("runs/medium-2-scale"), choose_scale=True),
     ),
     "dogs-full": (
         "Stanford Dogs, live encoder, 4,096 units a deck, the paper's settings: for a GPU.",
