@@ -6,13 +6,15 @@ Every cell is an experiment of its own, `glimpse train NAME`; `glimpse table1` r
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.configs import Resolution, TrainConfig
+from experiments.data import DataConfig
 
 # Mean accuracy over the breeds on the 8,580 test pictures, in percent, with one, two and three
 # glimpses (paper, Table 1). Axis S follows the order low, medium, high throughout.
@@ -73,8 +75,7 @@ class Cell:
     @property
     def title(self) -> str:
         """As a row of a table: `high + medium, 2 glimpses`."""
-        looks = f"{self.num_glimpses} glimpse{'s' if self.num_glimpses > 1 else ''}"
-        return f"{row_title(self.row)}, {looks}"
+        return model_title(self.resolutions, self.num_glimpses)
 
     @property
     def config(self) -> TrainConfig:
@@ -82,8 +83,8 @@ class Cell:
 
         The paper's own (a live encoder, 4,096 units, the location's mixed gradient) is the
         experiment `dogs-full`. Rates were chosen on the validation cut with one glimpse. The policy
-        gradient teaches the location alone: through l the classification loss makes a side channel
-        of it, and fixations scatter (experiments/README.md, D14).
+        gradient teaches the location alone: where the classification loss reaches it too, fixations
+        scatter on a bank and mA falls (experiments/README.md, D14).
         """
         three = len(self.resolutions) == 3
         return TrainConfig(
@@ -114,10 +115,36 @@ class Cell:
             ),
         )
 
+    def run(
+        self,
+        *,
+        out: Path,
+        seed: int,
+        data: DataConfig,
+        bank: Path | None,
+        encoder: str,
+        device: str,
+        epochs: int | None,
+        batch_size: int | None,
+    ) -> TrainConfig:
+        """Settings of one run in a sweep: the learned agent alone; None keeps the cell's own."""
+        own = self.config
+        return replace(
+            own, out=out, seed=seed, data=data, bank=bank, encoder=encoder, device=device,
+            references=False, epochs=own.epochs if epochs is None else epochs,
+            batch_size=own.batch_size if batch_size is None else batch_size,
+        )  # fmt: skip
+
 
 def row_title(row: str) -> str:
     """`high + medium` for `high-medium`, `high only` for `high`."""
     return row.replace("-", " + ") if "-" in row else f"{row} only"
+
+
+def model_title(resolutions: Sequence[str], num_glimpses: int) -> str:
+    """A model in words, sharpest patch first, as the paper writes it: `high only, 1 glimpse`."""
+    row = "-".join(name for name in ("high", "medium", "low") if name in resolutions)
+    return f"{row_title(row)}, {num_glimpses} glimpse{'s' if num_glimpses > 1 else ''}"
 
 
 CELLS: dict[str, Cell] = {

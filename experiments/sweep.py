@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -133,10 +134,8 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
     waiting = [job for job in jobs if not job.finished]
     running: dict[subprocess.Popen, Job] = {}
     failed: list[Job] = []
-    # Ended by a scheduler or a closed terminal, it must not leave its jobs to go on unseen.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    with tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run") as bar:
+    bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run")
+    with bar, _like_ctrl_c(signal.SIGTERM, signal.SIGHUP):
         try:
             while waiting or running:
                 while waiting and len(running) < parallel:
@@ -161,8 +160,18 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
         raise RunError(f"{len(failed)} of {len(jobs)} runs failed: {reasons}")
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _like_ctrl_c(*numbers: signal.Signals) -> Iterator[None]:
+    """Answer signals as Ctrl-C meanwhile.
+
+    Ended by a scheduler or a closed terminal, a sweep must not leave its jobs to go on unseen.
+    """
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start(job: Job, threads: int) -> subprocess.Popen:

@@ -103,15 +103,14 @@ def choose_cells(names: tuple[str, ...]) -> list[str]:
 
 def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
     """Settings of one run of a cell, on the validation cut."""
-    asked = {name: getattr(config, name) for name in ("epochs", "batch_size")}
-    network = cell.config.network
-    if config.hidden_size is not None:
-        network = replace(network, hidden_size=config.hidden_size)
-    return replace(
-        cell.config, out=config.out / cell.name / f"seed-{seed}", data=config.data,
-        bank=config.bank, encoder=config.encoder, seed=seed, references=False,
-        device=config.device, network=network, **{k: v for k, v in asked.items() if v is not None},
+    plain = cell.run(
+        out=config.out / cell.name / f"seed-{seed}", seed=seed, data=config.data, bank=config.bank,
+        encoder=config.encoder, device=config.device, epochs=config.epochs,
+        batch_size=config.batch_size,
     )  # fmt: skip
+    if config.hidden_size is None:
+        return plain
+    return replace(plain, network=replace(plain.network, hidden_size=config.hidden_size))
 
 
 def baseline_config(config: Table1Config, name: str, seed: int) -> BaselineConfig:

@@ -100,21 +100,18 @@ class VariantsConfig:
 def variant_jobs(config: VariantsConfig, name: str, change: Change) -> list[Job]:
     """The runs of one variant, or of the plain model (a change of nothing)."""
     cell = CELLS[config.cell]
-    asked = {key: getattr(config, key) for key in ("epochs", "batch_size")}
-    plain = replace(
-        cell.config, data=config.data, bank=config.bank, encoder=config.encoder, references=False,
-        device=config.device, **{key: value for key, value in asked.items() if value is not None},
-    )  # fmt: skip
     folder = config.out / config.cell / name
     if name == PLAIN and config.plain is not None:
         folder = config.plain
-    return [
-        Job(
-            "train", cell.name,
-            change(replace(plain, out=folder / f"seed-{seed}", seed=seed)), cell.config,
+    runs = [
+        cell.run(
+            out=folder / f"seed-{seed}", seed=seed, data=config.data, bank=config.bank,
+            encoder=config.encoder, device=config.device, epochs=config.epochs,
+            batch_size=config.batch_size,
         )
         for seed in range(config.seeds)
     ]  # fmt: skip
+    return [Job("train", cell.name, change(run), cell.config) for run in runs]
 
 
 def variants(config: VariantsConfig) -> dict[str, Any]:

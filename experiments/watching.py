@@ -16,6 +16,7 @@ from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from encoders.bank import FeatureBank
 from encoders.engine import Encoder
+from experiments.cells import model_title
 from experiments.configs import TrainConfig
 from experiments.data import build_dataset
 from experiments.environment import build_env, build_source, describe_dataset
@@ -99,13 +100,6 @@ class OpenRun:
             "lattice": None if bank is None else len(bank.fixations),
             "dataset": describe_dataset(self.dataset),
         }
-
-
-def model_title(resolutions: Sequence[str], num_glimpses: int) -> str:
-    """A model in words: `high only, 1 glimpse`."""
-    order = [name for name in ("high", "medium", "low") if name in resolutions]
-    what = " + ".join(order) if len(order) > 1 else f"{order[0]} only"
-    return f"{what}, {num_glimpses} glimpse{'s' if num_glimpses > 1 else ''}"
 
 
 def run_titles(folders: Sequence[Path]) -> list[str]:

@@ -124,7 +124,7 @@ def test_an_interruption_reaches_the_jobs(
         "except KeyboardInterrupt:\n"
         "    (out / 'interrupted').touch()\n"
     )
-    asked = job(glimpse / "a")
+    asked, before = job(glimpse / "a"), signal.getsignal(signal.SIGTERM)
 
     def sleep(seconds: float) -> None:
         if (asked.folder / "up").exists():
@@ -134,6 +134,7 @@ def test_an_interruption_reaches_the_jobs(
     with pytest.raises(KeyboardInterrupt):
         run_jobs([asked], 1, 1)
     assert (asked.folder / "interrupted").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_room_never_gives_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
