@@ -38,6 +38,8 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
                 "Draw the paper's Figures 3, 5 and 6 from finished runs."),
     "attention": ("experiments.attention", "AttentionConfig", "attention",
                   "Say where agents look, against the dogs' boxes, and what it is worth."),
+    "benchmark": ("experiments.benchmark", "BenchmarkConfig", "benchmark",
+                  "Measure what the project claims about speed, on this machine."),
     "demo": ("experiments.demo", "DemoConfig", "demo",
              "Learn where to look on synthetic dogs, in a few minutes, nothing to download."),
 }  # fmt: skip
@@ -53,7 +55,8 @@ _GO_ON = {
         ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
     ),
     **dict.fromkeys(
-        ("evaluate", "report", "dedup", "figures", "attention"), "the same command begins again"
+        ("evaluate", "report", "dedup", "figures", "attention", "benchmark"),
+        "the same command begins again",
     ),
 }
 

@@ -1,0 +1,169 @@
+"""Timing side by side: interleaved windows, medians and quartiles, and a record of the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.runs import environment_record
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of those that are measured against one another."""
+
+    name: str
+    """What the table calls it."""
+    work: Callable[[], int]
+    """Do one piece of work, and return how many units it was (steps, patches, pictures)."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What else tells it apart, for the record."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Units a second of one contender, over its windows."""
+
+    windows: tuple[float, ...]
+    """Rate of each window, in the order measured."""
+    units: int
+    """Units done in all windows together."""
+
+    @property
+    def median(self) -> float:
+        """Median over the windows."""
+        return float(np.median(self.windows))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Lower and upper quartile over the windows."""
+        low, high = np.quantile(self.windows, (0.25, 0.75))
+        return float(low), float(high)
+
+    def record(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        low, high = self.quartiles
+        return {
+            "median": round(self.median, 2),
+            "quartiles": [round(low, 2), round(high, 2)],
+            "windows": [round(rate, 2) for rate in self.windows],
+            "units": self.units,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a benchmark found."""
+
+    claim: str
+    """One sentence."""
+    holds: bool
+    """Whether the measurement bears it out."""
+    header: tuple[str, ...]
+    """Columns of the table."""
+    rows: tuple[tuple[str, ...], ...]
+    """Its rows, ready to print."""
+    notes: tuple[str, ...]
+    """What a reader must know to judge the table, unfavourable things included."""
+    measured: dict[str, Any]
+    """The numbers behind the table, and the settings."""
+
+    def record(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "claim": self.claim,
+            "holds": self.holds,
+            "table": [list(row) for row in (self.header, *self.rows)],
+            "notes": list(self.notes),
+            **self.measured,
+        }
+
+    def markdown(self) -> str:
+        """The claim, the table and the notes."""
+        verdict = "It holds here." if self.holds else "It does not hold here."
+        lines = [f"**{self.claim}** {verdict}", ""]
+        lines += ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
+        lines.insert(3, "|---|" + "---:|" * (len(self.header) - 1))
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
+
+
+def interleave(
+    contenders: Sequence[Contender], *, windows: int, seconds: float, warm_up: int = 1
+) -> dict[str, Rate]:
+    """Measure contenders in turns, so that what else the machine does falls on all alike.
+
+    Args:
+        contenders: Each does its work at least once a window.
+        windows: Windows of each; the order is reversed every other round.
+        seconds: Least length of a window: work is repeated until then.
+        warm_up: Pieces of work of each, done before and not counted (allocation, compilation).
+
+    Raises:
+        ValueError: Two contenders of one name, or no window to measure.
+    """
+    names = [contender.name for contender in contenders]
+    if len(set(names)) < len(names) or windows < 1:
+        raise ValueError(
+            f"Give contenders different names and measure at least one window; got {names} and "
+            f"{windows} windows."
+        )
+    for contender in contenders:
+        for _ in range(warm_up):
+            contender.work()
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    units = dict.fromkeys(names, 0)
+    for number in range(windows):
+        for contender in contenders if number % 2 == 0 else reversed(contenders):
+            done, start = 0, time.perf_counter()
+            while True:
+                done += contender.work()
+                elapsed = time.perf_counter() - start
+                if elapsed >= seconds:
+                    break
+            rates[contender.name].append(done / elapsed)
+            units[contender.name] += done
+    return {name: Rate(tuple(rates[name]), units[name]) for name in names}
+
+
+def machine_record(packages: Sequence[str] = (), **facts: Any) -> dict[str, Any]:
+    """Versions (of the packages named too), processor, cores, threads and load at the start.
+
+    Take it before measuring: the load average then is what others do.
+    """
+    record = environment_record(**facts)
+    for name in packages:
+        try:
+            record["versions"][name] = version(name)
+        except PackageNotFoundError:
+            record["versions"][name] = "not installed"
+    affinity = getattr(os, "sched_getaffinity", None)
+    record["machine"] |= {
+        "processor_name": _processor_name(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "load_average_at_start": [round(load, 2) for load in _load_average()],
+    }
+    return record
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def _load_average() -> tuple[float, ...]:
+    try:
+        return os.getloadavg()
+    except (AttributeError, OSError):  # Windows has none
+        return ()
