@@ -84,7 +84,9 @@ class GlimpseNetwork(nn.Module):
     ) -> Float[Tensor, "B G"]:
         """Combine what was seen and where it was seen."""
         config, act = self.config, _ACTIVATIONS[self.config.activation]
-        features = dropout(_standardise(features, config), config.feature_dropout, generator)
+        features = dropout(
+            standardise(features, config.normalise_features), config.feature_dropout, generator
+        )
         what = act(self.image(features.flatten(1)))
         where = act(self.location(location))
         if self.combine is None:
@@ -173,7 +175,7 @@ class ContextNetwork(nn.Module):
 
     def forward(self, context: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
         """Start the upper deck; an LSTM's cell too, or its first gate would lose the context."""
-        context = _standardise(context, self.config)
+        context = standardise(context, self.config.normalise_features)
         start = _ACTIVATIONS[self.config.activation](self.linear(context))
         return (start, start) if self.config.core == "lstm" else (start,)
 
@@ -321,10 +323,11 @@ def _output(hidden: Hidden, deck: str) -> Tensor:
     return hidden[0]
 
 
-def _standardise(features: Tensor, config: TwoDeckConfig) -> Tensor:
-    if config.normalise_features == "none":
+def standardise(features: Float[Tensor, "*B D"], how: str) -> Float[Tensor, "*B D"]:
+    """Bring a patch's features to one scale; see `TwoDeckConfig.normalise_features`."""
+    if how == "none":
         return features
-    if config.normalise_features == "root":
+    if how == "root":
         # Power normalisation tames bursts (Perronnin et al. 2010).
         features = features.sign() * features.abs().sqrt()
     return functional.layer_norm(features, features.shape[-1:])

@@ -130,19 +130,23 @@ class FlatCodec(Codec):
 
 
 class LatticeCodec(Codec):
-    """One of side * side fixations, then the class."""
+    """One of side * side fixations, then the class; `flat`: one number, read as either."""
 
-    def __init__(self, own: spaces.Space, side: int) -> None:
+    def __init__(self, own: spaces.Space, side: int, flat: bool = False) -> None:
         """Read the sizes off the environment's action space."""
         super().__init__(own)
         if self.gaze_size == 3:
             raise ValueError("a lattice sets no zoom: make the environment with choose_scale=False")
-        self.points = lattice(side)
-        self.space = spaces.MultiDiscrete([len(self.points), self.num_classes])
+        self.points, self.flat = lattice(side), flat
+        self.space: spaces.Space = spaces.MultiDiscrete([len(self.points), self.num_classes])
+        if flat:
+            self.space = spaces.Discrete(max(len(self.points), self.num_classes))
 
     def decode(self, action: Any, lead: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return the environment's own action."""
         values = as_numpy("action", action)
+        if self.flat:
+            return self._decode_flat(values, lead)
         if values.dtype.kind not in "iu" or values.shape != (*lead, 2):
             raise InvalidAction(
                 f"the action is an array of integers of shape {(*lead, 2)}, not {values.dtype} of "
@@ -152,6 +156,22 @@ class LatticeCodec(Codec):
         if (point < 0).any() or (point >= len(self.points)).any():
             raise InvalidAction(f"the lattice point must be 0 to {len(self.points) - 1}")
         return {"fixation": self.points[point], "label": values[..., 1].astype(np.int64)}
+
+    def _decode_flat(self, values: np.ndarray, lead: tuple[int, ...]) -> dict[str, np.ndarray]:
+        # The environment takes no notice of the label while looking, nor of the place at the
+        # answer: one number can stand for both.
+        space = self.space
+        assert isinstance(space, spaces.Discrete)
+        if values.dtype.kind not in "iu" or values.shape != lead:
+            raise InvalidAction(
+                f"the action is an array of integers of shape {lead}, not {values.dtype} of shape "
+                f"{values.shape}"
+            )
+        number: Int64[np.ndarray, "*lead"] = values.astype(np.int64)
+        if (number < 0).any() or (number >= space.n).any():
+            raise InvalidAction(f"the action must be 0 to {space.n - 1}")
+        point = number % len(self.points)
+        return {"fixation": self.points[point], "label": number % self.num_classes}
 
 
 class GazeCodec(Codec):

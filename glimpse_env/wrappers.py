@@ -134,25 +134,27 @@ class VectorFlatAction(_VectorFace):
 class LatticeAction(_Face, RecordConstructorArgs):
     """Action as MultiDiscrete([side * side, K]): a cell of a square grid, and a class.
 
-    The fixation is the cell's centre; cells are numbered row by row from the top left.
+    The fixation is the cell's centre; cells are numbered row by row from the top left. With
+    `flat`, for algorithms that take one number only (DQN), it is Discrete(max(side * side, K)):
+    the number n is cell n modulo side * side while looking, and class n modulo K at the answer.
     """
 
-    def __init__(self, env: gym.Env, side: int) -> None:
+    def __init__(self, env: gym.Env, side: int, flat: bool = False) -> None:
         """Wrap a scalar environment; the grid has `side` cells a side.
 
         Raises:
             ValueError: If `side` is below 1, or the environment wants a scale.
         """
-        RecordConstructorArgs.__init__(self, side=side)
-        super().__init__(env, LatticeCodec(env.action_space, side))
+        RecordConstructorArgs.__init__(self, side=side, flat=flat)
+        super().__init__(env, LatticeCodec(env.action_space, side, flat))
 
 
 class VectorLatticeAction(_VectorFace):
     """`LatticeAction` for the vector environment."""
 
-    def __init__(self, env: VectorEnv, side: int) -> None:
+    def __init__(self, env: VectorEnv, side: int, flat: bool = False) -> None:
         """Wrap a vector environment; the grid has `side` cells a side."""
-        super().__init__(env, LatticeCodec(env.single_action_space, side))
+        super().__init__(env, LatticeCodec(env.single_action_space, side, flat))
 
 
 class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -156,3 +157,33 @@ def play(agent, steps, labels, *, deterministic=False, reward=None) -> Trajector
         next_observation=None,
         scales=torch.stack(scales[:-1]) if scales else None,
     )
+
+
+class AnswerInTurn(gym.Env):
+    """One look, then one answer, acted in `FlatAction`'s Box(2 + K). The cue says where and what.
+
+    The return is half for the right label, and half for a fixation near the cue's place.
+    """
+
+    observation_space = spaces.Dict(
+        {"cue": spaces.Box(0, 1, (4,)), "remaining": spaces.Box(0, 1, (1,))}
+    )
+    action_space: spaces.Space = spaces.Box(-1, 1, (6,))
+    places = np.array([[-0.6, -0.6], [0.6, -0.6], [-0.6, 0.6], [0.6, 0.6]], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.truth, self.near = int(self.np_random.integers(4)), 0.0
+        return self._observe(1.0), {}
+
+    def step(self, action):
+        if self.looking:
+            self.near = float(np.exp(-4 * np.square(action[:2] - self.places[self.truth]).sum()))
+            return self._observe(0.0), 0.0, False, False, {}
+        right = float(np.argmax(action[2:]) == self.truth)
+        return self._observe(0.0), (right + self.near) / 2, True, False, {}
+
+    def _observe(self, remaining):
+        self.looking = remaining > 0
+        cue = np.eye(4, dtype=np.float32)[self.truth]
+        return {"cue": cue, "remaining": np.array([remaining], np.float32)}

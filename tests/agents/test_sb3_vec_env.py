@@ -1,0 +1,235 @@
+"""The adapter against Stable-Baselines3's own vector environment over scalar environments."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+
+from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
+from glimpse_env.datasets.synthetic import SyntheticDogs
+from glimpse_env.env import DogsGlimpseEnv
+from glimpse_env.vector_env import DogsGlimpseVectorEnv
+from glimpse_env.wrappers import (
+    FlatAction,
+    VectorFlatAction,
+    VectorFlatObservation,
+    VectorLatticeAction,
+)
+
+N = 3
+
+
+class Mean(torch.nn.Module):
+    """Features of a patch: its mean colour, and how often it was called."""
+
+    calls = 0
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        Mean.calls += 1
+        return patches.mean((2, 3))
+
+
+def dataset() -> SyntheticDogs:
+    return SyntheticDogs("train", num_images=12)
+
+
+def vector(num_envs: int = N, **options) -> DogsGlimpseVectorEnv:
+    options = {"resolutions": ("low", "high"), "num_glimpses": 2, "encoder": Mean()} | options
+    return DogsGlimpseVectorEnv(num_envs, dataset=dataset(), **options)
+
+
+def scalars() -> DummyVecEnv:
+    def make(i: int):
+        options = {"resolutions": ("low", "high"), "num_glimpses": 2, "encoder": Mean()}
+        return FlatAction(DogsGlimpseEnv(dataset=dataset(), shard=(i, N), **options))
+
+    return DummyVecEnv([lambda i=i: make(i) for i in range(N)])
+
+
+def same(one, two) -> None:
+    """Equal in keys, values and types of numbers, but for clocks."""
+    if isinstance(one, dict):
+        assert set(one) == set(two)
+        for name in set(one) - {"t"}:
+            same(one[name], two[name])
+    else:
+        np.testing.assert_allclose(one, two, atol=1e-5)
+        assert np.asarray(one).dtype == np.asarray(two).dtype
+
+
+@pytest.mark.parametrize("array", ["numpy", "torch"])
+def test_steps_as_stable_baselines_own_vector_env(array) -> None:
+    adapted, plain = SB3VecEnv(VectorFlatAction(vector(array=array))), scalars()
+    adapted.seed(5)
+    plain.seed(5)
+    same(adapted.reset(), plain.reset())
+    assert adapted.reset_infos == plain.reset_infos
+    adapted.action_space.seed(0)
+    for _ in range(10):
+        actions = np.stack([adapted.action_space.sample() for _ in range(N)])
+        (observation, rewards, dones, infos), expected = adapted.step(actions), plain.step(actions)
+        same(observation, expected[0])
+        np.testing.assert_array_equal(rewards, expected[1])
+        assert rewards.dtype == expected[1].dtype and dones.dtype == expected[2].dtype
+        np.testing.assert_array_equal(dones, expected[2])
+        for mine, its in zip(infos, expected[3], strict=True):
+            episode = mine.pop("episode", None)
+            assert (episode is not None) == ("terminal_observation" in its)
+            same(mine, its)
+        same(adapted.reset_infos[0], plain.reset_infos[0])
+    same(adapted.reset(), plain.reset())  # the walk goes on: no seed this time
+
+
+def test_an_ended_episode_is_summed_up() -> None:
+    env = SB3VecEnv(VectorFlatAction(vector()))
+    env.seed(0)
+    env.reset()
+    actions = np.zeros((N, *env.action_space.shape), np.float32)
+    for _ in range(2):
+        _, _, dones, infos = env.step(actions)
+        assert not dones.any() and all("episode" not in info for info in infos)
+    _, rewards, dones, infos = env.step(actions)
+    assert dones.all()
+    for info, reward in zip(infos, rewards, strict=True):
+        assert info["episode"]["r"] == reward and info["episode"]["l"] == 3
+        assert info["is_success"] == bool(reward) and info["TimeLimit.truncated"] is False
+    assert len({id(info) for info in infos}) == N
+
+
+def test_one_encoder_call_a_step_for_all_environments() -> None:
+    env = SB3VecEnv(VectorFlatAction(vector(num_envs=6)))
+    env.reset()
+    Mean.calls = 0
+    env.step(np.zeros((6, *env.action_space.shape), np.float32))
+    assert Mean.calls == 1
+
+
+def test_observations_of_earlier_steps_are_left_alone() -> None:
+    env = SB3VecEnv(VectorFlatAction(vector(array="torch")))
+    first = env.reset()
+    kept = {name: value.copy() for name, value in first.items()}
+    for _ in range(4):
+        env.step(np.ones((N, *env.action_space.shape), np.float32))
+    same(first, kept)
+
+
+def test_attributes_and_methods_reach_the_environment_behind() -> None:
+    env = SB3VecEnv(VectorFlatAction(vector(render_mode="rgb_array")))
+    names = env.get_attr("class_names", indices=[0, 2])
+    assert len(names) == 2 and names[0] == vector().class_names
+    assert env.has_attr("dataset") and not env.has_attr("no_such_thing")
+    assert len(env.env_method("snap_scale", np.zeros(1, np.float32))) == N
+    assert env.env_is_wrapped(VectorFlatAction) == [True] * N
+    assert env.env_is_wrapped(VectorLatticeAction, indices=0) == [False]
+    env.set_attr("note", 7)
+    assert env.get_attr("note") == [7] * N
+    with pytest.raises(ValueError, match="Leave indices out"):
+        env.set_attr("note", 8, indices=[0])
+    env.reset()
+    assert env.render().ndim == 3 and len(env.get_images()) == N
+    env.close()
+    env.close()
+
+
+def test_options_are_for_one_reset() -> None:
+    env = SB3VecEnv(VectorFlatAction(vector()))
+    env.set_options([{"image": i + 4} for i in range(N)])
+    env.reset()
+    assert [info["image"] for info in env.reset_infos] == [4, 5, 6]
+    env.set_options({"image": 9})
+    env.reset()
+    assert [info["image"] for info in env.reset_infos] == [9] * N
+    env.set_options([{"image": 1}, {}, {}])
+    with pytest.raises(ValueError, match="same options"):
+        env.reset()
+
+
+def test_what_stable_baselines_cannot_use_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match="VectorFlatAction"):
+        SB3VecEnv(vector())
+    with pytest.raises(ValueError, match="SAME_STEP"):
+        SB3VecEnv(VectorFlatAction(vector(autoreset_mode="NEXT_STEP")))
+    with pytest.raises(TypeError, match="make_vec"):
+        SB3VecEnv(FlatAction(DogsGlimpseEnv(dataset=dataset(), encoder=Mean())))
+
+
+def test_any_gymnasium_vector_env_can_be_adapted() -> None:
+    from functools import partial
+
+    from gymnasium.vector import SyncVectorEnv
+
+    envs = SyncVectorEnv(
+        [partial(gym.make, "CartPole-v1")] * 2, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    plain = DummyVecEnv([partial(gym.make, "CartPole-v1")] * 2)
+    adapted = SB3VecEnv(envs)
+    adapted.seed(1)
+    plain.seed(1)
+    same(adapted.reset(), plain.reset())
+    for _ in range(40):
+        (observation, *rest, infos), expected = adapted.step(np.ones(2, int)), plain.step([1, 1])
+        same(observation, expected[0])
+        np.testing.assert_array_equal(rest, expected[1:3])
+        for mine, its in zip(infos, expected[3], strict=True):
+            mine.pop("episode", None)
+            same(mine, its)
+
+
+ALGORITHMS = [
+    (PPO, "MultiInputPolicy", VectorFlatAction, {"n_steps": 6, "batch_size": 18, "n_epochs": 1}),
+    (PPO, HybridPolicy, VectorFlatAction, {"n_steps": 6, "batch_size": 18, "n_epochs": 1}),
+    (A2C, HybridPolicy, VectorFlatAction, {"n_steps": 6}),
+    (A2C, "MultiInputPolicy", lambda e: VectorLatticeAction(e, 3), {"n_steps": 6}),
+    (SAC, "MultiInputPolicy", VectorFlatAction, {"learning_starts": 6, "batch_size": 6}),
+    (TD3, "MultiInputPolicy", VectorFlatAction, {"learning_starts": 6, "batch_size": 6}),
+    (DQN, "MultiInputPolicy", lambda e: VectorLatticeAction(e, 3, flat=True),
+     {"learning_starts": 6, "batch_size": 6}),
+    (RecurrentPPO, "MultiInputLstmPolicy", VectorFlatAction,
+     {"n_steps": 6, "batch_size": 18, "n_epochs": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm, policy, face, settings", ALGORITHMS)
+def test_stock_algorithms_train_save_and_play_again(algorithm, policy, face, settings, tmp_path):
+    env = SB3VecEnv(face(vector(array="torch")))
+    kwargs = {"features_extractor_class": GlimpseExtractor}
+    if algorithm in (SAC, TD3, DQN):
+        settings = settings | {"buffer_size": 100}
+    model = algorithm(policy, env, policy_kwargs=kwargs, seed=0, device="cpu", **settings)
+    before = {name: value.clone() for name, value in model.policy.state_dict().items()}
+    model.learn(36)
+    after = model.policy.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert model.ep_success_buffer is not None and len(model.ep_success_buffer) > 0
+    model.save(tmp_path / "model")
+    again = algorithm.load(tmp_path / "model", env=env, device="cpu")
+    env.seed(2)
+    observation = env.reset()
+    np.testing.assert_allclose(
+        model.predict(observation, deterministic=True)[0],
+        again.predict(observation, deterministic=True)[0],
+        atol=1e-6,
+    )
+
+
+def test_stable_baselines_own_wrappers_and_evaluation_work_on_it() -> None:
+    env = VecMonitor(SB3VecEnv(VectorFlatAction(vector())))
+    model = PPO("MultiInputPolicy", env, n_steps=6, batch_size=18, n_epochs=1)
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=6)
+    assert 0 <= mean <= 1
+    flat = VecNormalize(SB3VecEnv(VectorFlatObservation(VectorFlatAction(vector()))))
+    assert flat.reset().shape[0] == N
+
+
+def test_loading_with_other_spaces_says_so() -> None:
+    model = PPO("MultiInputPolicy", SB3VecEnv(VectorFlatAction(vector())), n_steps=6, batch_size=18)
+    other = SB3VecEnv(VectorFlatAction(vector(resolutions=("low",))))
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        model.set_env(other)
