@@ -7,11 +7,17 @@ here each becomes a row of its own, and the LSTM runs once over all of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from sb3_contrib.common.recurrent.policies import RecurrentMultiInputActorCriticPolicy
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+
+from agents.sb3.policies import HybridActions
 
 LSTMStates = tuple[Tensor, Tensor]
 """Hidden and cell state, each `[layers, n_seq, hidden]`."""
@@ -43,10 +49,11 @@ def run_lstm(
     starts = episode_starts.reshape(n_seq, -1) != 0
     going_on = (~starts[:, 0]).to(states[0].dtype).view(1, n_seq, 1)
     hidden, cell = (going_on * states[0], going_on * states[1])
-    if not bool(starts[:, 1:].any()):
+    with _plain_products() if features.device.type == "cpu" else nullcontext():
+        if bool(starts[:, 1:].any()):
+            return _run_rows(sequences.flatten(0, 1), (hidden, cell), starts, lstm)
         outputs, after = lstm(sequences.transpose(0, 1), (hidden, cell))
-        return outputs.transpose(0, 1).flatten(0, 1), after
-    return _run_rows(sequences.flatten(0, 1), (hidden, cell), starts, lstm)
+    return outputs.transpose(0, 1).flatten(0, 1), after
 
 
 def _run_rows(
@@ -78,6 +85,20 @@ def _run_rows(
     return outputs.data[order.argsort()], (hidden[:, rank[last]], cell[:, rank[last]])
 
 
+@contextmanager
+def _plain_products() -> Iterator[None]:
+    """Let the LSTM use plain matrix products instead of oneDNN's kernel, made for long sequences.
+
+    Forwards and backwards, over our few steps and wide features, that one took twice the time.
+    """
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
+
+
 class FastSequences:
     """Mixin for any of sb3-contrib's recurrent policies: put it first among the bases."""
 
@@ -93,3 +114,20 @@ class FastRecurrentMultiInputPolicy(FastSequences, RecurrentMultiInputActorCriti
 
     RecurrentPPO(FastRecurrentMultiInputPolicy, SB3VecEnv(env))
     """
+
+
+class HybridRecurrentPolicy(HybridActions, FastSequences, RecurrentMultiInputActorCriticPolicy):
+    """Gaussian fixation and categorical label behind an LSTM, for RecurrentPPO.
+
+    RecurrentPPO(HybridRecurrentPolicy, SB3VecEnv(VectorFlatAction(envs)))
+    """
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # sb3-contrib leaves these out, so that a policy saved by itself comes back 256 wide.
+        return super()._get_constructor_parameters() | {
+            "lstm_hidden_size": self.lstm_actor.hidden_size,
+            "n_lstm_layers": self.lstm_actor.num_layers,
+            "shared_lstm": self.shared_lstm,
+            "enable_critic_lstm": self.enable_critic_lstm,
+            "lstm_kwargs": self.lstm_kwargs,
+        }

@@ -9,10 +9,15 @@ import torch
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
-from agents.sb3.recurrent import FastRecurrentMultiInputPolicy, run_lstm
+from agents.sb3.recurrent import (
+    FastRecurrentMultiInputPolicy,
+    HybridRecurrentPolicy,
+    run_lstm,
+)
 
 stock = RecurrentActorCriticPolicy._process_sequence
 
@@ -153,3 +158,128 @@ def test_it_is_saved_and_predicts_with_its_memory(tmp_path):
     np.testing.assert_array_equal(first, third)
     fourth, _ = model.predict(observation, state, ~begun, deterministic=True)
     assert not np.array_equal(first, fourth)
+
+
+class Recall(gymnasium.Env):
+    """The class is shown once, before the first look; the answer comes two looks later."""
+
+    num_classes = 4
+    observation_space = spaces.Dict(
+        {
+            "context": spaces.Box(0, 1, (num_classes,), np.float32),
+            "remaining": spaces.Box(0, 1, (1,), np.float32),
+        }
+    )
+    action_space = spaces.Box(-1, 1, (2 + num_classes,), np.float32)
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def reset(self, *, seed=None, options=None):
+        self.taken, self.label = 0, self.rng.integers(self.num_classes)
+        return self._look(), {}
+
+    def step(self, action):
+        if self.taken == 2:
+            right = action[2:].argmax() == self.label
+            return self._look(), float(right), True, False, {"is_success": bool(right)}
+        self.taken += 1
+        return self._look(), 0.0, False, False, {}
+
+    def _look(self):
+        shown = np.eye(self.num_classes, dtype=np.float32)[self.label] * (self.taken == 0)
+        remaining = np.array([1 - self.taken / 2], np.float32)
+        return {"context": shown.astype(np.float32), "remaining": remaining}
+
+
+def recall(policy=HybridRecurrentPolicy, steps=0, **options):
+    env = DummyVecEnv([lambda seed=seed: Recall(seed) for seed in range(16)])
+    model = RecurrentPPO(
+        policy, env, n_steps=24, batch_size=384, n_epochs=6, learning_rate=1e-2, gamma=1.0,
+        seed=0, device="cpu", policy_kwargs={"lstm_hidden_size": 24} | options,
+    )  # fmt: skip
+    return model.learn(steps) if steps else model
+
+
+def play(model, episodes=64):
+    """Share of right answers of the policy without noise, carrying its memory."""
+    env, right = Recall(99), 0
+    for _ in range(episodes):
+        observation, _ = env.reset()
+        state, start, done = None, np.ones(1, bool), False
+        while not done:
+            action, state = model.predict(observation, state, start, deterministic=True)
+            observation, reward, done, _, _ = env.step(action)
+            start = np.zeros(1, bool)
+        right += reward
+    return right / episodes
+
+
+def test_the_hybrid_policy_learns_to_remember():
+    assert play(recall()) < 0.6
+    assert play(recall(steps=8000)) > 0.95
+
+
+def rollout_inputs(model, batch=12):
+    g = torch.Generator().manual_seed(3)
+    obs = {
+        "context": torch.rand(batch, 4, generator=g),
+        "remaining": torch.tensor([1.0, 0.5, 0.0]).repeat(batch // 3)[:, None],
+    }
+    zeros = torch.zeros(1, batch, 24)
+    states = RNNStates((zeros, zeros), (zeros, zeros))
+    return obs, states, torch.ones(batch)
+
+
+@pytest.mark.parametrize("mask_idle", [True, False])
+def test_log_probability_and_entropy_against_closed_forms(mask_idle):
+    policy = recall(mask_idle=mask_idle, log_std_init=-0.5).policy
+    obs, states, starts = rollout_inputs(policy)
+    actions, values, log_prob, _ = policy(obs, states, starts)
+    assert actions.shape == (12, 6) and torch.equal(actions[:, 2:].sum(1), torch.ones(12))
+    again, evaluated, entropy = policy.evaluate_actions(obs, actions, states, starts)
+    torch.testing.assert_close(again, values)
+    torch.testing.assert_close(evaluated, log_prob)
+
+    latent, _ = run_lstm(policy.extract_features(obs), states.pi, starts, policy.lstm_actor)
+    raw = policy.action_net(policy.mlp_extractor.forward_actor(latent))
+    where = torch.distributions.Normal(raw[:, :2], float(np.exp(-0.5)))
+    what = torch.distributions.Categorical(logits=raw[:, 2:])
+    label = actions[:, 2:].argmax(1)
+    parts = [where.log_prob(actions[:, :2]).sum(1), what.log_prob(label)]
+    entropies = [where.entropy().sum(1), what.entropy()]
+    last = obs["remaining"][:, 0] == 0
+    if mask_idle:
+        expected = torch.where(last, parts[1], parts[0])
+        expected_entropy = torch.where(last, entropies[1], entropies[0])
+    else:
+        expected, expected_entropy = sum(parts), sum(entropies)
+    torch.testing.assert_close(log_prob, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy, expected_entropy, rtol=1e-5, atol=1e-5)
+
+
+def test_a_hybrid_policy_saved_by_itself_comes_back(tmp_path):
+    policy = recall(mask_idle=False, n_lstm_layers=2).policy
+    policy.save(tmp_path / "policy.zip")
+    again = HybridRecurrentPolicy.load(tmp_path / "policy.zip", device="cpu")
+    assert again.lstm_actor.hidden_size == 24 and again.mask_idle is False
+    observation, _ = Recall(5).reset()
+    first, _ = policy.predict(observation, deterministic=True)
+    second, _ = again.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_dict_of_actions_is_refused_with_the_remedy():
+    actions = spaces.Dict({"label": spaces.Discrete(4)})
+    with pytest.raises(TypeError, match="FlatAction"):
+        HybridRecurrentPolicy(Recall.observation_space, actions, lambda _: 1e-3)
+
+
+def test_onednn_is_as_it_was():
+    before = torch.backends.mkldnn.enabled
+    lstm, features, states, starts = draw(2, 3, 0.3)
+    run_lstm(features, states, starts, lstm)
+    assert torch.backends.mkldnn.enabled == before
+    with pytest.raises(RuntimeError):
+        run_lstm(features.float(), states, starts, lstm)  # the LSTM is of double precision
+    assert torch.backends.mkldnn.enabled == before
