@@ -6,6 +6,7 @@ from typing import Any
 
 from agents.sb3.distribution import HybridDistribution
 from agents.sb3.features import GlimpseExtractor
+from agents.sb3.loading import load
 from agents.sb3.policies import HybridPolicy
 from agents.sb3.vec_env import SB3VecEnv
 
@@ -15,6 +16,7 @@ __all__ = [
     "HybridPolicy",
     "HybridRecurrentPolicy",  # pyright: ignore[reportUnsupportedDunderAll]
     "SB3VecEnv",
+    "load",
 ]
 
 

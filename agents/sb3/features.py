@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from gymnasium import spaces
@@ -46,11 +46,20 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         shapes: dict[str, tuple[int, ...]] = {
             name: getattr(part, "shape", None) or () for name, part in parts.items()
         }
-        if not {"context", "glimpse"} <= set(parts) or len(shapes["glimpse"]) != 1:
+        joined = {"context", "glimpse"} <= set(parts) and (
+            len(shapes["context"]) == len(shapes["glimpse"]) == 1
+            and shapes["glimpse"][0] % shapes["context"][0] == 0
+        )
+        if not joined:
             raise ValueError(
                 "GlimpseExtractor reads the features of a flat face (context [D], glimpse "
                 f"[S * D]), not {observation_space}: wrap the environment with FlatAction or "
                 "another face of glimpse_env.wrappers, made with observation='features'."
+            )
+        if normalise_features not in get_args(Normalisation):
+            raise ValueError(
+                f"normalise_features is one of {get_args(Normalisation)}, not "
+                f"{normalise_features!r}."
             )
         size, num_patches = shapes["context"][0], shapes["glimpse"][0] // shapes["context"][0]
         others = [name for name in ("fixation", "remaining") if name in parts]

@@ -54,7 +54,8 @@ class HybridActions:
         if self.num_classes < 1:
             raise ValueError(
                 f"an action of {action_space.shape[0]} numbers has no class beside "
-                f"{num_coordinates} coordinates"
+                f"{num_coordinates} coordinates: wrap the environment with FlatAction, and set "
+                "num_coordinates to 3 with choose_scale, else to 2."
             )
         self._answering: Tensor | None = None
         super().__init__(observation_space, action_space, *args, **kwargs)  # type: ignore[call-arg]
@@ -76,8 +77,15 @@ class HybridActions:
 
     def _notice(self, obs: Any) -> None:
         """Keep which rows answer until the distribution is made of the same observation."""
-        known = self.mask_idle and isinstance(obs, dict) and "remaining" in obs
-        self._answering = obs["remaining"].reshape(-1) <= 0 if known else None
+        self._answering = None
+        if self.mask_idle and isinstance(obs, dict) and "remaining" in obs:
+            remaining = obs["remaining"].reshape(-1)
+            if (remaining < 0).any():
+                raise ValueError(
+                    "'remaining' is below 0, so what rows answer cannot be told: leave it out of "
+                    "VecNormalize (norm_obs_keys=['context', 'glimpse']), or set mask_idle=False."
+                )
+            self._answering = remaining == 0
 
     def forward(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Act: as the base class."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
@@ -57,11 +58,13 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> Any:
         """Start all episodes anew, with the seeds and options set since the last reset."""
-        options = _merged(self._options)
-        seeds: Any = None if self._seeds[0] is None else list(self._seeds)
-        observation, infos = self.env.reset(seed=seeds, options=options or None)
+        options, seeds = self._options, list(self._seeds)
         self._reset_seeds()
         self._reset_options()
+        observation, infos = self.env.reset(
+            seed=None if seeds[0] is None else seeds,  # type: ignore[arg-type]
+            options=_merged(options) or None,
+        )
         self._returns[:], self._lengths[:] = 0.0, 0
         self.reset_infos = _rows(infos, self.num_envs)
         return _arrays(observation)
@@ -78,37 +81,34 @@ class SB3VecEnv(VecEnv):
         dones = np.logical_or(terminated, truncated)
         self._returns += rewards
         self._lengths += 1
-        ended = np.flatnonzero(dones)
-        if len(ended):
-            rows = self._ended(infos, ended, truncated & ~terminated)
+        ended = np.flatnonzero(dones).tolist()
+        if ended:
+            rows = self._ended(infos, ended, (truncated & ~terminated).tolist())
         else:
-            rows = _rows(infos, self.num_envs)
-            for row in rows:
-                row["TimeLimit.truncated"] = False
+            rows = _rows(infos | {"TimeLimit.truncated": [False] * self.num_envs}, self.num_envs)
         return _arrays(observation), rewards, dones, rows
 
     def _ended(
-        self, infos: dict[str, Any], ended: np.ndarray, cut: np.ndarray
+        self, infos: dict[str, Any], ended: list[int], cut: list[bool]
     ) -> list[dict[str, Any]]:
         """Infos of a step in which episodes ended."""
-        final = infos.get("final_info", {})
         begun = {k: v for k, v in infos.items() if not k.removeprefix("_").startswith("final_")}
-        rows, finals = _rows(begun, self.num_envs), _rows(final, self.num_envs)
+        rows = _rows(begun, self.num_envs)
+        finals = _rows(infos.get("final_info", {}), self.num_envs)
+        last = _last(infos["final_obs"], ended)
         seconds = round(time.monotonic() - self._begun, 6)
-        for row in range(self.num_envs):
-            rows[row]["TimeLimit.truncated"] = bool(cut[row])
-        for row in ended.tolist():
+        for row, observation in zip(ended, last, strict=True):
             self.reset_infos[row] = rows[row]
-            self.reset_infos[row].pop("TimeLimit.truncated")
             rows[row] = finals[row] | {
-                "TimeLimit.truncated": bool(cut[row]),
-                "terminal_observation": _arrays(infos["final_obs"][row]),
+                "terminal_observation": observation,
                 "episode": {
                     "r": round(float(self._returns[row]), 6),
                     "l": int(self._lengths[row]),
                     "t": seconds,
                 },
             }
+        for row, info in enumerate(rows):
+            info["TimeLimit.truncated"] = cut[row]
         self._returns[ended], self._lengths[ended] = 0.0, 0
         return rows
 
@@ -241,20 +241,53 @@ def _arrays(observation: Any) -> Any:
     return _array(observation)
 
 
+def _last(final: Any, ended: list[int]) -> list[Any]:
+    """The last observation of each row that ended; tensors are copied off their device at once."""
+    if isinstance(final, dict):
+        return _split({name: _array(value)[ended] for name, value in final.items()})
+    if isinstance(final, Tensor) or final.dtype != object:
+        return list(_array(final)[ended])
+    rows = [final[row] for row in ended]
+    if isinstance(rows[0], Tensor):
+        return list(_array(torch.stack(rows)))
+    if isinstance(rows[0], dict) and isinstance(next(iter(rows[0].values())), Tensor):
+        return _split({name: _array(torch.stack([r[name] for r in rows])) for name in rows[0]})
+    return rows
+
+
+def _split(observation: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    columns = zip(*observation.values(), strict=True)
+    return [dict(zip(observation, each, strict=True)) for each in columns]
+
+
 def _rows(infos: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """An info for each row from those of the batch, without what a row does not have."""
-    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    everywhere: dict[str, Any] = {}
+    somewhere: dict[str, tuple[Any, np.ndarray]] = {}
     for name, values in infos.items():
-        if name.startswith("_"):
+        if name.startswith("_") and name[1:] in infos:
             continue
         mask = infos.get(f"_{name}")
-        if isinstance(values, dict):
-            values = _rows(values, count)
-        elif isinstance(values, Tensor):
-            values = _array(values)
-        have = range(count) if mask is None else np.flatnonzero(mask).tolist()
-        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype != object:
-            values = values.tolist()
-        for row in have:
+        if mask is None or np.all(mask):
+            everywhere[name] = _column(values, count)
+        else:
+            somewhere[name] = _column(values, count), np.flatnonzero(mask)
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    if everywhere:
+        names, columns = everywhere.keys(), everywhere.values()
+        rows = [dict(zip(names, each, strict=True)) for each in zip(*columns, strict=True)]
+    for name, (values, having) in somewhere.items():
+        for row in having.tolist():
             rows[row][name] = values[row]
     return rows
+
+
+def _column(values: Any, count: int) -> Any:
+    """One value a row; what has another length belongs to all rows."""
+    if isinstance(values, dict):
+        return _rows(values, count)
+    if isinstance(values, Tensor):
+        values = _array(values)
+    if not isinstance(values, (np.ndarray, list, tuple)) or len(values) != count:
+        return [values] * count
+    return values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else values

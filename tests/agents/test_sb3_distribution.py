@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch.distributions import Categorical, Normal
 from torch.nn.functional import one_hot
 
@@ -185,3 +185,11 @@ def test_other_action_spaces_are_refused_with_the_remedy() -> None:
         PPO(HybridPolicy, AnswerInTurn(), policy_kwargs={"num_coordinates": 6})
     with pytest.raises(ValueError, match="use_sde"):
         PPO(HybridPolicy, AnswerInTurn(), use_sde=True)
+
+
+def test_an_observation_that_was_rescaled_is_refused() -> None:
+    model = PPO(HybridPolicy, VecNormalize(DummyVecEnv([AnswerInTurn])), n_steps=8, batch_size=8)
+    with pytest.raises(ValueError, match="norm_obs_keys"):
+        model.learn(8)
+    env = VecNormalize(DummyVecEnv([AnswerInTurn]), norm_obs_keys=["cue"])
+    PPO(HybridPolicy, env, n_steps=8, batch_size=8, n_epochs=1).learn(8)

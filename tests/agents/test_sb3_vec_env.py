@@ -18,6 +18,7 @@ from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 from glimpse_env.wrappers import (
     FlatAction,
+    VectorFixationOnly,
     VectorFlatAction,
     VectorFlatObservation,
     VectorLatticeAction,
@@ -220,7 +221,8 @@ def test_stock_algorithms_train_save_and_play_again(algorithm, policy, face, set
 
 
 def test_stable_baselines_own_wrappers_and_evaluation_work_on_it() -> None:
-    env = VecMonitor(SB3VecEnv(VectorFlatAction(vector())))
+    with pytest.warns(UserWarning, match="already wrapped"):  # it is not needed
+        env = VecMonitor(SB3VecEnv(VectorFlatAction(vector())))
     model = PPO("MultiInputPolicy", env, n_steps=6, batch_size=18, n_epochs=1)
     mean, _ = evaluate_policy(model, env, n_eval_episodes=6)
     assert 0 <= mean <= 1
@@ -233,3 +235,101 @@ def test_loading_with_other_spaces_says_so() -> None:
     other = SB3VecEnv(VectorFlatAction(vector(resolutions=("low",))))
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         model.set_env(other)
+
+
+class Given(gym.vector.VectorEnv):
+    """Steps that are told beforehand."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    num_envs, render_mode = 3, None
+    single_observation_space = gym.spaces.Dict({"a": gym.spaces.Box(-9, 9, (2,))})
+    single_action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, *steps) -> None:
+        self.steps = list(steps)
+
+    def reset(self, *, seed=None, options=None):
+        return {"a": np.zeros((3, 2), np.float32)}, {}
+
+    def step(self, actions):
+        ended, cut, infos = self.steps.pop(0)
+        a = np.full((3, 2), 7, np.float32)
+        return {"a": a}, np.arange(3.0), np.array(ended), np.array(cut), infos
+
+
+LAST = np.arange(6, dtype=np.float32).reshape(3, 2)
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        np.array([{"a": LAST[0]}, None, {"a": LAST[2]}], dtype=object),
+        np.array([{"a": torch.tensor(LAST[0])}, None, {"a": torch.tensor(LAST[2])}], dtype=object),
+        {"a": LAST},
+        {"a": torch.tensor(LAST)},
+    ],
+    ids=["arrays", "tensors", "batch of arrays", "batch of tensors"],
+)
+def test_some_episodes_end_and_some_are_cut_off(final):
+    mask = np.array([True, False, True])
+    infos = {
+        "final_obs": final,
+        "_final_obs": mask,
+        "final_info": {"x": np.array([4, 0, 6]), "_x": mask},
+        "_final_info": mask,
+        "y": np.array([1.5, 2.5, 3.5]),
+        "_y": np.array([True, True, False]),
+        "nested": {"z": np.array([1, 2, 3]), "_z": np.array([False, True, False])},
+        "_nested": np.array([False, True, False]),
+        "for all": "note",
+    }
+    no = [False] * 3
+    env = SB3VecEnv(Given((no, no, {}), ([True, False, False], [False, False, True], infos)))
+    env.reset()
+    env.step(np.zeros(3, int))
+    _, _, dones, rows = env.step(np.zeros(3, int))
+    assert dones.tolist() == [True, False, True]
+    for row, cut in ((0, False), (2, True)):
+        last = rows[row].pop("terminal_observation")
+        assert isinstance(last["a"], np.ndarray)
+        np.testing.assert_array_equal(last["a"], LAST[row])
+        episode = rows[row].pop("episode")
+        assert (episode["r"], episode["l"]) == (2.0 * row, 2)
+        assert rows[row] == {"x": 4 + row, "TimeLimit.truncated": cut}
+    assert rows[1] == {
+        "y": 2.5, "nested": {"z": 2}, "for all": "note", "TimeLimit.truncated": False,
+    }  # fmt: skip
+    assert env.reset_infos[0] == {"y": 1.5, "for all": "note"}
+    assert env.reset_infos[2] == {"for all": "note"}
+
+
+def test_options_that_do_not_fit_are_forgotten():
+    env = SB3VecEnv(VectorFlatAction(vector()))
+    env.set_options({"image": 999})
+    with pytest.raises(ValueError, match="image"):
+        env.reset()
+    env.reset()
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_pixels_and_a_chosen_scale_train_too(algorithm):
+    env = SB3VecEnv(
+        VectorFlatAction(
+            vector(observation="pixels", choose_scale=True, encoder=None, resolutions=("low",))
+        )
+    )
+    if algorithm is PPO:
+        model = PPO(HybridPolicy, env, n_steps=3, batch_size=9, n_epochs=1,
+                    policy_kwargs={"num_coordinates": 3})  # fmt: skip
+        assert model.policy.num_classes == len(env.get_attr("class_names")[0])
+    else:
+        model = SAC("MultiInputPolicy", env, learning_starts=3, batch_size=2, buffer_size=20)
+    assert model.learn(9).num_timesteps >= 9
+
+
+def test_only_where_to_look_can_be_learnt():
+    classes = len(vector().class_names)
+    face = VectorFixationOnly(vector(), lambda history: np.eye(classes)[[1] * N])
+    model = SAC("MultiInputPolicy", SB3VecEnv(face), learning_starts=3, batch_size=6,
+                buffer_size=50)  # fmt: skip
+    assert model.learn(12).ep_info_buffer[0]["l"] == 2

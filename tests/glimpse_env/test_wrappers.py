@@ -50,6 +50,10 @@ def classifier(history: dict[str, Any]) -> np.ndarray:
 FACES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "flat action": (FlatAction, VectorFlatAction),
     "lattice": (lambda env: LatticeAction(env, 5), lambda env: VectorLatticeAction(env, 5)),
+    "flat lattice": (
+        lambda env: LatticeAction(env, 3, flat=True),
+        lambda env: VectorLatticeAction(env, 3, flat=True),
+    ),
     "flat observation": (FlatObservation, VectorFlatObservation),
     "both": (
         lambda env: FlatObservation(FlatAction(env)),
@@ -109,6 +113,25 @@ def test_a_lattice_action_looks_at_the_centres_of_cells():
     np.testing.assert_allclose(seen, expected, atol=1e-6)
     truth = int(env.unwrapped.dataset.labels[0])
     assert env.step(np.array([0, truth]))[1] == 1.0
+
+
+@pytest.mark.parametrize("side, count", [(3, K), (5, 25)])
+def test_one_number_is_a_cell_while_looking_and_a_class_at_the_answer(side, count):
+    env = LatticeAction(DogsGlimpseEnv(**options(num_glimpses=count)), side, flat=True)
+    pairs = LatticeAction(DogsGlimpseEnv(**options(num_glimpses=count)), side)
+    assert env.action_space == spaces.Discrete(count)
+    env.reset(seed=0), pairs.reset(seed=0)
+    for number in range(count):
+        cell = np.array([number % side**2, 0])
+        np.testing.assert_array_equal(
+            env.step(number)[0]["fixation"], pairs.step(cell)[0]["fixation"]
+        )
+    truth = int(env.unwrapped.dataset.labels[0])
+    assert env.step(np.int64(count - K + (truth - count) % K))[1] == 1.0
+    env.reset(options={"image": 0})
+    for _ in range(count):
+        env.step(0)
+    assert env.step((truth + 1) % K)[1] == 0.0
 
 
 @pytest.mark.parametrize("observation", ["features", "pixels", "both"])
@@ -283,7 +306,9 @@ def test_vector_faces_pass_tensors_through(face):
 
 
 @pytest.mark.parametrize("observation", ["features", "pixels", "both"])
-@pytest.mark.parametrize("face", ["flat action", "lattice", "both", "fixation only"])
+@pytest.mark.parametrize(
+    "face", ["flat action", "lattice", "flat lattice", "both", "fixation only"]
+)
 def test_stable_baselines_checker_passes_without_a_warning(face, observation):
     env = gymnasium.make(
         "SyntheticDogsGlimpse-v0",
@@ -295,7 +320,7 @@ def test_stable_baselines_checker_passes_without_a_warning(face, observation):
         sb3_check_env(FACES[face][0](env), skip_render_check=False)
 
 
-@pytest.mark.parametrize("face", ["flat action", "lattice", "fixation only"])
+@pytest.mark.parametrize("face", ["flat action", "lattice", "flat lattice", "fixation only"])
 def test_stable_baselines_trains(face):
     env = FACES[face][0](DogsGlimpseEnv(**options("train", observation="features", num_glimpses=1)))
     model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, n_epochs=1, device="cpu", seed=0)
@@ -305,7 +330,7 @@ def test_stable_baselines_trains(face):
 
 def test_wrapped_specs_make_the_same_wrappers_again():
     env = gymnasium.make("SyntheticDogsGlimpse-v0", observation="pixels")
-    env = FlatObservation(LatticeAction(env, side=4))
+    env = FlatObservation(LatticeAction(env, side=4, flat=True))
     assert env.spec is not None
     again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.action_space == env.action_space
@@ -340,6 +365,14 @@ def test_malformed_lattice_actions_are_refused(bad):
     env.reset(seed=0)
     with pytest.raises(InvalidAction):
         env.step(np.array(bad))
+
+
+@pytest.mark.parametrize("bad", [12, -1, 0.0, [1], [1, 1], "left", None], ids=str)
+def test_malformed_flat_lattice_actions_are_refused(bad):
+    env = LatticeAction(DogsGlimpseEnv(**options()), 3, flat=True)
+    env.reset(seed=0)
+    with pytest.raises(InvalidAction):
+        env.step(bad)
 
 
 def test_wrappers_say_what_they_go_around():

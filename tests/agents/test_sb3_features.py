@@ -1,0 +1,113 @@
+"""The features extractor: the two-deck network's scaling, a layout that is told, refusals."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from torch import nn
+
+from agents.networks import GlimpseNetwork, standardise
+from agents.sb3 import GlimpseExtractor
+from tests.agents.toys import tiny
+
+S, D = 2, 5
+SPACE = spaces.Dict(
+    {
+        "context": spaces.Box(-np.inf, np.inf, (D,)),
+        "glimpse": spaces.Box(-np.inf, np.inf, (S * D,)),
+        "fixation": spaces.Box(-1, 1, (2,)),
+        "remaining": spaces.Box(0, 1, (1,)),
+    }
+)
+
+
+def drawn(batch: int = 3) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {name: torch.rand(batch, *box.shape, generator=g) for name, box in SPACE.spaces.items()}
+
+
+@pytest.mark.parametrize("how", ["none", "layer", "root"])
+def test_patches_are_scaled_one_by_one_and_laid_end_to_end(how):
+    seen = drawn()
+    patches = [seen["context"], seen["glimpse"][:, :D], seen["glimpse"][:, D:]]
+    if how == "root":
+        patches = [patch.sqrt() for patch in patches]
+    if how != "none":
+        patches = [
+            (p - p.mean(1, keepdim=True)) / (p.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+            for p in patches
+        ]
+    expected = torch.cat([*patches, seen["fixation"], seen["remaining"]], dim=1)
+    extractor = GlimpseExtractor(SPACE, normalise_features=how)
+    torch.testing.assert_close(extractor(seen), expected)
+    assert extractor.features_dim == expected.shape[1] == 3 * D + 3
+    assert not list(extractor.parameters())
+
+
+def test_a_glimpse_is_scaled_as_in_the_two_deck_network():
+    network = GlimpseNetwork(tiny(normalise_features="root"))
+    shown = []
+    network.image.register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    seen = drawn()
+    network(seen["glimpse"].view(-1, S, D), seen["fixation"])
+    features = GlimpseExtractor(SPACE, normalise_features="root")(seen)
+    torch.testing.assert_close(features[:, D : (1 + S) * D], shown[0])
+
+
+def test_an_unseen_glimpse_stays_zero():
+    seen = drawn() | {"glimpse": torch.zeros(3, S * D)}
+    features = GlimpseExtractor(SPACE)(seen)
+    assert (features[:, D : (1 + S) * D] == 0).all() and features.isfinite().all()
+
+
+def test_a_width_puts_one_layer_over_each_patch():
+    extractor = GlimpseExtractor(SPACE, width=4)
+    seen = drawn()
+    features = extractor(seen)
+    assert features.shape == (3, extractor.features_dim) == (3, 3 * 4 + 3)
+    assert isinstance(extractor.patch, nn.Sequential)
+    second = extractor.patch(standardise(seen["glimpse"][:, D:], "root"))
+    torch.testing.assert_close(features[:, 8:12], second)
+    assert sum(p.numel() for p in extractor.parameters()) == 4 * (D + 1)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (7,)),
+        spaces.Dict({"glimpse": SPACE["glimpse"]}),
+        spaces.Dict(SPACE.spaces | {"glimpse": spaces.Box(-1, 1, (S, D))}),
+        spaces.Dict(
+            {
+                "context": spaces.Box(0, 255, (96, 96, 3), np.uint8),
+                "glimpse": spaces.Box(0, 255, (192, 96, 3), np.uint8),
+            }
+        ),
+        spaces.Dict(SPACE.spaces | {"glimpse": spaces.Box(-1, 1, (S * D + 1,))}),
+    ],
+    ids=["flat", "no context", "not joined", "pixels", "other size"],
+)
+def test_other_observations_are_refused_with_the_remedy(space):
+    with pytest.raises(ValueError, match="FlatAction"):
+        GlimpseExtractor(space)
+
+
+def test_an_unknown_scaling_is_refused():
+    with pytest.raises(ValueError, match="'none', 'layer', 'root'"):
+        GlimpseExtractor(SPACE, normalise_features="batch")  # type: ignore[arg-type]
+
+
+def test_ppo_takes_it_by_keyword():
+    class Still(gym.Env):
+        observation_space, action_space = SPACE, spaces.Discrete(2)
+
+    kwargs = {
+        "features_extractor_class": GlimpseExtractor,
+        "features_extractor_kwargs": {"normalise_features": "layer", "width": 4},
+    }
+    model = PPO("MultiInputPolicy", Still(), policy_kwargs=kwargs, n_steps=4, batch_size=4)
+    assert model.policy.features_extractor.features_dim == 15
