@@ -30,6 +30,12 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
                  "Evaluate the agents of a run."),
     "report": ("experiments.report", "ReportConfig", "report",
                "Sum up runs of several seeds as one record and one table."),
+    "compare": ("experiments.compare", "CompareConfig", "compare",
+                "Train any agents on one environment, and compare what they learn."),
+    "contest": ("experiments.contest", "ContestConfig", "contest",
+                "Train one agent of a comparison within a budget."),
+    "tune": ("experiments.tune", "TuneConfig", "tune",
+             "Search settings of agents, with equal effort for each."),
     "table1": ("experiments.table1", "Table1Config", "table1",
                "Run the cells of the paper's Table 1 and lay them out beside its numbers."),
     "variants": ("experiments.variants", "VariantsConfig", "variants",
@@ -48,14 +54,14 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
 # What a person who pressed Ctrl-C can do next.
 _GO_ON = {
     **dict.fromkeys(
-        ("download", "bank", "probe", "demo", "table1", "variants"),
+        ("download", "bank", "probe", "demo", "table1", "variants", "compare", "tune"),
         "the same command goes on where it was",
     ),
     **dict.fromkeys(
         ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
     ),
     **dict.fromkeys(
-        ("evaluate", "report", "dedup", "figures", "attention", "benchmark"),
+        ("evaluate", "report", "dedup", "figures", "attention", "contest", "benchmark"),
         "the same command begins again",
     ),
 }

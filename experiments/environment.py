@@ -49,10 +49,11 @@ def build_env(
     source: FeatureBank | Encoder | None = None,
     training: bool | None = None,
     dataset: ImageDataset | None = None,
+    autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
 ) -> DogsGlimpseVectorEnv:
     """Build the vector environment of a split, `batch_size` pictures side by side.
 
-    Nothing resets by itself: training and evaluation say which pictures come next.
+    By default nothing resets by itself: training and evaluation say which pictures come next.
 
     Args:
         config: Of the run.
@@ -61,6 +62,7 @@ def build_env(
         training: Whether `mirror` and `context` apply; evaluation shows every picture as it is,
             its context centred. By default only the run's training split is for training.
         dataset: Pictures of the split other than the configuration's own.
+        autoreset_mode: What follows an episode.
     """
     training = split == config.train_split if training is None else training
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
@@ -75,7 +77,7 @@ def build_env(
         context=config.context if training else "center",
         device=config.device,
         array="torch",
-        autoreset_mode=AutoresetMode.DISABLED,
+        autoreset_mode=autoreset_mode,
     )
 
 

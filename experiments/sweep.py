@@ -30,13 +30,15 @@ class Job:
     """One run: a named experiment with some settings of its own, and the folder that it makes."""
 
     command: str
-    """`train` or `baseline`."""
+    """`train`, `baseline` or `contest`."""
     experiment: str
     """Which, by name."""
     config: Any
     """Its settings; `out` is the folder, `seed` the seed, `eval_split` what it ends on."""
     named: Any
     """The settings that the name stands for; what differs from them is said as flags."""
+    resumable: bool = True
+    """Whether the command takes --resume; otherwise an unfinished run is begun again."""
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ class Job:
     @property
     def begun(self) -> bool:
         """Whether there is something to go on with."""
-        return (self.folder / "config.json").is_file()
+        return self.resumable and (self.folder / "config.json").is_file()
 
     @property
     def finished(self) -> bool:

@@ -1,0 +1,292 @@
+"""Agents of a comparison: made, trained step by step, and played, all in one way.
+
+What differs between algorithms stays here; `contest.py` holds the budget and the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
+from torch import Tensor
+
+from agents.policy import AttentionPolicy, LearningPolicy, Observation, check_policy, load_policy
+from agents.reference import ReferenceAgent
+from agents.reinforce import ReinforceAgent
+from agents.rollout import collect
+from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
+from encoders.bank import FeatureBank
+from encoders.engine import Encoder
+from experiments.configs import TrainConfig
+from experiments.contest_configs import ALGORITHMS, TwoDeckSettings
+from experiments.environment import REFERENCES, build_env
+from experiments.train import epoch_batches, epoch_seed
+from glimpse_env.flat import Codec, FlatCodec, LatticeCodec, join
+from glimpse_env.vector_env import DogsGlimpseVectorEnv
+from glimpse_env.wrappers import VectorFlatAction, VectorLatticeAction
+
+Tick = Callable[[int], bool]
+"""Called with the environment steps taken so far; False ends the training."""
+
+_LIVE_SIDE = 5
+
+
+class PolicyContestant:
+    """A policy of `agents.policy`: ours, a reference, or somebody's own; it learns by `update`."""
+
+    def __init__(self, policy: AttentionPolicy, run: TrainConfig, source: Any) -> None:
+        """Build its training environment.
+
+        Args:
+            policy: Who plays.
+            run: The environment's settings, batch size and seed.
+            source: Bank or live encoder of the training split.
+        """
+        self.policy, self.run, self.source = policy, run, source
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return isinstance(self.policy, LearningPolicy)
+
+    def train(self, tick: Tick) -> None:
+        """Play and update, epoch by epoch, until `tick` says to stop."""
+        if not self.learns:
+            return
+        policy: Any = self.policy
+        run, env = self.run, build_env(self.run, self.run.train_split, source=self.source)
+        samples = run.learning.samples if isinstance(policy, ReinforceAgent) else 1
+        if len(env.dataset) * samples < run.batch_size:
+            raise ValueError(
+                f"{len(env.dataset)} training pictures do not fill a batch of {run.batch_size}: "
+                "compare on more pictures"
+            )
+        steps, epoch = 0, 0
+        while True:
+            if isinstance(policy, ReinforceAgent):
+                policy.set_epoch(epoch)
+                policy.seed(epoch_seed(run.seed, epoch))
+            order = epoch_batches(len(env.dataset), run.batch_size, samples, run.seed, epoch)
+            for number, images in enumerate(order):
+                seed = epoch_seed(run.seed, epoch) if number == 0 else None
+                trajectory = collect(env, policy, seed=seed, options={"image": images}, grad=True)
+                policy.update(trajectory)
+                steps += trajectory.batch * (trajectory.num_glimpses + 1)
+                if not tick(steps):
+                    return
+            epoch += 1
+
+    def player(self) -> AttentionPolicy:
+        """Who plays in an evaluation."""
+        return self.policy
+
+
+class SB3Contestant:
+    """An algorithm of Stable-Baselines3, unmodified, on the batched environment."""
+
+    def __init__(
+        self, agent: str, settings: Any, run: TrainConfig, source: FeatureBank | Encoder, steps: int
+    ) -> None:
+        """Build environment and model.
+
+        Args:
+            agent: A name of `ALGORITHMS`.
+            settings: Its settings.
+            run: The environment's settings and seed; features are scaled as its network's are.
+            source: Bank or live encoder of the training split.
+            steps: The budget, for schedules.
+        """
+        self.run = replace(run, batch_size=settings.num_envs)
+        env = build_env(
+            self.run, run.train_split, source=source, autoreset_mode=AutoresetMode.SAME_STEP
+        )
+        face = ALGORITHMS[agent][1]
+        side = (
+            round(len(source.fixations) ** 0.5) if isinstance(source, FeatureBank) else _LIVE_SIDE
+        )
+        own = env.single_action_space
+        self.codec: Codec = FlatCodec(own)
+        faced: Any = VectorFlatAction(env)
+        if face != "flat":
+            flat = face == "number"
+            self.codec = LatticeCodec(own, side, flat)
+            faced = VectorLatticeAction(env, side, flat)
+        extractor = {
+            "features_extractor_class": GlimpseExtractor,
+            "features_extractor_kwargs": {"normalise_features": run.network.normalise_features},
+        }
+        self.steps = steps
+        self.model = _build_model(agent, settings, SB3VecEnv(faced), extractor, run)
+
+    learns = True
+
+    def train(self, tick: Tick) -> None:
+        """Learn until `tick` says to stop."""
+        # The length given shapes DQN's exploration; the budget ends the training.
+        while True:
+            watch = _Watch(tick)
+            self.model.learn(self.steps, callback=watch, reset_num_timesteps=False)
+            if watch.over:
+                return
+
+    def player(self) -> AttentionPolicy:
+        """Who plays in an evaluation."""
+        return SB3Player(self.model, self.codec)
+
+
+class _Watch(BaseCallback):
+    """Asks after every step of the environments whether to go on."""
+
+    def __init__(self, tick: Tick) -> None:
+        super().__init__()
+        self.tick, self.over = tick, False
+
+    def _on_step(self) -> bool:
+        self.over = not self.tick(self.num_timesteps)
+        return not self.over
+
+
+class SB3Player:
+    """A trained model of Stable-Baselines3 as an `AttentionPolicy`."""
+
+    def __init__(self, model: Any, codec: Codec) -> None:
+        """Wrap a model.
+
+        Args:
+            model: With a `predict`.
+            codec: From its flat actions to the environment's.
+        """
+        self.model, self.codec = model, codec
+
+    def initial_state(self, batch: int) -> Any:
+        """No memory, or that of the model's LSTM."""
+        return None
+
+    def act(
+        self, observation: Observation, state: Any, *, deterministic: bool = False
+    ) -> tuple[dict[str, Tensor], Any]:
+        """Predict."""
+        arrays = {name: value.cpu().numpy() for name, value in observation.items()}
+        start = arrays["remaining"][:, 0] >= 1
+        flat, state = self.model.predict(
+            join(arrays, 1), state=state, episode_start=start, deterministic=deterministic
+        )
+        own = self.codec.decode(flat, (len(start),))
+        return {name: torch.as_tensor(value) for name, value in own.items()}, state
+
+
+def build_contestant(
+    agent: str, settings: Any, run: TrainConfig, source: FeatureBank | Encoder, steps: int
+) -> PolicyContestant | SB3Contestant:
+    """Make an agent by name.
+
+    Args:
+        agent: `two-deck`, a name of `ALGORITHMS`, or a policy, registered or `module:Class`.
+        settings: Of `settings_for`.
+        run: The environment's settings, network, learning and seed.
+        source: Bank or live encoder of the training split.
+        steps: The budget of environment steps.
+
+    Raises:
+        ValueError: No such agent, or settings that it does not take.
+    """
+    if agent in ALGORITHMS:
+        return SB3Contestant(agent, settings, run, source, steps)
+    env = build_env(run, run.train_split, source=source)
+    if agent == "two-deck":
+        run = _changed(run, settings)
+    return PolicyContestant(build_player(agent, run, env), run, source)
+
+
+def build_player(agent: str, run: TrainConfig, env: DogsGlimpseVectorEnv) -> AttentionPolicy:
+    """The two-deck agent, a reference with its settings, or any other policy."""
+    spaces: Any = (env.single_observation_space, env.single_action_space)
+    network = replace(run.network, num_glimpses=run.num_glimpses)
+    common: dict[str, Any] = {"device": run.device, "seed": run.seed}
+    learned = ReinforceAgent.from_spaces(*spaces, network=network, learning=run.learning, **common)
+    if agent == "two-deck":
+        return learned
+    if agent in REFERENCES:
+        return ReferenceAgent(REFERENCES[agent], learned.config, run.learning, **common)
+    return check_policy(load_policy(agent)(*spaces))
+
+
+def _changed(run: TrainConfig, settings: TwoDeckSettings) -> TrainConfig:
+    learning, network = run.learning, run.network
+    learning = replace(learning, learning_rate=learning.learning_rate * settings.rate_factor)
+    if settings.reinforce_weight is not None:
+        learning = replace(learning, reinforce_weight=settings.reinforce_weight)
+    if settings.sigma is not None:
+        network = replace(network, sigma=settings.sigma)
+    return replace(run, learning=learning, network=network)
+
+
+def _build_model(
+    agent: str, settings: Any, env: SB3VecEnv, extractor: dict[str, Any], run: TrainConfig
+) -> Any:
+    """The algorithm, stock: only its settings are set."""
+    common: dict[str, Any] = {
+        "env": env, "seed": run.seed, "device": run.device, "learning_rate": settings.learning_rate,
+    }  # fmt: skip
+    hybrid = agent.endswith("-hybrid")
+    name = agent.removesuffix("-hybrid")
+    if name in ("sac", "td3", "dqn"):
+        kind: Any = {"sac": SAC, "td3": TD3, "dqn": DQN}[name]
+        common |= {
+            "policy": "MultiInputPolicy",
+            "policy_kwargs": extractor | {"net_arch": [settings.width] * 2},
+            "buffer_size": settings.buffer_size,
+            "learning_starts": settings.learning_starts,
+            "batch_size": settings.batch_size,
+            "gradient_steps": settings.gradient_steps,
+            "gamma": settings.gamma,
+            "train_freq": 1,
+        }
+        if name == "sac":
+            text = settings.ent_coef
+            common["ent_coef"] = text if text.startswith("auto") else float(text)
+        if name == "td3":
+            size = env.action_space.shape[0]  # type: ignore[index]
+            common["action_noise"] = NormalActionNoise(
+                np.zeros(size), np.full(size, settings.action_noise)
+            )
+        if name == "dqn":
+            common |= {
+                "exploration_fraction": settings.exploration_fraction,
+                "target_update_interval": settings.target_update_interval,
+            }
+        return kind(**common)
+    common |= {
+        "n_steps": settings.n_steps,
+        "ent_coef": settings.ent_coef,
+        "gae_lambda": settings.gae_lambda,
+        "gamma": 1.0,
+        "policy": HybridPolicy if hybrid else "MultiInputPolicy",
+        "policy_kwargs": extractor | {"net_arch": [settings.width]},
+    }
+    if hybrid:
+        common["policy_kwargs"] |= {"log_std_init": settings.log_std_init}
+    if name == "a2c":
+        # RMSprop is stock A2C's; Adam is what the others have.
+        return A2C(**common, use_rms_prop=False)
+    common |= {
+        "batch_size": settings.batch_size,
+        "n_epochs": settings.n_epochs,
+        "clip_range": settings.clip_range,
+    }
+    if name == "ppo":
+        return PPO(**common)
+    from sb3_contrib import RecurrentPPO
+
+    from agents.sb3 import HybridRecurrentPolicy
+
+    common["policy"] = HybridRecurrentPolicy if hybrid else "MultiInputLstmPolicy"
+    common["policy_kwargs"] |= {"lstm_hidden_size": settings.lstm_hidden_size}
+    return RecurrentPPO(**common)
