@@ -267,7 +267,7 @@ def contest(config: ContestConfig) -> dict[str, Any]:
 
 
 def prepare_banks(run: TrainConfig) -> None:
-    """Compute banks of synthetic pictures that are not there; they take a minute.
+    """Compute banks of synthetic pictures that are not there, or not whole; they take a minute.
 
     Those of real pictures take long, and are asked for (`glimpse bank`).
     """

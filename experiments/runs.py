@@ -18,7 +18,10 @@ import torch
 
 Config = TypeVar("Config")
 
-_PACKAGES = ("glimpse-env", "torch", "torchvision", "numpy", "gymnasium", "pillow", "safetensors")
+_PACKAGES = (
+    "glimpse-env", "torch", "torchvision", "numpy", "gymnasium", "pillow", "safetensors",
+    "stable-baselines3", "sb3-contrib",
+)  # fmt: skip
 
 
 class RunError(RuntimeError):
