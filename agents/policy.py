@@ -17,11 +17,14 @@ Give it as `my_package.my_module:Middle`, or register it under a name in your pa
 
     [project.entry-points."glimpse.policies"]
     middle = "my_package.my_module:Middle"
+
+What it sees is features. A class attribute `requires = ("pixels",)` asks for more, see `REQUIRES`.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -33,6 +36,27 @@ if TYPE_CHECKING:
     from agents.rollout import Trajectory
 
 ENTRY_POINT_GROUP = "glimpse.policies"
+
+OWN_POLICIES = {
+    "two-deck": "agents.named:two_deck",
+    "center": "agents.named:look_at_center",
+    "random": "agents.named:look_at_random",
+    "lattice-scan": "agents.named:scan_lattice",
+    "saliency": "agents.named:look_at_salient",
+    "box-oracle": "agents.named:look_at_box",
+}
+"""What this project registers itself, known without the metadata of an installation too."""
+
+REQUIRES = {
+    "pixels": "pixels beside the features: `context_pixels`, uint8 `[B, P, P, 3]`, and "
+    "`glimpse_pixels`, uint8 `[B, S, P, P, 3]`",
+    "frame": "a centred context and `frame`, float32 `[B, 2]`: half its width and height in the "
+    "coordinates of fixations, which it takes to find in the picture what was seen in the context",
+    "box": "`box`, float32 `[B, 2]`: the middle of the dog's box (its head's, where that is known) "
+    "in the coordinates of fixations, and `body_box`, the same of the whole dog",
+}
+"""What a policy may ask for in `requires`, and what its observations then hold beside the rest. The
+box is known to the data set and not to be seen: a policy that asks for it is a yardstick."""
 
 Observation = dict[str, Tensor]
 """context, glimpse, fixation and remaining, each `[B, ...]`; see the environment's spaces."""
@@ -46,8 +70,7 @@ class AttentionPolicy(Protocol):
     """Chooses fixations and, at the end, a label. It may also have `update(trajectory) -> metrics`.
 
     Every row of a batch is one environment. `observation["remaining"]` says where in its episode a
-    row
-    stands: 1 before the first look, 0 when the label is asked for.
+    row stands: 1 before the first look, 0 when the label is asked for.
     """
 
     def initial_state(self, batch: int) -> Any:
@@ -81,20 +104,29 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
             `package.module:Class` (dots after the colon reach attributes, such as a class method).
 
     Raises:
-        ValueError: No such name, module or attribute, or what it names cannot be called.
+        ValueError: No such name, module or attribute, a name that two packages have taken, or
+            what it names cannot be called.
     """
     if ":" in name:
         found = _import(name)
     else:
-        registered = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-        if name not in registered:
-            known = ", ".join(sorted(registered)) or "none"
+        entries = entry_points(group=ENTRY_POINT_GROUP)
+        paths = {(entry.name, f"{entry.module}:{entry.attr}") for entry in entries}
+        paths |= set(OWN_POLICIES.items())
+        named = sorted(path for each, path in paths if each == name)
+        if len(named) > 1:
+            raise ValueError(
+                f"{len(named)} policies are registered as {name!r}: say which one you mean, "
+                f"{' or '.join(map(repr, named))}."
+            )
+        if not named:
+            known = ", ".join(sorted({each for each, _ in paths}))
             raise ValueError(
                 f"No policy is registered as {name!r} (registered: {known}). Give an import path "
                 "such as 'package.module:Class', or register the name in the entry-point group "
                 f"'{ENTRY_POINT_GROUP}' of an installed package."
             )
-        found = registered[name].load()
+        found = _import(named[0])
     if not callable(found):
         raise ValueError(
             f"Policy {name!r} is a {type(found).__name__}, which cannot be called. Name a class, "
@@ -103,11 +135,27 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
     return cast("Callable[..., AttentionPolicy]", found)
 
 
-def check_policy(policy: object) -> AttentionPolicy:
-    """Return the policy if it has both methods.
+def required_by(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """What a policy's class asks for in `requires`, or that of a class whose method builds it.
 
     Raises:
-        TypeError: A method is missing.
+        ValueError: There is no such thing to ask for.
+    """
+    owner = getattr(factory, "__self__", None)
+    asked = getattr(factory, "requires", getattr(owner, "requires", ()))
+    if isinstance(asked, str) or not all(name in REQUIRES for name in asked):
+        known = ", ".join(map(repr, REQUIRES))
+        raise ValueError(
+            f"A policy's `requires` is a tuple of names out of {known}; got {asked!r}."
+        )
+    return tuple(asked)
+
+
+def check_policy(policy: object) -> AttentionPolicy:
+    """Return the policy if it has both methods, and they can be called as they will be.
+
+    Raises:
+        TypeError: A method is missing, or takes something else.
     """
     missing = [
         name for name in ("initial_state", "act") if not callable(getattr(policy, name, None))
@@ -118,7 +166,36 @@ def check_policy(policy: object) -> AttentionPolicy:
             "needs initial_state(batch) and act(observation, state, *, deterministic) -> "
             "(action, state)."
         )
+    for method, form, arguments, named in (
+        ("initial_state", "initial_state(batch)", (1,), {}),
+        (
+            "act",
+            "act(observation, state, *, deterministic)",
+            ({}, None),
+            {"deterministic": False},
+        ),
+        ("update", "update(trajectory)", (None,), {}),
+    ):
+        found = getattr(policy, method, None)
+        if found is None:
+            continue
+        mismatch = call_mismatch(found, *arguments, **named)
+        if mismatch:
+            raise TypeError(
+                f"{type(policy).__name__}.{method} cannot be called as {form}: {mismatch}."
+            )
     return policy  # pyright: ignore[reportReturnType]
+
+
+def call_mismatch(function: Callable[..., Any], *arguments: Any, **named: Any) -> str | None:
+    """Why a function cannot be called so, by its signature; None if it can, or tells none."""
+    try:
+        inspect.signature(function).bind(*arguments, **named)
+    except TypeError as error:
+        return str(error)
+    except ValueError:  # some functions of extension modules have no signature
+        pass
+    return None
 
 
 def check_action(action: Any, batch: int, num_classes: int | None = None) -> Action:

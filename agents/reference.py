@@ -16,19 +16,24 @@ from torch import Tensor
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.location import LocationDensity, at_ordinary_scale
 from agents.networks import Memory
+from agents.policy import Observation
 from agents.reinforce import ReinforceAgent
 
-Chooser = Callable[[Tensor, torch.Generator], Tensor]
-"""`chooser(step, generator)`: fixations `[B, 2]` for rows about to take glimpse `step` (int64
-`[B]`, from 0)."""
+Chooser = Callable[[Tensor, Observation, torch.Generator], Tensor]
+"""`chooser(step, observation, generator)`: fixations `[B, 2]` for rows about to take glimpse `step`
+(int64 `[B]` on the CPU, from 0), which see `observation` now (on the agent's device)."""
 
 
-def center(step: Int[Tensor, " B"], generator: torch.Generator) -> Float[Tensor, "B 2"]:
+def center(
+    step: Int[Tensor, " B"], observation: Observation, generator: torch.Generator
+) -> Float[Tensor, "B 2"]:
     """Always the middle of the image."""
     return torch.zeros(step.shape[0], 2)
 
 
-def uniform(step: Int[Tensor, " B"], generator: torch.Generator) -> Float[Tensor, "B 2"]:
+def uniform(
+    step: Int[Tensor, " B"], observation: Observation, generator: torch.Generator
+) -> Float[Tensor, "B 2"]:
     """Anywhere in the image, evenly."""
     return torch.rand(step.shape[0], 2, generator=generator) * 2.0 - 1.0
 
@@ -37,7 +42,9 @@ def scripted(points: Float[Tensor, "T 2"]) -> Chooser:
     """The same scanpath for every image, one point a glimpse."""
     _check_points(points)
 
-    def choose(step: Int[Tensor, " B"], generator: torch.Generator) -> Float[Tensor, "B 2"]:
+    def choose(
+        step: Int[Tensor, " B"], observation: Observation, generator: torch.Generator
+    ) -> Float[Tensor, "B 2"]:
         return points.cpu()[_check_step(step, len(points))]
 
     return choose
@@ -47,7 +54,9 @@ def given(fixations: Float[Tensor, "T B 2"]) -> Chooser:
     """A scanpath for each row: what another agent, a person or a saliency map chose."""
     _check_points(fixations)
 
-    def choose(step: Int[Tensor, " B"], generator: torch.Generator) -> Float[Tensor, "B 2"]:
+    def choose(
+        step: Int[Tensor, " B"], observation: Observation, generator: torch.Generator
+    ) -> Float[Tensor, "B 2"]:
         if step.shape[0] != fixations.shape[1]:
             raise ValueError(
                 f"The fixations given are for {fixations.shape[1]} rows, the batch has "
@@ -99,11 +108,11 @@ class ReferenceAgent(ReinforceAgent):
         self.chooser = chooser
 
     def _choose_location(
-        self, memory: Memory, remaining: Float[Tensor, " B"], deterministic: bool
+        self, memory: Memory, observation: Observation, deterministic: bool
     ) -> tuple[Tensor, LocationDensity | None, Tensor | None]:
-        total = self.config.num_glimpses
+        total, remaining = self.config.num_glimpses, observation["remaining"].squeeze(-1)
         step = ((1.0 - remaining) * total).round().long().cpu().clamp(0, total - 1)
-        location = self.chooser(step, self.generator)
+        location = self.chooser(step, observation, self.generator)
         if tuple(location.shape) != (step.shape[0], 2):
             raise ValueError(
                 f"The chooser must return fixations of shape ({step.shape[0]}, 2), got "

@@ -140,7 +140,7 @@ class ReinforceAgent:
             num_classes=int(label.n),
             choose_scale="scale" in action_space.spaces,
         )
-        return cls(config, **options)
+        return cls(network=config, **options)
 
     # Acting --------------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class ReinforceAgent:
             nowhere = torch.zeros(batch, self.config.location_size, device=self.device)
             state = AgentState(memory, state.location, None, None, log_probs)
             return self._action(nowhere, label), state
-        location, density, baseline = self._choose_location(memory, remaining, deterministic)
+        location, density, baseline = self._choose_location(memory, observation, deterministic)
         # The retina clips, W_loc does not: beyond the border the network still knows where it
         # meant to look.
         target = location.detach().clamp(-1.0, 1.0)
@@ -261,7 +261,7 @@ class ReinforceAgent:
         return memory.replace_rows(first, fresh)
 
     def _choose_location(
-        self, memory: Memory, remaining: Float[Tensor, " B"], deterministic: bool
+        self, memory: Memory, observation: Observation, deterministic: bool
     ) -> tuple[Tensor, LocationDensity | None, Tensor | None]:
         """l, its density and its baseline: l = lhat + sigma * eps, or lhat itself."""
         density = self.network.where(memory)

@@ -20,6 +20,10 @@ class TrainConfig:
 
     out: Path = Path("runs/run")
     """Run folder."""
+    policy: str = "two-deck"
+    """Who looks: a registered policy or `module:Class`."""
+    policy_options: dict[str, str] = field(default_factory=dict)
+    """Arguments of the policy, as NAME VALUE NAME VALUE."""
     resume: bool = False
     """Go on with the run in `out` where it was interrupted."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gymnasium.vector import AutoresetMode
 
-from agents.configs import TwoDeckConfig
+from agents.policy import load_policy, required_by
 from agents.reference import ReferenceAgent, center, uniform
-from agents.reinforce import ReinforceAgent
 from encoders.bank import FeatureBank
 from encoders.engine import Encoder, make_encoder
 from encoders.spec import get_spec
 from encoders.weights import WeightsNotFoundError, file_digest, find_weights
 from experiments.configs import TrainConfig
 from experiments.data import build_dataset
+from experiments.outside import Agent, build_policy
+from experiments.privileged import PrivilegedVectorEnv
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 # Of a bank's description: what may differ between the splits of one experiment.
 _OF_THE_SPLIT = ("split", "dataset", "num_images", "mirrored")
+
+PlayEnv = DogsGlimpseVectorEnv | PrivilegedVectorEnv
+"""The environment, as it is or with what a policy asks for besides."""
 
 REFERENCES = {"center": center, "random": uniform}
 
@@ -50,6 +54,7 @@ def build_env(
     training: bool | None = None,
     dataset: ImageDataset | None = None,
     autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
+    observation: Literal["features", "pixels", "both"] = "features",
 ) -> DogsGlimpseVectorEnv:
     """Build the vector environment of a split, `batch_size` pictures side by side.
 
@@ -63,6 +68,7 @@ def build_env(
             its context centred. By default only the run's training split is for training.
         dataset: Pictures of the split other than the configuration's own.
         autoreset_mode: What follows an episode.
+        observation: What is shown.
     """
     training = split == config.train_split if training is None else training
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
@@ -78,25 +84,47 @@ def build_env(
         device=config.device,
         array="torch",
         autoreset_mode=autoreset_mode,
+        observation=observation,
     )
 
 
-def build_agents(config: TrainConfig, env: DogsGlimpseVectorEnv) -> dict[str, ReinforceAgent]:
-    """Build the learned agent and, if asked for, the references: same network, same seed."""
-    network: TwoDeckConfig = replace(config.network, num_glimpses=config.num_glimpses)
-    common: dict[str, Any] = {
-        "network": network,
-        "learning": config.learning,
-        "device": config.device,
-        "seed": config.seed,
-    }
-    spaces = (env.single_observation_space, env.single_action_space)
-    agents: dict[str, ReinforceAgent] = {"learned": ReinforceAgent.from_spaces(*spaces, **common)}  # type: ignore[arg-type]
+def build_play_env(
+    config: TrainConfig, split: str, requires: Sequence[str] | None = None, **options: Any
+) -> PlayEnv:
+    """Build the environment of a split with what a policy's `requires` asks for.
+
+    Args:
+        config: Of the run.
+        split: Which pictures.
+        requires: Out of `agents.policy.REQUIRES`; None for what the run's own policy asks for.
+        options: For `build_env`.
+    """
+    if requires is None:
+        requires = required_by(load_policy(config.policy))
+    if "frame" in requires:
+        config = replace(config, context="center")
+    observation = "both" if "pixels" in requires else "features"
+    env = build_env(config, split, observation=observation, **options)
+    return PrivilegedVectorEnv(env, requires) if {"frame", "box"} & set(requires) else env
+
+
+def build_agents(config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
+    """Build the run's policy, `learned`, and if asked for the references: same network, same seed.
+
+    Raises:
+        ValueError: As for `build_policy`.
+    """
+    agents = {"learned": build_policy(config.policy, config.policy_options, config, env)}
     if config.references:
-        fitted = agents["learned"].config
         for name, chooser in REFERENCES.items():
-            agents[name] = ReferenceAgent(
-                chooser, fitted, config.learning, device=config.device, seed=config.seed
+            agents[name] = ReferenceAgent.from_spaces(
+                env.single_observation_space,  # pyright: ignore[reportArgumentType]
+                env.single_action_space,  # pyright: ignore[reportArgumentType]
+                chooser=chooser,
+                network=replace(config.network, num_glimpses=config.num_glimpses),
+                learning=config.learning,
+                device=config.device,
+                seed=config.seed,
             )
     return agents
 
@@ -152,9 +180,9 @@ def describe_dataset(dataset: ImageDataset) -> dict[str, Any]:
 
 
 def describe_evaluation(
-    env: DogsGlimpseVectorEnv,
+    env: PlayEnv,
     source: FeatureBank | Encoder,
-    agents: Mapping[str, ReinforceAgent],
+    agents: Mapping[str, Agent],
     *,
     encoder: str,
     seed: int,

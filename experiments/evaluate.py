@@ -21,15 +21,16 @@ from experiments.answers import Answers
 from experiments.configs import TrainConfig
 from experiments.environment import (
     REFERENCES,
+    PlayEnv,
     build_agents,
-    build_env,
+    build_play_env,
     build_source,
     describe_evaluation,
     evaluation_name,
 )
+from experiments.outside import Agent, OutsidePolicy
 from experiments.pictures import draw_examples
 from experiments.runs import RunError, load_config, read_json, write_json
-from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 
 def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
@@ -42,8 +43,8 @@ def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
 
 
 def play(
-    agent: ReinforceAgent,
-    env: DogsGlimpseVectorEnv,
+    agent: Agent,
+    env: PlayEnv,
     *,
     deterministic: bool = True,
     seed: int = 0,
@@ -60,7 +61,7 @@ def play(
     """
     agent.seed(seed)
     chosen = np.arange(len(env.dataset)) if images is None else images
-    labels, log_probs, fixations, scales = [], [], [], []
+    labels, answers, log_probs, fixations, scales = [], [], [], [], []
     for positions, count in batches(len(chosen), env.num_envs):
         batch = chosen[positions]
         trajectory = collect(
@@ -68,21 +69,23 @@ def play(
             deterministic=deterministic,
         )  # fmt: skip
         labels.append(trajectory.labels[:count])
-        log_probs.append(agent.class_log_probs(trajectory.states[-1])[:count].detach())
+        answers.append(trajectory.answers[:count])
+        told = agent.class_log_probs(trajectory.states[-1])
+        if told is not None:
+            log_probs.append(told[:count].detach())
         fixations.append(trajectory.fixations[:, :count])
         if trajectory.scales is not None:
             scales.append(trajectory.scales[:, :count])
     return Answers(
         labels=torch.cat(labels).cpu().numpy(),
-        log_probs=torch.cat(log_probs).cpu().numpy(),
+        log_probs=torch.cat(log_probs).cpu().numpy() if log_probs else None,
         fixations=torch.cat(fixations, dim=1).cpu().numpy(),
         scales=env.snap_scale(torch.cat(scales, dim=1).cpu().numpy()) if scales else None,
+        answers=None if log_probs else torch.cat(answers).cpu().numpy(),
     )
 
 
-def monte_carlo(
-    agent: ReinforceAgent, env: DogsGlimpseVectorEnv, scanpaths: int, seed: int = 0
-) -> Answers:
+def monte_carlo(agent: Agent, env: PlayEnv, scanpaths: int, seed: int = 0) -> Answers:
     """Average the log-probabilities of M sampled scanpaths (model.md, Forward).
 
     Averaging hides a bad policy, so the score of the mean location belongs beside it.
@@ -90,13 +93,13 @@ def monte_carlo(
     played = [
         play(agent, env, deterministic=False, seed=seed + 7919 * m) for m in range(1, scanpaths + 1)
     ]
-    mean = np.mean([answers.log_probs for answers in played], axis=0)
+    mean = np.mean([each.log_probs for each in played if each.log_probs is not None], axis=0)
     return replace(played[0], log_probs=mean)
 
 
 def oracle(
     agent: ReinforceAgent,
-    env: DogsGlimpseVectorEnv,
+    env: PlayEnv,
     candidates: Float[Tensor, "L 2"],
     seed: int = 0,
 ) -> Answers:
@@ -162,35 +165,37 @@ def fixation_facts(
 
 
 def report(
-    agents: dict[str, ReinforceAgent],
-    env: DogsGlimpseVectorEnv,
+    agents: dict[str, Agent],
+    env: PlayEnv,
     *,
     scanpaths: int,
     candidates: Float[Tensor, "L 2"] | None,
     seed: int = 0,
 ) -> tuple[dict[str, Any], dict[str, Answers]]:
-    """Evaluate the learned agent by mean location and by Monte Carlo, and the references.
+    """Evaluate the run's policy by mean location and by Monte Carlo, and the references.
 
     Args:
         agents: `learned` and perhaps references.
         env: On the split.
-        scanpaths: M of Monte-Carlo evaluation; 1 leaves it out.
-        candidates: Fixations the oracle chooses from; None leaves it out.
+        scanpaths: M of Monte-Carlo evaluation; 1 leaves it out, as does a policy that tells no
+            log-probabilities to average.
+        candidates: Fixations the oracle chooses from; None leaves it out, as does the lack of a
+            classifier of ours to be its judge.
         seed: As for `play`.
 
     Returns:
         A record for JSON and the answers behind it, both by name.
     """
     answers = {"learned": play(agents["learned"], env, seed=seed)}
-    if scanpaths > 1:
+    if scanpaths > 1 and answers["learned"].log_probs is not None:
         answers[f"learned, mean of {scanpaths} scanpaths"] = monte_carlo(
             agents["learned"], env, scanpaths, seed
         )
     for name in REFERENCES:
         if name in agents:
             answers[name] = play(agents[name], env, seed=seed)
-    if candidates is not None:
-        judge = agents.get("random", agents["learned"])
+    judge = agents.get("random", agents["learned"])
+    if candidates is not None and isinstance(judge, ReinforceAgent):
         answers["oracle"] = oracle(judge, env, candidates, seed)
     record = {
         name: asdict(a.score()) | {"fixations": fixation_facts(a.fixations, a.scales)}
@@ -199,12 +204,14 @@ def report(
     return record, answers
 
 
-def format_table(record: dict[str, Any]) -> str:
-    """The report as a table of text."""
+def format_table(record: dict[str, Any], policy: str = "two-deck") -> str:
+    """The report as a table of text; another policy than the two-deck agent goes by its name."""
     title = "spread x, y (last glimpse)"
     lines = [f"{'fixations':<28} {'mA %':>6}  {'95% interval':>14}  {title:>26}"]
     for name, row in record.items():
         spread = ", ".join(f"{value:.2f}" for value in row["fixations"]["spread"][-1])
+        if policy != "two-deck":
+            name = name.replace("learned", policy)
         lines.append(
             f"{name:<28} {row['ma']:6.1f}  {row['low']:6.1f} - {row['high']:5.1f}  {spread:>26}"
         )
@@ -235,16 +242,21 @@ class EvaluateConfig:
     """Seed of the noise outside the pictures and of sampled scanpaths (default: the run's)."""
 
 
-def load_run(
-    run: Path, config: TrainConfig, env: DogsGlimpseVectorEnv
-) -> dict[str, ReinforceAgent]:
+def load_run(run: Path, config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
     """Build the agents of a run and load their checkpoints.
 
     Raises:
         CheckpointError: a checkpoint is damaged or does not fit.
-        RunError: the learned agent has none yet.
+        RunError: the learned agent has none yet, or is a policy that cannot be saved.
     """
     agents = build_agents(config, env)
+    policy = agents["learned"]
+    if isinstance(policy, OutsidePolicy) and policy.learns and not policy.keeps:
+        raise RunError(
+            f"what {config.policy!r} learned in {run} was not saved, since it has no state_dict "
+            "and load_state_dict: its scores are in the evaluation that `glimpse train` wrote; "
+            "give it both, and train it again"
+        )
     saved = {name: agent for name, agent in agents.items() if restore_saved(run, name, agent)}
     if "learned" not in saved:
         raise RunError(f"{run} has no checkpoint yet: let `glimpse train` finish an epoch")
@@ -256,8 +268,13 @@ def checkpoint_folder(run: Path, agent: str) -> Path:
     return run / "checkpoint" if agent == "learned" else run / "references" / agent
 
 
-def restore_saved(run: Path, name: str, agent: ReinforceAgent) -> bool:
-    """Load an agent's checkpoint, if the run has one yet; returns whether it had."""
+def restore_saved(run: Path, name: str, agent: Agent) -> bool:
+    """Load an agent's checkpoint, if the run has one yet; returns whether it is as trained.
+
+    A policy that does not learn has none, and is.
+    """
+    if isinstance(agent, OutsidePolicy) and not agent.learns:
+        return True
     folder = checkpoint_folder(run, name)
     if not (folder / RECORD).is_file():
         return False
@@ -285,14 +302,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.data_dir is not None:
         run = replace(run, data=replace(run.data, data_dir=config.data_dir))
     source = build_source(run, config.split)
-    env = build_env(run, config.split, source=source, training=False)
+    env = build_play_env(run, config.split, source=source, training=False)
     agents = load_run(config.run, run, env)
     oracle = own.references if config.oracle is None else config.oracle
     scanpaths = own.scanpaths if config.scanpaths is None else config.scanpaths
     seed = own.seed if config.seed is None else config.seed
     candidates = oracle_lattice(source) if oracle else None
     record, answers = report(agents, env, scanpaths=scanpaths, candidates=candidates, seed=seed)
-    print(format_table(record))
+    print(format_table(record, run.policy))
     settings = describe_evaluation(
         env, source, agents, encoder=run.encoder, seed=seed, scanpaths=scanpaths,
         candidates=0 if candidates is None else len(candidates),

@@ -100,6 +100,8 @@ def flags(config: Any, named: Any, prefix: str = "") -> list[str]:
             head, _, last = flag.rpartition(".")
             words.append(f"--{head + '.' if head else ''}{'' if value else 'no-'}{last}")
         else:
+            if isinstance(value, dict):
+                value = [word for pair in value.items() for word in pair]
             values = value if isinstance(value, (tuple, list)) else [value]
             words += [f"--{flag}", *map(str, values)]
     return words

@@ -1,7 +1,11 @@
-"""`glimpse train`: the learned agent and its references, epoch by epoch, resumable."""
+"""`glimpse train`: a policy, by default the two-deck agent, and references beside it.
+
+Epoch by epoch, resumable. A policy learns by its `update`; one without is only evaluated.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +14,11 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from experiments.configs import TrainConfig
 from experiments.environment import (
     build_agents,
-    build_env,
+    build_play_env,
     build_source,
     describe_dataset,
     describe_encoder,
@@ -31,7 +34,8 @@ from experiments.evaluate import (
     report,
     restore_saved,
 )
-from experiments.runs import RunFolder, environment_record, write_json
+from experiments.outside import Agent, OutsidePolicy, describe_policy
+from experiments.runs import RunError, RunFolder, environment_record, write_json
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -59,17 +63,26 @@ class Trainer:
         """Open pictures, encoder or banks, and environments; build the agents.
 
         Raises:
-            ValueError: fewer pictures than one batch takes.
+            ValueError: fewer pictures than one batch takes, or no such policy.
+            RunError: the policy cannot go on where it was.
         """
         self.config, self.folder = config, folder
         self.train_source = build_source(config, config.train_split)
         live = config.bank is None
         self.eval_source = self.train_source if live else build_source(config, config.eval_split)
-        self.env = build_env(config, config.train_split, source=self.train_source, training=True)
-        self.eval_env = build_env(
+        self.env = build_play_env(
+            config, config.train_split, source=self.train_source, training=True
+        )
+        self.eval_env = build_play_env(
             config, config.eval_split, source=self.eval_source, training=False
         )
         self.agents = build_agents(config, self.env)
+        self.learners = {
+            name: agent
+            for name, agent in self.agents.items()
+            if not isinstance(agent, OutsidePolicy) or agent.learns
+        }
+        self._say_what_cannot_be()
         if len(self.env.dataset) * config.learning.samples < config.batch_size:
             raise ValueError(
                 f"{len(self.env.dataset)} training pictures do not fill a batch of "
@@ -91,21 +104,40 @@ class Trainer:
             "bank": None if live else {split: each["bank"] for split, each in sources.items()},
             "live": sources[self.env.dataset.split].get("live"),
             "datasets": {data.split: describe_dataset(data) for data in sets},
+            **describe_policy(self.config.policy),
         }
+
+    def _say_what_cannot_be(self) -> None:
+        policy, name = self.agents["learned"], repr(self.config.policy)
+        if not isinstance(policy, OutsidePolicy):
+            return
+        if not policy.learns:
+            print(f"policy {name} has no update: it is not trained, only evaluated")
+        elif not policy.keeps and self.config.resume:
+            raise RunError(
+                f"policy {name} has no state_dict and load_state_dict, so nothing of it was saved: "
+                "leave --resume out and begin again in another --out"
+            )
+        elif not policy.keeps:
+            print(
+                f"warning: policy {name} has no state_dict and load_state_dict: this run can be "
+                "neither resumed nor evaluated later",
+                file=sys.stderr,
+            )
 
     def train(self) -> None:
         """Train every agent from where its checkpoint stands to the last epoch."""
-        for name, agent in self.agents.items():
+        for name, agent in self.learners.items():
             restore_saved(self.folder.path, name, agent)
             # `epoch` of a saved agent counts the epochs behind it.
             self.folder.rewind(name, agent.epoch)
-        left = sum(self.config.epochs - agent.epoch for agent in self.agents.values())
-        total = len(self.agents) * self.config.epochs * self.steps
+        left = sum(self.config.epochs - agent.epoch for agent in self.learners.values())
+        total = len(self.learners) * self.config.epochs * self.steps
         with tqdm(total=total, initial=total - left * self.steps, unit="step") as bar:
-            for name, agent in self.agents.items():
+            for name, agent in self.learners.items():
                 self._train_agent(name, agent, bar)
 
-    def _train_agent(self, name: str, agent: ReinforceAgent, bar: tqdm) -> None:
+    def _train_agent(self, name: str, agent: Agent, bar: tqdm) -> None:
         config, begun = self.config, agent.epoch
         events = self.folder.path / "tensorboard" / name
         with SummaryWriter(str(events), purge_step=begun) as writer:
@@ -125,7 +157,7 @@ class Trainer:
                 writer.flush()
                 agent.save(checkpoint_folder(self.folder.path, name))
 
-    def _train_epoch(self, agent: ReinforceAgent, epoch: int, bar: tqdm) -> dict[str, float]:
+    def _train_epoch(self, agent: Agent, epoch: int, bar: tqdm) -> dict[str, float]:
         config = self.config
         seed = epoch_seed(config.seed, epoch)
         agent.set_epoch(epoch)
@@ -143,11 +175,12 @@ class Trainer:
             metrics.append(agent.update(trajectory))
             glimpses += trajectory.num_glimpses * trajectory.batch
             bar.update()
-        mean = {key: float(np.mean([m[key] for m in metrics])) for key in metrics[0]}
+        keys = dict.fromkeys(key for row in metrics for key in row)
+        mean = {key: float(np.mean([m[key] for m in metrics if key in m])) for key in keys}
         seconds = time.perf_counter() - start
         return mean | {"seconds": seconds, "glimpses_per_second": glimpses / seconds}
 
-    def _evaluate(self, agent: ReinforceAgent) -> dict[str, float]:
+    def _evaluate(self, agent: Agent) -> dict[str, float]:
         """Score the mean location on the evaluation split."""
         answers = play(agent, self.eval_env, seed=self.config.seed)
         spread = fixation_facts(answers.fixations)["spread"]
@@ -168,7 +201,7 @@ class Trainer:
         )  # fmt: skip
         path = self.folder.path / f"evaluation-{config.eval_split}.json"
         write_json(path, {"settings": settings, **record})
-        print(format_table(record))
+        print(format_table(record, config.policy))
         return record
 
 

@@ -19,11 +19,10 @@ from encoders.engine import Encoder
 from experiments.cells import model_title
 from experiments.configs import TrainConfig
 from experiments.data import build_dataset
-from experiments.environment import build_env, build_source, describe_dataset
+from experiments.environment import PlayEnv, build_play_env, build_source, describe_dataset
 from experiments.evaluate import batches, checkpoint_folder, load_run
 from experiments.runs import RunError, load_config, read_json
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class OpenRun:
     """Its configuration, with what was changed for watching."""
     source: FeatureBank | Encoder
     """Bank or live encoder."""
-    env: DogsGlimpseVectorEnv
+    env: PlayEnv
     """On the split."""
     agents: dict[str, ReinforceAgent]
     """`learned`, and the references that have a checkpoint."""
@@ -138,7 +137,8 @@ def open_run(
         two_dogs: Synthetic pictures of the same kind with two dogs each (live encoder).
 
     Raises:
-        RunError: no run there, no checkpoint yet, or two dogs of a data set that is not drawn.
+        RunError: no run there, no checkpoint yet, two dogs of a data set that is not drawn, or a
+            policy that tells nothing between its glimpses.
     """
     config = load_config(TrainConfig, folder)
     if live or two_dogs:
@@ -160,13 +160,21 @@ def open_run(
             )
         dataset = build_dataset(config.data, split, creatures=2)
     source = build_source(config, split)
-    env = build_env(config, split, source=source, training=False, dataset=dataset)
-    return OpenRun(folder, config, source, env, load_run(folder, config, env))
+    env = build_play_env(config, split, source=source, training=False, dataset=dataset)
+    agents = load_run(folder, config, env)
+    own = {name: agent for name, agent in agents.items() if isinstance(agent, ReinforceAgent)}
+    if len(own) < len(agents):
+        raise RunError(
+            f"the policy of {folder}, {config.policy!r}, answers at the end only, and what is "
+            "asked for here is its belief after every glimpse: `glimpse evaluate` scores it and "
+            "draws its scanpaths"
+        )
+    return OpenRun(folder, config, source, env, own)
 
 
 def watch(
     agent: ReinforceAgent,
-    env: DogsGlimpseVectorEnv,
+    env: PlayEnv,
     *,
     images: Int64[np.ndarray, " N"] | None = None,
     seed: int = 0,

@@ -9,7 +9,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.dynamics import NEVER_RESET, GlimpseDynamics, episode_key
@@ -107,6 +107,11 @@ class DogsGlimpseVectorEnv(VectorEnv):
     def class_names(self) -> tuple[str, ...]:
         """Name of each class, in the order of the labels."""
         return self._dynamics.dataset.class_names
+
+    @property
+    def mirrored(self) -> Bool[np.ndarray, " B"]:
+        """Whether each environment sees its picture mirrored."""
+        return self._dynamics.mirror.copy()
 
     def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """Return the zooms that an action's `scale` comes to: a `FeatureBank` holds only some."""

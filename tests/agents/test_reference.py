@@ -40,7 +40,7 @@ def test_choosers_look_where_they_say():
 
 def test_uniform_covers_the_plane_and_replays():
     g = torch.Generator().manual_seed(0)
-    draws = uniform(torch.zeros(40_000, dtype=torch.int64), g)
+    draws = uniform(torch.zeros(40_000, dtype=torch.int64), {}, g)
     assert draws.abs().max() <= 1
     # Standard errors: 0.577 / 200 for the mean, a quarter of the points in each quadrant.
     assert draws.mean(0).abs().max() < 0.015
@@ -103,7 +103,7 @@ def test_bad_choices_say_what_is_wrong():
     with pytest.raises(ValueError, match="given are for 3 rows, the batch has 4"):
         looks(make(given(torch.zeros(2, 3, 2))))
     with pytest.raises(ValueError, match="chooser must return"):
-        looks(make(lambda step, generator: torch.zeros(2)))
+        looks(make(lambda step, observation, generator: torch.zeros(2)))
     with pytest.raises(ValueError, match="side of at least 1"):
         lattice_points(0)
 
