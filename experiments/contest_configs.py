@@ -59,6 +59,8 @@ class OnPolicySettings:
     """Units of the hidden layer over the features, of policy and value each."""
     log_std_init: float = searched(-1.0, Choice((-1.5, -1.0, -0.5)))
     """Log of the first sigma of the fixation, of hybrid policies."""
+    side: int | None = None
+    """Cells a side of the lattice of fixations, where there is one; None: the bank's points."""
     gae_lambda: float = 1.0
     """Lambda of the advantages; episodes are short and their only reward is the last."""
 
@@ -139,6 +141,8 @@ class DQNSettings(OffPolicySettings):
     """Share of the steps over which epsilon falls to 0.05."""
     target_update_interval: int = 1_000
     """Steps between copies to the target network."""
+    side: int | None = None
+    """Cells a side of the lattice of fixations; None: the bank's points."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,42 @@ ALGORITHMS: dict[str, tuple[type, Face, str]] = {
     "dqn": (DQNSettings, "number", "DQN, a flat lattice"),
 }
 """Agents of Stable-Baselines3 by name: settings, action face, and what they are in words."""
+
+
+def sb3_arguments(agent: str, settings: Any) -> dict[str, Any]:
+    """What a constructor of Stable-Baselines3 gets for settings, in RL Zoo's names.
+
+    All but the features extractor; `policy` is a name, and `noise_std` the sigma of a Gaussian
+    action noise.
+    """
+    name, hybrid = agent.removesuffix("-hybrid"), agent.endswith("-hybrid")
+    alike = [each.name for each in fields(settings) if each.name not in _NOT_ARGUMENTS]
+    found = {each: getattr(settings, each) for each in alike}
+    if name in ("sac", "td3", "dqn"):
+        found |= {"policy": "MultiInputPolicy", "train_freq": 1}
+        found["policy_kwargs"] = {"net_arch": [settings.width] * 2}
+        if name == "sac" and not settings.ent_coef.startswith("auto"):
+            found["ent_coef"] = float(settings.ent_coef)
+        if name == "td3":
+            found["noise_std"] = settings.action_noise
+        return found
+    recurrent = name == "recurrent-ppo"
+    found |= {"policy": "MultiInputLstmPolicy" if recurrent else "MultiInputPolicy", "gamma": 1.0}
+    found["policy_kwargs"] = {"net_arch": [settings.width]}
+    if hybrid:
+        found["policy"] = "agents.sb3." + (
+            "recurrent.HybridRecurrentPolicy" if recurrent else "policies.HybridPolicy"
+        )
+        found["policy_kwargs"]["log_std_init"] = settings.log_std_init
+    if recurrent:
+        found["policy_kwargs"]["lstm_hidden_size"] = settings.lstm_hidden_size
+    if name == "a2c":
+        # RMSprop is stock A2C's; Adam is what the others have.
+        found["use_rms_prop"] = False
+    return found
+
+
+_NOT_ARGUMENTS = ("num_envs", "width", "log_std_init", "lstm_hidden_size", "action_noise", "side")
 
 ENVIRONMENTS = {"dogs": "medium-2"}
 """Short names of environments. For dogs that of the variants: one patch, two glimpses."""

@@ -25,7 +25,7 @@ from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
 from encoders.bank import FeatureBank
 from encoders.engine import Encoder
 from experiments.configs import TrainConfig
-from experiments.contest_configs import ALGORITHMS, TwoDeckSettings
+from experiments.contest_configs import ALGORITHMS, TwoDeckSettings, sb3_arguments
 from experiments.environment import REFERENCES, build_env
 from experiments.train import epoch_batches, epoch_seed
 from glimpse_env.flat import Codec, FlatCodec, LatticeCodec, join
@@ -108,9 +108,7 @@ class SB3Contestant:
             self.run, run.train_split, source=source, autoreset_mode=AutoresetMode.SAME_STEP
         )
         face = ALGORITHMS[agent][1]
-        side = (
-            round(len(source.fixations) ** 0.5) if isinstance(source, FeatureBank) else _LIVE_SIDE
-        )
+        side = getattr(settings, "side", None) or lattice_side(source)
         own = env.single_action_space
         self.codec: Codec = FlatCodec(own)
         faced: Any = VectorFlatAction(env)
@@ -151,6 +149,11 @@ class _Watch(BaseCallback):
     def _on_step(self) -> bool:
         self.over = not self.tick(self.num_timesteps)
         return not self.over
+
+
+def lattice_side(source: FeatureBank | Encoder) -> int:
+    """Points a side of a bank's lattice; where an encoder runs live, any place will do."""
+    return round(len(source.fixations) ** 0.5) if isinstance(source, FeatureBank) else _LIVE_SIDE
 
 
 class SB3Player:
@@ -232,61 +235,21 @@ def _build_model(
     agent: str, settings: Any, env: SB3VecEnv, extractor: dict[str, Any], run: TrainConfig
 ) -> Any:
     """The algorithm, stock: only its settings are set."""
-    common: dict[str, Any] = {
-        "env": env, "seed": run.seed, "device": run.device, "learning_rate": settings.learning_rate,
-    }  # fmt: skip
-    hybrid = agent.endswith("-hybrid")
-    name = agent.removesuffix("-hybrid")
-    if name in ("sac", "td3", "dqn"):
-        kind: Any = {"sac": SAC, "td3": TD3, "dqn": DQN}[name]
-        common |= {
-            "policy": "MultiInputPolicy",
-            "policy_kwargs": extractor | {"net_arch": [settings.width] * 2},
-            "buffer_size": settings.buffer_size,
-            "learning_starts": settings.learning_starts,
-            "batch_size": settings.batch_size,
-            "gradient_steps": settings.gradient_steps,
-            "gamma": settings.gamma,
-            "train_freq": 1,
-        }
-        if name == "sac":
-            text = settings.ent_coef
-            common["ent_coef"] = text if text.startswith("auto") else float(text)
-        if name == "td3":
-            size = env.action_space.shape[0]  # type: ignore[index]
-            common["action_noise"] = NormalActionNoise(
-                np.zeros(size), np.full(size, settings.action_noise)
-            )
-        if name == "dqn":
-            common |= {
-                "exploration_fraction": settings.exploration_fraction,
-                "target_update_interval": settings.target_update_interval,
-            }
-        return kind(**common)
-    common |= {
-        "n_steps": settings.n_steps,
-        "ent_coef": settings.ent_coef,
-        "gae_lambda": settings.gae_lambda,
-        "gamma": 1.0,
-        "policy": HybridPolicy if hybrid else "MultiInputPolicy",
-        "policy_kwargs": extractor | {"net_arch": [settings.width]},
-    }
-    if hybrid:
-        common["policy_kwargs"] |= {"log_std_init": settings.log_std_init}
-    if name == "a2c":
-        # RMSprop is stock A2C's; Adam is what the others have.
-        return A2C(**common, use_rms_prop=False)
-    common |= {
-        "batch_size": settings.batch_size,
-        "n_epochs": settings.n_epochs,
-        "clip_range": settings.clip_range,
-    }
-    if name == "ppo":
-        return PPO(**common)
     from sb3_contrib import RecurrentPPO
 
     from agents.sb3 import HybridRecurrentPolicy
 
-    common["policy"] = HybridRecurrentPolicy if hybrid else "MultiInputLstmPolicy"
-    common["policy_kwargs"] |= {"lstm_hidden_size": settings.lstm_hidden_size}
-    return RecurrentPPO(**common)
+    kinds: dict[str, Any] = {
+        "ppo": PPO, "a2c": A2C, "recurrent-ppo": RecurrentPPO, "sac": SAC, "td3": TD3, "dqn": DQN,
+    }  # fmt: skip
+    arguments = sb3_arguments(agent, settings)
+    arguments["policy_kwargs"] = extractor | arguments["policy_kwargs"]
+    if agent.endswith("-hybrid"):
+        recurrent = agent.startswith("recurrent")
+        arguments["policy"] = HybridRecurrentPolicy if recurrent else HybridPolicy
+    if "noise_std" in arguments:
+        size = env.action_space.shape[0]  # type: ignore[index]
+        sigma = np.full(size, arguments.pop("noise_std"))
+        arguments["action_noise"] = NormalActionNoise(np.zeros(size), sigma)
+    kind = kinds[agent.removesuffix("-hybrid")]
+    return kind(env=env, seed=run.seed, device=run.device, **arguments)

@@ -46,3 +46,20 @@ def watched_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for config in runs.values():
         train(config)
     return {name: config.out for name, config in runs.items()}
+
+
+CONTEST_DATA = DataConfig(dataset="synthetic", num_images=128)
+"""As many pictures as a batch of the two-deck agent takes."""
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Banks of a few synthetic pictures for contests, 2 x 2 fixations."""
+    config = BankConfig(
+        out=tmp_path_factory.mktemp("banks"), data=CONTEST_DATA, encoder="inception_mini",
+        resolutions=("high",), side=2, mirror=False, context="center", workers=1,
+    )  # fmt: skip
+    encoder = make_encoder("inception_mini", precision="fp32")
+    for split in ("train", "val"):
+        build_bank(config, split, encoder)
+    return config.out

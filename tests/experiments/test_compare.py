@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import tyro
 
-from encoders.engine import make_encoder
 from experiments import compare as compare_module
-from experiments.bank import BankConfig, build_bank
 from experiments.compare import CompareConfig, compare, contest_jobs
 from experiments.compare_report import (
     bootstrap_difference,
@@ -23,12 +21,11 @@ from experiments.compare_report import (
 from experiments.contest import ContestConfig, Meter, contest, read_at
 from experiments.contest_configs import ALGORITHMS, settings_for
 from experiments.contestants import build_contestant
-from experiments.data import DataConfig
 from experiments.environment import build_source
 from experiments.runs import RunError
 from experiments.sweep import Job
+from tests.experiments.conftest import CONTEST_DATA as DATA
 
-DATA = DataConfig(dataset="synthetic", num_images=128)
 # Steps and updates, small enough for a test.
 TINY = ("num_envs=8", "width=16")
 
@@ -45,19 +42,6 @@ class Nobody:
     def act(self, observation: object, state: None, *, deterministic: bool = False) -> None:
         """Raise."""
         raise ValueError("it will not play")
-
-
-@pytest.fixture(scope="session")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Banks of a few synthetic pictures, 2 x 2 fixations."""
-    config = BankConfig(
-        out=tmp_path_factory.mktemp("banks"), data=DATA, encoder="inception_mini",
-        resolutions=("high",), side=2, mirror=False, context="center", workers=1,
-    )  # fmt: skip
-    encoder = make_encoder("inception_mini", precision="fp32")
-    for split in ("train", "val"):
-        build_bank(config, split, encoder)
-    return config.out
 
 
 def a_contest(agent: str, bank: Path, out: Path, **changes: object) -> ContestConfig:
