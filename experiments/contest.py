@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,23 +15,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional
 
-from agents.policy import AttentionPolicy
+from agents.policy import AttentionPolicy, load_policy
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from encoders.bank import BankIncompleteError, FeatureBank
 from encoders.engine import make_encoder
 from experiments.bank import BankConfig, build_bank
 from experiments.configs import TrainConfig
-from experiments.contest_configs import ALGORITHMS, ENVIRONMENTS, settings_for
+from experiments.contest_configs import ALGORITHMS, ENVIRONMENTS, settings_for, settings_type
 from experiments.contestants import build_contestant
 from experiments.data import DataConfig
 from experiments.environment import (
+    PlayEnv,
     build_env,
+    build_play_env,
     build_source,
     describe_dataset,
     describe_encoder,
@@ -39,8 +43,8 @@ from experiments.environment import (
 from experiments.evaluate import batches, fixation_facts
 from experiments.metrics import accuracy, mean_class_accuracy
 from experiments.named import EXPERIMENTS
+from experiments.outside import describe_policy
 from experiments.runs import environment_record, to_record, write_json
-from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 _EVAL_BATCH = 256
 _SYNTHETIC_SIDE = 7
@@ -51,8 +55,8 @@ class ContestConfig:
     """Train one agent within a budget of steps and of time, and score it as it learns."""
 
     agent: Positional[str]
-    """two-deck; ppo, a2c, recurrent-ppo (each also as NAME-hybrid), sac, td3, dqn; center, random;
-    or any policy, registered or `module:Class`."""
+    """two-deck; ppo, a2c, recurrent-ppo (each also as NAME-hybrid), sac, td3, dqn; center, random,
+    lattice-scan, saliency, box-oracle; or any policy, registered or `module:Class`."""
     environment: str = "synthetic"
     """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
     out: Path = Path("runs/contest")
@@ -68,7 +72,7 @@ class ContestConfig:
     evaluations: int = 6
     """Evaluations on the way to `steps`, and again on the way to `minutes`."""
     set: tuple[str, ...] = ()
-    """Settings of the agent to change, as NAME=VALUE."""
+    """Settings of the agent to change, or a policy's own options, as NAME=VALUE."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
     """Which pictures; those of a synthetic environment are drawn in any case."""
     bank: Path | None = None
@@ -93,6 +97,7 @@ class ContestConfig:
             raise ValueError("--steps and --evaluations are at least 1")
         if not 0 < self.minutes <= self.max_minutes:
             raise ValueError("--minutes is above 0 and at most --max-minutes")
+        _check_agent(self.agent)
         settings_for(self.agent, self.environment, self.set)
 
     def run(self) -> TrainConfig:
@@ -101,10 +106,30 @@ class ContestConfig:
         data = self.data
         if own.data.dataset == "synthetic":
             data = replace(data, dataset="synthetic")
+        options = {} if settings_type(self.agent) else dict(map(_pair, self.set))
         return replace(
-            own, out=self.out, seed=self.seed, device=self.device, eval_split=self.eval_split,
+            own, policy=self.agent, policy_options=options, out=self.out,
+            seed=self.seed, device=self.device, eval_split=self.eval_split,
             data=data, bank=self.bank or own.bank, mirror="off", context="center",
         )  # fmt: skip
+
+
+def _check_agent(agent: str) -> None:
+    if agent in ALGORITHMS:
+        return
+    try:
+        load_policy(agent)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Of Stable-Baselines3 there are {', '.join(ALGORITHMS)}."
+        ) from error
+
+
+def _pair(change: str) -> tuple[str, str]:
+    name, equals, value = change.partition("=")
+    if not equals:
+        raise ValueError(f"--set {change}: give NAME=VALUE")
+    return name, value
 
 
 class Meter:
@@ -158,21 +183,27 @@ class Meter:
 
 @contextmanager
 def _own_draws(player: AttentionPolicy, seed: int) -> Iterator[None]:
-    """Draw from a seed meanwhile, and leave the training's draws where they were."""
+    """Draw from a seed meanwhile, and leave the training's draws where they were.
+
+    An outside policy with a generator of its own goes on drawing from that.
+    """
     agent = player if isinstance(player, ReinforceAgent) else None
     before = None if agent is None else agent.generator.get_state()
+    arrays, plain = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
         if agent is not None:
             agent.seed(seed)
         yield
+    np.random.set_state(arrays)
+    random.setstate(plain)
     if agent is not None and before is not None:
         agent.generator.set_state(before)
 
 
-def score_player(
-    player: AttentionPolicy, env: DogsGlimpseVectorEnv, seed: int = 0
-) -> dict[str, Any]:
+def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[str, Any]:
     """Play every picture of a split once, without noise, and sum up.
 
     Returns:
@@ -212,7 +243,10 @@ def contest(config: ContestConfig) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     train_source, source = (build_source(run, each) for each in (run.train_split, run.eval_split))
     eval_run = replace(run, batch_size=_EVAL_BATCH)
-    env = build_env(eval_run, run.eval_split, source=source, training=False)
+    stock = config.agent in ALGORITHMS
+    env = build_play_env(
+        eval_run, run.eval_split, () if stock else None, source=source, training=False
+    )
     settings = settings_for(config.agent, config.environment, config.set)
     contestant = build_contestant(config.agent, settings, run, train_source, config.steps)
     train_set = build_env(run, run.train_split, source=train_source).dataset
@@ -225,6 +259,7 @@ def contest(config: ContestConfig) -> dict[str, Any]:
             for split, each in ((run.train_split, train_source), (run.eval_split, source))
         },
         datasets={each.split: describe_dataset(each) for each in (train_set, env.dataset)},
+        **({} if stock else describe_policy(config.agent)),
     )  # fmt: skip
     write_json(config.out / "environment.json", environment)
     write_json(config.out / "config.json", to_record(config))

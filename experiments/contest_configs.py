@@ -236,13 +236,14 @@ def settings_for(agent: str, environment: str, changes: tuple[str, ...] = ()) ->
         environment: The name of the experiment whose environment it is.
         changes: `name=value`, as on a command line.
 
+    Returns:
+        None for policies that have no settings here; their own options are theirs to check.
+
     Raises:
         ValueError: No such setting, or a value of another kind.
     """
     kind = settings_type(agent)
     if kind is None:
-        if changes:
-            raise ValueError(f"{agent!r} has no settings to change: leave --set out")
         return None
     pictures = "synthetic" if environment == "synthetic" else "dogs"
     found = replace(kind(), **TUNED[pictures].get(agent, {}))

@@ -17,8 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor
 
-from agents.policy import AttentionPolicy, LearningPolicy, Observation, check_policy, load_policy
-from agents.reference import ReferenceAgent
+from agents.policy import AttentionPolicy, Observation
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
@@ -26,10 +25,10 @@ from encoders.bank import FeatureBank
 from encoders.engine import Encoder
 from experiments.configs import TrainConfig
 from experiments.contest_configs import ALGORITHMS, TwoDeckSettings, sb3_arguments
-from experiments.environment import REFERENCES, build_env
+from experiments.environment import build_env, build_play_env
+from experiments.outside import Agent, build_policy
 from experiments.train import epoch_batches, epoch_seed
 from glimpse_env.flat import Codec, FlatCodec, LatticeCodec, join
-from glimpse_env.vector_env import DogsGlimpseVectorEnv
 from glimpse_env.wrappers import VectorFlatAction, VectorLatticeAction
 
 Tick = Callable[[int], bool]
@@ -41,42 +40,47 @@ _LIVE_SIDE = 5
 class PolicyContestant:
     """A policy of `agents.policy`: ours, a reference, or somebody's own; it learns by `update`."""
 
-    def __init__(self, policy: AttentionPolicy, run: TrainConfig, source: Any) -> None:
-        """Build its training environment.
+    def __init__(self, run: TrainConfig, source: FeatureBank | Encoder) -> None:
+        """Build the policy and its training environment.
 
         Args:
-            policy: Who plays.
-            run: The environment's settings, batch size and seed.
+            run: The environment's settings, network and learning; `policy` says who plays.
             source: Bank or live encoder of the training split.
+
+        Raises:
+            ValueError: As for `build_policy`, or fewer pictures than one batch takes.
         """
-        self.policy, self.run, self.source = policy, run, source
+        self.run = run
+        self.env = build_play_env(run, run.train_split, source=source)
+        self.policy: Agent = build_policy(run.policy, run.policy_options, run, self.env)
+        if len(self.env.dataset) * run.learning.samples < run.batch_size:
+            raise ValueError(
+                f"{len(self.env.dataset)} training pictures do not fill a batch of "
+                f"{run.batch_size}: compare on more pictures"
+            )
 
     @property
     def learns(self) -> bool:
         """Whether there is anything to train."""
-        return isinstance(self.policy, LearningPolicy)
+        return isinstance(self.policy, ReinforceAgent) or self.policy.learns
 
     def train(self, tick: Tick) -> None:
-        """Play and update, epoch by epoch, until `tick` says to stop."""
+        """Play and update, epoch by epoch as `glimpse train` does, until `tick` says to stop."""
         if not self.learns:
             return
-        policy: Any = self.policy
-        run, env = self.run, build_env(self.run, self.run.train_split, source=self.source)
-        samples = run.learning.samples if isinstance(policy, ReinforceAgent) else 1
-        if len(env.dataset) * samples < run.batch_size:
-            raise ValueError(
-                f"{len(env.dataset)} training pictures do not fill a batch of {run.batch_size}: "
-                "compare on more pictures"
-            )
-        steps, epoch = 0, 0
+        run, env, policy, steps, epoch = self.run, self.env, self.policy, 0, 0
         while True:
-            if isinstance(policy, ReinforceAgent):
-                policy.set_epoch(epoch)
-                policy.seed(epoch_seed(run.seed, epoch))
-            order = epoch_batches(len(env.dataset), run.batch_size, samples, run.seed, epoch)
+            seed = epoch_seed(run.seed, epoch)
+            policy.set_epoch(epoch)
+            policy.seed(seed)
+            order = epoch_batches(
+                len(env.dataset), run.batch_size, run.learning.samples, run.seed, epoch
+            )
             for number, images in enumerate(order):
-                seed = epoch_seed(run.seed, epoch) if number == 0 else None
-                trajectory = collect(env, policy, seed=seed, options={"image": images}, grad=True)
+                trajectory = collect(
+                    env, policy, seed=seed if number == 0 else None, options={"image": images},
+                    grad=True,
+                )  # fmt: skip
                 policy.update(trajectory)
                 steps += trajectory.batch * (trajectory.num_glimpses + 1)
                 if not tick(steps):
@@ -191,9 +195,9 @@ def build_contestant(
     """Make an agent by name.
 
     Args:
-        agent: `two-deck`, a name of `ALGORITHMS`, or a policy, registered or `module:Class`.
+        agent: A name of `ALGORITHMS`, or a policy, registered or `module:Class`.
         settings: Of `settings_for`.
-        run: The environment's settings, network, learning and seed.
+        run: The environment's settings, network, learning and seed; `policy` is the agent.
         source: Bank or live encoder of the training split.
         steps: The budget of environment steps.
 
@@ -202,23 +206,7 @@ def build_contestant(
     """
     if agent in ALGORITHMS:
         return SB3Contestant(agent, settings, run, source, steps)
-    env = build_env(run, run.train_split, source=source)
-    if agent == "two-deck":
-        run = _changed(run, settings)
-    return PolicyContestant(build_player(agent, run, env), run, source)
-
-
-def build_player(agent: str, run: TrainConfig, env: DogsGlimpseVectorEnv) -> AttentionPolicy:
-    """The two-deck agent, a reference with its settings, or any other policy."""
-    spaces: Any = (env.single_observation_space, env.single_action_space)
-    network = replace(run.network, num_glimpses=run.num_glimpses)
-    common: dict[str, Any] = {"device": run.device, "seed": run.seed}
-    learned = ReinforceAgent.from_spaces(*spaces, network=network, learning=run.learning, **common)
-    if agent == "two-deck":
-        return learned
-    if agent in REFERENCES:
-        return ReferenceAgent(REFERENCES[agent], learned.config, run.learning, **common)
-    return check_policy(load_policy(agent)(*spaces))
+    return PolicyContestant(run if settings is None else _changed(run, settings), source)
 
 
 def _changed(run: TrainConfig, settings: TwoDeckSettings) -> TrainConfig:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import tyro
 
 from experiments import compare as compare_module
@@ -189,6 +191,68 @@ def test_every_algorithm_learns_and_plays(agent: str, bank: Path, tmp_path: Path
     assert any(not bool((a == b).all()) for a, b in zip(before, after, strict=True))
 
 
+class Softmax:
+    """A policy of somebody's own: looks at random, reads the last glimpse, learns to name it."""
+
+    def __init__(self, observation_space: Any, action_space: Any, rate: float = 1.0) -> None:
+        """A linear classifier."""
+        size = int(np.prod(observation_space["glimpse"].shape))
+        self.linear = torch.nn.Linear(size, int(action_space["label"].n))
+        self.rate = rate
+
+    def initial_state(self, batch: int) -> None:
+        """Nothing."""
+
+    def act(self, observation: Any, state: None, *, deterministic: bool = False) -> Any:
+        """Look anywhere, and name the likeliest."""
+        scores = self.linear(observation["glimpse"].flatten(1))
+        fixation = (
+            torch.zeros(len(scores), 2) if deterministic else 2 * torch.rand(len(scores), 2) - 1
+        )
+        return {"fixation": fixation, "label": scores.argmax(1)}, None
+
+    def update(self, trajectory: Any) -> dict[str, float]:
+        """One step of gradient descent."""
+        scores = self.linear(trajectory.steps[-1]["glimpse"].flatten(1))
+        loss = torch.nn.functional.cross_entropy(scores, trajectory.labels)
+        self.linear.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for each in self.linear.parameters():
+                each -= self.rate * each.grad  # type: ignore[operator]
+        return {"loss": loss.item()}
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "random", "lattice-scan", "box-oracle",
+        pytest.param("saliency", marks=pytest.mark.slow),  # draws the pictures
+    ],
+)  # fmt: skip
+def test_references_take_part_by_name(agent: str, bank: Path, tmp_path: Path) -> None:
+    record = contest(a_contest(agent, bank, tmp_path / "run"))
+    assert record["learns"] and record["curve"][-1]["steps"] == 384
+    looked = record["curve"][-1]["fixations"]
+    if agent == "lattice-scan":
+        assert looked["spread"] == [[0.0, 0.0]] * 2 and looked["mean"][0] != looked["mean"][1]
+    else:
+        assert looked["spread"][0][0] > 0
+
+
+def test_anybodys_policy_takes_part_and_learns(bank: Path, tmp_path: Path) -> None:
+    agent = f"{__name__}:Softmax"
+    config = a_contest(agent, bank, tmp_path / "run", steps=30 * 384, set=("rate=0.5",))
+    record = contest(config)
+    assert record["learns"] and record["run"]["policy_options"] == {"rate": "0.5"}
+    first, last = record["curve"][0], record["curve"][-1]
+    assert last["ma"] > first["ma"] + 5
+    with pytest.raises(ValueError, match="cannot be built .*speed"):
+        contest(a_contest(agent, bank, tmp_path / "bad", set=("speed=1",)))
+    with pytest.raises(ValueError, match="No policy is registered as 'pppo'.*there are ppo, "):
+        ContestConfig("pppo")
+
+
 # -- comparisons -------------------------------------------------------------------------------
 
 
@@ -260,12 +324,13 @@ def test_finished_runs_of_another_budget_or_setting_are_refused(
 
 
 def test_commands_say_what_the_jobs_are(bank: Path, tmp_path: Path) -> None:
-    config = a_comparison(bank, tmp_path, agents=("ppo", "my_policies:Middle"), eval_split="test")
+    config = a_comparison(bank, tmp_path, agents=("ppo", f"{__name__}:Nobody"), eval_split="test")
     for job in contest_jobs(config):
         words = job.words()
         assert words[:3] == ["glimpse", "contest", job.experiment]
         assert tyro.cli(ContestConfig, args=words[2:]) == job.config
-    assert (tmp_path / "my_policies.Middle/seed-1") in {job.folder for job in contest_jobs(config)}
+    folders = {job.folder for job in contest_jobs(config)}
+    assert tmp_path / f"{__name__}.Nobody/seed-1" in folders
 
 
 @pytest.mark.slow
