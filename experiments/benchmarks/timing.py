@@ -30,33 +30,49 @@ class Contender:
 
 @dataclass(frozen=True)
 class Rate:
-    """Units a second of one contender, over its windows."""
+    """Units a second of one contender, window by window."""
 
-    windows: tuple[float, ...]
-    """Rate of each window, in the order measured."""
+    clock: tuple[float, ...]
+    """By the clock: what a user waits for, with whatever else the machine was doing."""
+    processor: tuple[float, ...]
+    """By this process's processor time (of all its threads together): what a busy machine hardly
+    changes, and with one thread what a free core would give."""
     units: int
     """Units done in all windows together."""
 
-    @property
-    def median(self) -> float:
-        """Median over the windows."""
-        return float(np.median(self.windows))
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """Lower and upper quartile over the windows."""
-        low, high = np.quantile(self.windows, (0.25, 0.75))
-        return float(low), float(high)
-
     def record(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        low, high = self.quartiles
-        return {
-            "median": round(self.median, 2),
-            "quartiles": [round(low, 2), round(high, 2)],
-            "windows": [round(rate, 2) for rate in self.windows],
-            "units": self.units,
-        }
+        parts = {"processor": self.processor, "clock": self.clock}
+        return {name: _summary(rates) for name, rates in parts.items()} | {"units": self.units}
+
+    def cell(self) -> str:
+        """A table's cell: by processor time with quartiles, then by the clock."""
+        low, high = quartiles(self.processor)
+        return (
+            f"{np.median(self.processor):,.0f} ({low:,.0f} to {high:,.0f}), clock "
+            f"{np.median(self.clock):,.0f}"
+        )
+
+    def over(self, other: Rate) -> tuple[float, float]:
+        """Ratio of the medians, by processor time and by the clock."""
+        return (
+            float(np.median(self.processor) / np.median(other.processor)),
+            float(np.median(self.clock) / np.median(other.clock)),
+        )
+
+
+def quartiles(rates: Sequence[float]) -> tuple[float, float]:
+    """Lower and upper quartile."""
+    low, high = np.quantile(rates, (0.25, 0.75))
+    return float(low), float(high)
+
+
+def _summary(rates: Sequence[float]) -> dict[str, Any]:
+    return {
+        "median": round(float(np.median(rates)), 2),
+        "quartiles": [round(rate, 2) for rate in quartiles(rates)],
+        "windows": [round(rate, 2) for rate in rates],
+    }
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,7 @@ def interleave(
     Args:
         contenders: Each does its work at least once a window.
         windows: Windows of each; the order is reversed every other round.
-        seconds: Least length of a window: work is repeated until then.
+        seconds: Least length of a window by the clock: work is repeated until then.
         warm_up: Pieces of work of each, done before and not counted (allocation, compilation).
 
     Raises:
@@ -118,19 +134,23 @@ def interleave(
     for contender in contenders:
         for _ in range(warm_up):
             contender.work()
-    rates: dict[str, list[float]] = {name: [] for name in names}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     units = dict.fromkeys(names, 0)
     for number in range(windows):
         for contender in contenders if number % 2 == 0 else reversed(contenders):
-            done, start = 0, time.perf_counter()
+            done, start, spent = 0, time.perf_counter(), time.process_time()
             while True:
                 done += contender.work()
                 elapsed = time.perf_counter() - start
                 if elapsed >= seconds:
                     break
-            rates[contender.name].append(done / elapsed)
+            # A window that computes nothing takes no processor time.
+            spent = max(time.process_time() - spent, 1e-9)
+            rates[contender.name].append((done / elapsed, done / spent))
             units[contender.name] += done
-    return {name: Rate(tuple(rates[name]), units[name]) for name in names}
+    return {
+        name: Rate(*map(tuple, zip(*rates[name], strict=True)), units=units[name]) for name in names
+    }
 
 
 def machine_record(packages: Sequence[str] = (), **facts: Any) -> dict[str, Any]:
@@ -148,7 +168,7 @@ def machine_record(packages: Sequence[str] = (), **facts: Any) -> dict[str, Any]
     record["machine"] |= {
         "processor_name": _processor_name(),
         "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "load_average_at_start": [round(load, 2) for load in _load_average()],
+        "load_average_at_start": load_average(),
     }
     return record
 
@@ -162,8 +182,9 @@ def _processor_name() -> str:
     return named[0] if named else platform.processor()
 
 
-def _load_average() -> tuple[float, ...]:
+def load_average() -> list[float]:
+    """Processes that wanted a core, over the last 1, 5 and 15 minutes; empty where unknown."""
     try:
-        return os.getloadavg()
+        return [round(load, 2) for load in os.getloadavg()]
     except (AttributeError, OSError):  # Windows has none
-        return ()
+        return []
