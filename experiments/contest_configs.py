@@ -218,7 +218,40 @@ ENVIRONMENTS = {"dogs": "medium-2"}
 
 # What `glimpse tune` found, where it differs from the defaults: by pictures and agent.
 # experiments/results/tuning-*.json has every trial; a test holds the two together.
-TUNED: dict[Literal["synthetic", "dogs"], dict[str, dict[str, Any]]] = {"synthetic": {}, "dogs": {}}
+TUNED: dict[Literal["synthetic", "dogs"], dict[str, dict[str, Any]]] = {
+    "synthetic": {
+        "ppo": {"learning_rate": 0.00162, "ent_coef": 0.00129, "log_std_init": -0.5, "n_steps": 24},
+        "ppo-hybrid": {
+            "learning_rate": 0.00241,
+            "ent_coef": 0.000116,
+            "width": 128,
+            "log_std_init": -1.5,
+            "n_epochs": 2,
+        },
+        "a2c": {
+            "learning_rate": 0.000455,
+            "ent_coef": 0.00155,
+            "width": 512,
+            "log_std_init": -1.5,
+            "n_steps": 8,
+        },
+        "recurrent-ppo": {
+            "learning_rate": 0.000971,
+            "ent_coef": 0.00148,
+            "log_std_init": -0.5,
+            "n_steps": 24,
+            "n_epochs": 8,
+        },
+        "recurrent-ppo-hybrid": {
+            "learning_rate": 0.00292,
+            "ent_coef": 0.000436,
+            "width": 128,
+            "log_std_init": -1.5,
+        },
+        "td3": {"learning_rate": 0.000103, "width": 128, "gradient_steps": 8, "action_noise": 0.1},
+    },
+    "dogs": {},
+}
 
 
 def settings_type(agent: str) -> type | None:
