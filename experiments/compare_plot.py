@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.compare_report import interquartile_mean
+
 
 def draw_comparison(record: dict[str, Any], path: Path) -> None:
     """Draw a comparison.
@@ -22,7 +24,9 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
 
     agents = record["agents"]
     names = sorted(agents, key=lambda name: -agents[name]["scores"]["steps"]["iqm"])
-    colours = dict(zip(names, plt.get_cmap("tab20")(np.linspace(0, 1, 20)), strict=False))
+    # Ten colours that can be told apart; the next ten agents have them with broken lines.
+    colours = {name: f"C{number % 10}" for number, name in enumerate(names)}
+    dashes = {name: "--" if number >= 10 else "-" for number, name in enumerate(names)}
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(15, 4.8), width_ratios=(1, 1, 0.8), layout="constrained"
     )
@@ -37,7 +41,7 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
                 level = float(np.mean([curve[-1]["ma"] for curve in agent["curves"]]))
                 axes.axhline(level, color=colours[name], linestyle=":", linewidth=1.2)
                 continue
-            _band(axes, agent["curves"], key, colours[name])
+            _band(axes, agent["curves"], key, colours[name], dashes[name])
         axes.axvline(budget, color="0.6", linewidth=0.8)
         axes.set_xlim(0, budget * 1.02)
         axes.set_ylim(0, None)
@@ -55,23 +59,23 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
             )  # fmt: skip
     right.set_yticks(heights, names)
     right.set_xlim(0, None)
-    right.set_xlabel("mA, %: at equal steps (circle), equal time (square); hollow: stopped short")
-    right.xaxis.label.set_size(8)
+    right.set_xlabel("mA, %: at equal steps (circle), equal time (square);\nhollow: stopped short")
     right.grid(alpha=0.25, axis="x")
     figure.suptitle(
-        f"{record['environment']}: interquartile mean over seeds, "
-        f"{next(iter(agents.values()))['num_images']} held-out pictures"
+        f"{record['environment']}, {next(iter(agents.values()))['num_images']} held-out pictures: "
+        "interquartile mean over seeds; bands: range of the seeds; bars: 95% intervals"
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _band(axes: Any, curves: list[list[dict[str, Any]]], key: str, colour: Any) -> None:
-    """Mean over seeds on a common axis, and the range of the seeds."""
+def _band(axes: Any, curves: list[list[dict[str, Any]]], key: str, colour: str, dash: str) -> None:
+    """Interquartile mean over seeds on a common axis, and the range of the seeds."""
     end = min(curve[-1][key] for curve in curves)
     at = np.linspace(0, end, 60)
     values = np.stack([
         np.interp(at, [row[key] for row in curve], [row["ma"] for row in curve]) for curve in curves
     ])  # fmt: skip
-    axes.plot(at, values.mean(0), color=colour, linewidth=1.8)
+    middle = [interquartile_mean(column) for column in values.T]
+    axes.plot(at, middle, color=colour, linestyle=dash, linewidth=1.8)
     axes.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)

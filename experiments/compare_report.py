@@ -207,7 +207,10 @@ def format_comparison(record: dict[str, Any]) -> str:
     seeds = {len(agent["seeds"]) for agent in agents.values()}
     lines.append("")
     if max(seeds) <= 3:
-        lines.append("Of three seeds or fewer the interquartile mean is the mean.")
+        lines.append(
+            "Of three seeds or fewer the interquartile mean is the mean, and its interval their "
+            "range."
+        )
     if short:
         lines.append(
             f"† stopped after {budget['max_minutes']:g} min of training, short of the budget: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional
 
 from experiments.contest import ContestConfig, prepare_banks
-from experiments.contest_configs import draw_settings
+from experiments.contest_configs import draw_settings, settings_type
 from experiments.data import DataConfig
 from experiments.runs import read_json, stands_on, write_json
 from experiments.sweep import Job, room, run_jobs
@@ -80,6 +80,16 @@ def tuning_jobs(config: TuneConfig) -> dict[str, list[Job]]:
     return jobs
 
 
+def changed_settings(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a search may draw and differs from the defaults, by name."""
+    kind: Any = settings_type(agent)
+    return {
+        each.name: settings[each.name]
+        for each in fields(kind)
+        if "search" in each.metadata and settings[each.name] != each.default
+    }
+
+
 def tune(config: TuneConfig) -> dict[str, Any]:
     """Run the trials that are not done; writes `tuning.json` in `out`, prints the best of each.
 
@@ -107,11 +117,16 @@ def tune(config: TuneConfig) -> dict[str, Any]:
                 "steps": last["steps"], "seconds": last["seconds"],
             })  # fmt: skip
         best = max(trials, key=lambda trial: trial["ma"])
-        record["agents"][agent] = {"best": best, "trials": trials}
+        record["agents"][agent] = {
+            "best": best, "changed": changed_settings(agent, best["settings"]), "trials": trials
+        }  # fmt: skip
         print(
             f"{agent:<22} mA {trials[0]['ma']:5.1f} as it was, best {best['ma']:5.1f}: "
             f"{' '.join(best['set']) or 'as it was'}"
         )
+    print("\nfor TUNED in experiments/contest_configs.py:")
+    for agent, found in record["agents"].items():
+        print(f"    {agent!r}: {found['changed']!r},")
     environment = read_json(next(iter(jobs.values()))[0].folder / "environment.json", "run again")
     record |= {name: environment[name] for name in ("versions", "git_revision", "machine")}
     record["stands_on"] = stands_on(environment)

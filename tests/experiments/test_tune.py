@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,17 @@ def test_a_search_records_every_trial_and_goes_on_where_it_was(
         lines = (tmp_path / f"a2c/trial-{number}/metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["ma"] == trial["ma"]
     assert json.loads((tmp_path / "tuning.json").read_text()) == record
-    assert "as it was" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "as it was" in shown and f"'a2c': {record['agents']['a2c']['changed']}," in shown
+
+
+def test_what_a_search_found_can_be_put_into_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings_for("ppo-hybrid", "dogs", ("learning_rate=0.002", "width=128", "n_epochs=4"))
+    changed = tune_module.changed_settings("ppo-hybrid", asdict(found))
+    assert changed == {"learning_rate": 0.002, "width": 128}
+    monkeypatch.setitem(TUNED["dogs"], "ppo-hybrid", changed)
+    assert settings_for("ppo-hybrid", "medium-2") == found
+    assert settings_for("ppo-hybrid", "synthetic") != found
 
 
 def test_a_search_of_nothing_is_refused() -> None:
@@ -102,6 +112,7 @@ def test_tuned_settings_are_what_the_record_says(pictures: str) -> None:
     assert set(tuned) <= set(found)
     for agent, record in found.items():
         best = max(record["trials"], key=lambda trial: trial["ma"])
+        assert best == record["best"]
         for each in fields(settings_type(agent)):  # type: ignore[arg-type]
             if "search" in each.metadata:
                 used = getattr(settings_for(agent, pictures), each.name)
