@@ -133,7 +133,8 @@ class Trainer:
             self.folder.rewind(name, agent.epoch)
         left = sum(self.config.epochs - agent.epoch for agent in self.learners.values())
         total = len(self.learners) * self.config.epochs * self.steps
-        with tqdm(total=total, initial=total - left * self.steps, unit="step") as bar:
+        begun = total - left * self.steps
+        with tqdm(total=total, initial=begun, unit="step", disable=not total) as bar:
             for name, agent in self.learners.items():
                 self._train_agent(name, agent, bar)
 

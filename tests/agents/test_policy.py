@@ -1,5 +1,6 @@
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +137,41 @@ def test_a_scale_comes_along_where_there_is_one():
 def test_bad_actions_are_refused_with_the_remedy(bad, message):
     with pytest.raises(ValueError, match=message):
         check_action(bad, 4, 7)
+
+
+def test_our_own_names_are_those_of_the_project_file():
+    """They are known without an installation's metadata, and must not say something else."""
+    text = (Path(policy.__file__).parents[1] / "pyproject.toml").read_text()
+    listed = text.partition('[project.entry-points."glimpse.policies"]\n')[2].split("\n\n")[0]
+    paths = dict(line.replace('"', "").split(" = ") for line in listed.splitlines())
+    assert paths == policy.OWN_POLICIES
+    for name in paths:
+        assert callable(load_policy(name))
+
+
+def test_a_name_that_two_packages_took_is_no_name(outside, monkeypatch):
+    taken = [
+        metadata.EntryPoint("center", f"{outside}:Middle", policy.ENTRY_POINT_GROUP),
+        # The same twice, as an editable installation may list it, is one.
+        metadata.EntryPoint("middle", f"{outside}:Middle", policy.ENTRY_POINT_GROUP),
+        metadata.EntryPoint("middle", f"{outside}:Middle", policy.ENTRY_POINT_GROUP),
+    ]
+    monkeypatch.setattr(policy, "entry_points", lambda *, group: metadata.EntryPoints(taken))
+    with pytest.raises(ValueError, match="2 policies are registered as 'center': say which one"):
+        load_policy("center")
+    assert play(load_policy("middle")).batch == 16
+
+
+def test_methods_that_cannot_be_called_as_they_will_be_are_refused():
+    class Old:
+        def initial_state(self):
+            return None
+
+        def act(self, observation):
+            return {}
+
+    with pytest.raises(TypeError, match=r"Old.initial_state cannot be called as initial_state\("):
+        check_policy(Old())
+    Old.initial_state = lambda self, batch: None  # pyright: ignore
+    with pytest.raises(TypeError, match=r"Old.act cannot be called as act\(observation, state, \*"):
+        check_policy(Old())
