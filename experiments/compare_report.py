@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.stats import trim_mean
 
 from experiments.contest import read_at
-from experiments.contest_configs import settings_for
+from experiments.contest_configs import ALGORITHMS, settings_for
 from experiments.metrics import Estimate
 from experiments.runs import RunError, differences, read_json, stands_on, to_record
 from experiments.sweep import Job
@@ -204,12 +204,19 @@ def format_comparison(record: dict[str, Any]) -> str:
             f"{spread[0]:.2f}, {spread[1]:.2f} | {speed} | "
             f"{len(agent['seeds'])} |"
         )
+    stock = [name for name in order if name in ALGORITHMS]
     seeds = {len(agent["seeds"]) for agent in agents.values()}
     lines.append("")
     if max(seeds) <= 3:
         lines.append(
             "Of three seeds or fewer the interquartile mean is the mean, and its interval their "
             "range."
+        )
+    if stock:
+        lines.append(
+            "Stable-Baselines3's algorithms learn from the reward alone. Policies of "
+            "`agents.policy` get whole episodes with the true class: the two-deck agent and the "
+            "references learn to name it by backpropagation."
         )
     if short:
         lines.append(

@@ -297,6 +297,7 @@ def test_a_comparison_says_what_the_curves_say(
     text = (tmp_path / "comparison.md").read_text()
     assert f"| center | {np.mean(ends['center']):.1f} (" in text and f"{gap:+.1f} (" in text
     assert json.loads((tmp_path / "comparison.json").read_text())["agents"] == record["agents"]
+    assert "reward alone" not in text  # all of them are told the label
     assert (tmp_path / "comparison.png").read_bytes()[:4] == b"\x89PNG"
 
     again = compare(config)
@@ -318,7 +319,8 @@ def test_finished_runs_of_another_budget_or_setting_are_refused(
         compare(a_comparison(bank, tmp_path, agents=("a2c",), seeds=1, steps=128))
     from experiments.contest_configs import TUNED
 
-    monkeypatch.setitem(TUNED["synthetic"], "a2c", {"width": 64})
+    tuned = TUNED["synthetic"].get("a2c", {})
+    monkeypatch.setitem(TUNED["synthetic"], "a2c", tuned | {"width": 64})
     with pytest.raises(RunError, match=r"other settings of a2c \(width\)"):
         compare(config)
 
@@ -349,6 +351,7 @@ def test_an_agent_that_was_stopped_short_is_marked(
 ) -> None:
     config = a_comparison(bank, tmp_path, agents=("a2c",), seeds=1, steps=10**6, max_minutes=0.002)
     text = format_comparison(compare(config))
+    assert "reward alone" in text
     jobs = contest_jobs(config)
     reached = read_last(jobs[0].folder)["steps"]
     assert f"† {reached:,} steps" in text and "stopped after 0.002 min" in text
