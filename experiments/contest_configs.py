@@ -59,6 +59,8 @@ class OnPolicySettings:
     """Units of the hidden layer over the features, of policy and value each."""
     log_std_init: float = searched(-1.0, Choice((-1.5, -1.0, -0.5)))
     """Log of the first sigma of the fixation, of hybrid policies."""
+    mask_idle: bool = True
+    """Whether hybrid policies count only the part of an action that matters in a step."""
     side: int | None = None
     """Cells a side of the lattice of fixations, where there is one; None: the bank's points."""
     gae_lambda: float = 1.0
@@ -203,6 +205,7 @@ def sb3_arguments(agent: str, settings: Any) -> dict[str, Any]:
             "recurrent.HybridRecurrentPolicy" if recurrent else "policies.HybridPolicy"
         )
         found["policy_kwargs"]["log_std_init"] = settings.log_std_init
+        found["policy_kwargs"]["mask_idle"] = settings.mask_idle
     if recurrent:
         found["policy_kwargs"]["lstm_hidden_size"] = settings.lstm_hidden_size
     if name == "a2c":
@@ -211,7 +214,9 @@ def sb3_arguments(agent: str, settings: Any) -> dict[str, Any]:
     return found
 
 
-_NOT_ARGUMENTS = ("num_envs", "width", "log_std_init", "lstm_hidden_size", "action_noise", "side")
+_NOT_ARGUMENTS = (
+    "num_envs", "width", "log_std_init", "mask_idle", "lstm_hidden_size", "action_noise", "side",
+)  # fmt: skip
 
 ENVIRONMENTS = {"dogs": "medium-2"}
 """Short names of environments. For dogs that of the variants: one patch, two glimpses."""
@@ -296,6 +301,10 @@ def _parse(name: str, text: str, hint: Any) -> Any:
     if type(None) in kinds and text == "None":
         return None
     kind = next(each for each in kinds if each is not type(None))
+    if kind is bool:
+        if text not in ("True", "False"):
+            raise ValueError(f"--set {name}={text}: the value is True or False")
+        return text == "True"
     try:
         return kind(text)
     except ValueError as error:
