@@ -255,7 +255,34 @@ TUNED: dict[Literal["synthetic", "dogs"], dict[str, dict[str, Any]]] = {
         },
         "td3": {"learning_rate": 0.000103, "width": 128, "gradient_steps": 8, "action_noise": 0.1},
     },
-    "dogs": {},
+    "dogs": {
+        "ppo": {"learning_rate": 0.00157, "ent_coef": 0.00222, "log_std_init": -1.5},
+        "ppo-hybrid": {
+            "learning_rate": 0.00241,
+            "ent_coef": 0.000116,
+            "width": 128,
+            "log_std_init": -1.5,
+            "n_epochs": 2,
+        },
+        "a2c": {"learning_rate": 0.000671, "ent_coef": 0.00578, "n_steps": 12},
+        "a2c-hybrid": {
+            "learning_rate": 0.00258,
+            "ent_coef": 0.000483,
+            "width": 128,
+            "log_std_init": -0.5,
+            "n_steps": 8,
+        },
+        "recurrent-ppo": {
+            "learning_rate": 0.000971,
+            "ent_coef": 0.00148,
+            "log_std_init": -0.5,
+            "n_steps": 24,
+            "n_epochs": 8,
+        },
+        "recurrent-ppo-hybrid": {"learning_rate": 0.000658, "ent_coef": 0.00695, "n_epochs": 8},
+        "sac": {"learning_rate": 0.00116, "width": 128, "gradient_steps": 8},
+        "td3": {"learning_rate": 0.000608, "width": 512, "batch_size": 128, "action_noise": 0.5},
+    },
 }
 
 
