@@ -111,8 +111,7 @@ def look_at_salient(
 ) -> ReferenceAgent:
     """What stands out in the context, see `agents.saliency`."""
     run = {"network": network, "learning": learning, "device": device, "seed": seed}
-    chooser = by_saliency((network or TwoDeckConfig()).num_glimpses, inhibition)
-    return _reference(chooser, observation_space, action_space, run)
+    return _reference(by_saliency(inhibition), observation_space, action_space, run)
 
 
 look_at_salient.requires = ("pixels", "frame")  # pyright: ignore[reportFunctionMemberAccess]

@@ -64,11 +64,10 @@ def peaks(
     return torch.stack(found, 1)
 
 
-def by_saliency(num_glimpses: int, inhibition: float = 0.125) -> Chooser:
+def by_saliency(inhibition: float = 0.125) -> Chooser:
     """Look at what stands out in the context, one peak a glimpse, the strongest first.
 
     Args:
-        num_glimpses: T.
         inhibition: As for `peaks`; by default half the side of a high patch.
 
     Raises:
@@ -87,9 +86,11 @@ def by_saliency(num_glimpses: int, inhibition: float = 0.125) -> Chooser:
                 f"has no {' and no '.join(map(repr, missing))}: make the environment show what "
                 "the policy's `requires` asks for."
             )
-        # Computed anew at every glimpse: a millisecond a picture at most, and nothing to carry.
-        places = peaks(spectral_residual(observation["context_pixels"]), num_glimpses, inhibition)
-        place = places[torch.arange(len(step)), step.to(places.device)]
+        # Computed anew at every glimpse: a few milliseconds a picture, and nothing to carry.
+        count = int(step.max()) + 1
+        places = peaks(spectral_residual(observation["context_pixels"]), count, inhibition)
+        rows = torch.arange(len(step), device=places.device)
+        place = places[rows, step.to(places.device)]
         return place * observation["frame"]
 
     return choose

@@ -61,7 +61,7 @@ def test_peaks_descend_and_are_inhibited() -> None:
 
 def test_the_context_is_mapped_into_the_picture_and_each_glimpse_gets_its_own() -> None:
     """In a picture twice as wide as high the context takes the middle half of the width."""
-    choose = by_saliency(2)
+    choose = by_saliency()
     pixels = odd_one_out([(24, 72), (72, 20)], [6, 4]).expand(3, -1, -1, -1)
     frame = torch.tensor([[1.0, 1.0], [0.5, 1.0], [1.0, 0.5]])
     seen = {"context_pixels": pixels, "frame": frame}
@@ -76,11 +76,11 @@ def test_the_context_is_mapped_into_the_picture_and_each_glimpse_gets_its_own() 
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match="no 'frame': make the environment show"):
-        by_saliency(1)(
+        by_saliency()(
             torch.zeros(1).long(), {"context_pixels": odd_one_out([], [])}, torch.Generator()
         )
     with pytest.raises(ValueError, match="inhibition is a distance above 0"):
-        by_saliency(1, 0.0)
+        by_saliency(0.0)
 
 
 def test_what_the_registered_ones_ask_for() -> None:
