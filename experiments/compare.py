@@ -39,6 +39,8 @@ class CompareConfig:
     """Training time that every agent may take; evaluations do not count."""
     max_minutes: float = 3.0
     """Training time after which a slow agent is stopped short of its steps."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What tells the training time; `processor` leaves out what others did on a shared CPU."""
     evaluations: int = 6
     """Evaluations on the way to `steps`, and again on the way to `minutes`."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
@@ -77,8 +79,8 @@ def contest_jobs(config: CompareConfig) -> list[Job]:
                 agent, environment=config.environment,
                 out=config.out / agent.replace(":", ".") / f"seed-{seed}", seed=seed,
                 steps=config.steps, minutes=config.minutes, max_minutes=config.max_minutes,
-                evaluations=config.evaluations, data=config.data, bank=config.bank,
-                eval_split=config.eval_split, device=config.device,
+                clock=config.clock, evaluations=config.evaluations, data=config.data,
+                bank=config.bank, eval_split=config.eval_split, device=config.device,
             )  # fmt: skip
             jobs.append(Job("contest", agent, contest, ContestConfig(agent), resumable=False))
     return jobs

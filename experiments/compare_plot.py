@@ -30,9 +30,12 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(15, 4.8), width_ratios=(1, 1, 0.8), layout="constrained"
     )
+    clock = "seconds of " + (
+        "training" if record["budget"]["clock"] == "wall" else "processor time"
+    )
     panels = (
         ("steps", left, record["budget"]["steps"], "environment steps"),
-        ("seconds", middle, 60 * record["budget"]["minutes"], "seconds of training"),
+        ("seconds", middle, 60 * record["budget"]["minutes"], clock),
     )
     for key, axes, budget, label in panels:
         for name in names:

@@ -140,7 +140,12 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
     return {
         "environment": first.environment,
         "split": first.eval_split,
-        "budget": {"steps": steps, "minutes": minutes, "max_minutes": first.max_minutes},
+        "budget": {
+            "steps": steps,
+            "minutes": minutes,
+            "max_minutes": first.max_minutes,
+            "clock": first.clock,
+        },
         "measure": "mA, %: mean over the classes of the accuracy within each",
         "versions": environments[0]["versions"],
         "git_revision": environments[0]["git_revision"],
@@ -173,11 +178,12 @@ def _at_budget(agent: dict[str, Any], key: str, budget: float) -> dict[str, Any]
 def format_comparison(record: dict[str, Any]) -> str:
     """The record as a Markdown table, best first at equal steps."""
     budget, agents = record["budget"], record["agents"]
+    time = "training" if budget["clock"] == "wall" else "processor time"
     lines = [
         f"`{record['environment']}`, {next(iter(agents.values()))['num_images']} held-out pictures "
         f"(`{record['split']}`), mA in %: interquartile mean over seeds and 95% bootstrap interval",
         "",
-        f"| agent | at {budget['steps']:,} steps | at {budget['minutes']:g} min of training "
+        f"| agent | at {budget['steps']:,} steps | at {budget['minutes']:g} min of {time} "
         "| minus two-deck, equal steps | equal time | spread of looks, x and y | steps a second "
         "| seeds |",
         "|---|---|---|---|---|---|---|---|",
@@ -220,7 +226,7 @@ def format_comparison(record: dict[str, Any]) -> str:
         )
     if short:
         lines.append(
-            f"† stopped after {budget['max_minutes']:g} min of training, short of the budget: "
+            f"† stopped after {budget['max_minutes']:g} min of {time}, short of the budget: "
             "scored as it then was."
         )
     lines += ["", *_provenance(record)]

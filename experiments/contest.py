@@ -69,6 +69,8 @@ class ContestConfig:
     """Training time that every agent may take; evaluations do not count."""
     max_minutes: float = 3.0
     """Training time after which a slow agent is stopped short of its steps."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What tells the training time; `processor` leaves out what others did on a shared CPU."""
     evaluations: int = 6
     """Evaluations on the way to `steps`, and again on the way to `minutes`."""
     set: tuple[str, ...] = ()
@@ -140,7 +142,7 @@ class Meter:
         config: ContestConfig,
         score: Callable[[], dict[str, Any]],
         log: Callable[[dict[str, Any]], None],
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """Set the marks, evenly on the way to both budgets; the clock runs from now.
 
@@ -148,8 +150,10 @@ class Meter:
             config: The budget.
             score: Evaluates the agent.
             log: Takes a point of the curve.
-            clock: Seconds.
+            clock: Seconds; None for the clock that the budget names.
         """
+        wall = config.clock == "wall"
+        clock = clock or (time.perf_counter if wall else time.process_time)
         count = config.evaluations
         self._config, self._score, self._log, self._clock = config, score, log, clock
         self._steps = [config.steps * k / count for k in range(1, count + 1)]
@@ -177,8 +181,12 @@ class Meter:
 
     @property
     def cores(self) -> float | None:
-        """Cores that training kept busy: below the threads it had, others were in its way."""
-        return round(self._processor / self.seconds, 2) if self.seconds else None
+        """Cores that training kept busy by the wall's clock.
+
+        Below the threads that it had, others were in its way.
+        """
+        known = self.seconds and self._config.clock == "wall"
+        return round(self._processor / self.seconds, 2) if known else None
 
 
 @contextmanager

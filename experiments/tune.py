@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional
@@ -39,6 +39,8 @@ class TuneConfig:
     """Training time a trial: it ends when both are used."""
     max_minutes: float = 1.0
     """Training time after which a slow trial is stopped short."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What tells the training time; `processor` leaves out what others did on a shared CPU."""
     seed: int = 1000
     """Of the draws and of every trial."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
@@ -72,8 +74,8 @@ def tuning_jobs(config: TuneConfig) -> dict[str, list[Job]]:
             Job("contest", agent, ContestConfig(
                 agent, environment=config.environment, out=config.out / agent / f"trial-{trial}",
                 seed=config.seed, steps=config.steps, minutes=config.minutes,
-                max_minutes=config.max_minutes, evaluations=1, set=change, data=config.data,
-                bank=config.bank, device=config.device,
+                max_minutes=config.max_minutes, clock=config.clock, evaluations=1, set=change,
+                data=config.data, bank=config.bank, device=config.device,
             ), ContestConfig(agent), resumable=False)
             for trial, change in enumerate(changes)
         ]  # fmt: skip
@@ -103,7 +105,7 @@ def tune(config: TuneConfig) -> dict[str, Any]:
         "environment": config.environment,
         "budget": {
             "trials": config.trials, "steps": config.steps, "minutes": config.minutes,
-            "max_minutes": config.max_minutes, "seed": config.seed,
+            "max_minutes": config.max_minutes, "clock": config.clock, "seed": config.seed,
         },
         "agents": {},
     }  # fmt: skip

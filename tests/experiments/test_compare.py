@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,16 @@ def test_a_slow_agent_is_stopped_short_and_scored() -> None:
     assert curve[-1] == {"steps": 30, "seconds": 150.0, "ma": 0.0}
     assert read_at(curve, "steps", 100) is None
     assert read_at(curve, "seconds", 60) == {"steps": 20, "seconds": 100.0, "ma": 0.0}
+
+
+@pytest.mark.parametrize("clock", ["wall", "processor"])
+def test_on_a_shared_machine_the_processors_clock_counts_our_own_work(clock: Any) -> None:
+    config = ContestConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, clock=clock)
+    meter = Meter(config, dict, lambda row: None)
+    time.sleep(0.3)  # somebody else's turn
+    meter(1)
+    assert (meter.seconds >= 0.3) == (clock == "wall")
+    assert meter.cores is None or meter.cores < 0.5
 
 
 def test_an_agent_takes_its_steps_and_hardly_more(bank: Path, tmp_path: Path) -> None:
@@ -369,6 +380,7 @@ def read_last(folder: Path) -> dict:
         ({"environment": "moon"}, "no environment 'moon'"),
         ({"minutes": 4.0, "max_minutes": 3.0}, "at most --max-minutes"),
         ({"set": ("speed=3",)}, "NAME=VALUE; ppo has"),
+        ({"set": ("mask_idle=no",)}, "True or False"),
         ({"set": ("width=wide",)}, "of type int"),
         ({"steps": 0}, "at least 1"),
     ],
