@@ -90,6 +90,8 @@ def test_a_search_records_every_trial_and_goes_on_where_it_was(
 
 def test_what_a_search_found_can_be_put_into_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TUNED["dogs"], "ppo-hybrid", {})
+    for pictures in ("synthetic", "dogs"):
+        monkeypatch.setitem(TUNED, pictures, {})
     found = settings_for("ppo-hybrid", "dogs", ("learning_rate=0.002", "width=128", "n_epochs=4"))
     changed = tune_module.changed_settings("ppo-hybrid", asdict(found))
     assert changed == {"learning_rate": 0.002, "width": 128}
