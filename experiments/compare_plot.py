@@ -41,7 +41,7 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
         for name in names:
             agent = agents[name]
             if not agent["learns"]:
-                level = float(np.mean([curve[-1]["ma"] for curve in agent["curves"]]))
+                level = interquartile_mean(np.array([curve[-1]["ma"] for curve in agent["curves"]]))
                 axes.axhline(level, color=colours[name], linestyle=":", linewidth=1.2)
                 continue
             _band(axes, agent["curves"], key, colours[name], dashes[name])

@@ -131,11 +131,11 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
             if yardstick is None or name == YARDSTICK:
                 continue
             other = yardstick["scores"][key]
-            if found["iqm"] is not None and other["iqm"] is not None:
-                gap = bootstrap_difference(np.array(found["runs"]), np.array(other["runs"]))
-                found["minus_two_deck"] = {
-                    "value": gap.value, "low": gap.low, "high": gap.high
-                }  # fmt: skip
+            gap = bootstrap_difference(np.array(found["runs"]), np.array(other["runs"]))
+            found["minus_two_deck"] = {
+                "value": gap.value, "low": gap.low, "high": gap.high,
+                "equal": found["reached"] and other["reached"],
+            }  # fmt: skip
     first = jobs[0].config
     return {
         "environment": first.environment,
@@ -156,7 +156,7 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
 
 
 def _at_budget(agent: dict[str, Any], key: str, budget: float) -> dict[str, Any]:
-    """An agent's scores at one budget; without a mean where a run was stopped short of it."""
+    """An agent's scores at one budget, or where its runs were stopped short of it."""
     if not agent["learns"]:
         rows = [curve[-1] for curve in agent["curves"]]
     else:
@@ -227,7 +227,12 @@ def format_comparison(record: dict[str, Any]) -> str:
     if short:
         lines.append(
             f"† stopped after {budget['max_minutes']:g} min of {time}, short of the budget: "
-            "scored as it then was."
+            "scored as it then was; a difference so marked is not at equal budgets."
+        )
+    if record["split"] == "val" and any(agent["settings"] for agent in agents.values()):
+        lines.append(
+            "Settings were searched on these same pictures, with a seed that takes no part here: "
+            "for pictures that nothing was chosen on, `--eval-split test`."
         )
     lines += ["", *_provenance(record)]
     return "\n".join(lines)
@@ -255,7 +260,8 @@ def _provenance(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _gap(gap: dict[str, float] | None) -> str:
+def _gap(gap: dict[str, Any] | None) -> str:
     if gap is None:
         return ""
-    return f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+    mark = "" if gap["equal"] else " †"
+    return f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f}){mark}"

@@ -48,6 +48,7 @@ from experiments.runs import environment_record, to_record, write_json
 
 _EVAL_BATCH = 256
 _SYNTHETIC_SIDE = 7
+_UNFINISHED = ("config.json", "environment.json", "metrics.jsonl", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -240,12 +241,11 @@ def contest(config: ContestConfig) -> dict[str, Any]:
     """Train and score one agent; writes its curve and `evaluation-<split>.json`.
 
     Raises:
+        ValueError: `out` holds something else than an unfinished run.
         ValueError, FileNotFoundError: see what environment, banks and agents raise.
     """
     path = config.out / f"evaluation-{config.eval_split}.json"
-    if path.is_file():
-        raise ValueError(f"{config.out} holds a finished run: give another --out")
-    shutil.rmtree(config.out, ignore_errors=True)
+    _remove_unfinished(config.out)
     run = config.run()
     prepare_banks(run)
     torch.manual_seed(config.seed)
@@ -309,6 +309,22 @@ def contest(config: ContestConfig) -> dict[str, Any]:
     return record
 
 
+def _remove_unfinished(out: Path) -> None:
+    """Remove what a run cut short left in a folder, and never anything else."""
+    if not out.exists():
+        return
+    # A file that was being written is called so, with a suffix.
+    names = sorted(path.name for path in out.iterdir() if path.suffix != ".part")
+    if any(name.startswith("evaluation-") for name in names):
+        raise ValueError(f"{out} holds a finished run: give another --out")
+    others = [name for name in names if name not in _UNFINISHED]
+    if others:
+        raise ValueError(
+            f"{out} holds what no contest wrote ({', '.join(others[:3])}): give another --out"
+        )
+    shutil.rmtree(out)
+
+
 def prepare_banks(run: TrainConfig) -> None:
     """Compute banks of synthetic pictures that are not there, or not whole; they take a minute.
 
@@ -330,7 +346,9 @@ def prepare_banks(run: TrainConfig) -> None:
 def read_at(curve: list[dict[str, Any]], key: str, budget: float) -> dict[str, Any] | None:
     """The point of a curve at a budget: the first evaluation at or after it.
 
-    An evaluation follows the update that passes its mark, so it lies one update behind it at most.
+    A policy's evaluation follows the update that passes the mark, that of an agent of
+    Stable-Baselines3 the step of its environments: what it saw since its last update it has then
+    not learned from yet. Either lies behind the mark by no more than one update.
 
     Args:
         curve: Points in order.

@@ -13,6 +13,7 @@ import torch
 import tyro
 
 from experiments import compare as compare_module
+from experiments import compare_report
 from experiments.compare import CompareConfig, compare, contest_jobs
 from experiments.compare_report import (
     bootstrap_difference,
@@ -165,6 +166,19 @@ def test_an_agent_takes_its_steps_and_hardly_more(bank: Path, tmp_path: Path) ->
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == record["curve"]
     assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_only_an_unfinished_run_is_removed(bank: Path, tmp_path: Path) -> None:
+    note, done = tmp_path / "mine" / "note.txt", tmp_path / "done" / "evaluation-test.json"
+    for path in (note, done):
+        path.parent.mkdir()
+        path.write_text("{}")
+        (path.parent / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"what no contest wrote \(note.txt\): give another"):
+        contest(a_contest("center", bank, note.parent))
+    with pytest.raises(ValueError, match="holds a finished run"):  # of the other split
+        contest(a_contest("center", bank, done.parent))
+    assert note.is_file() and done.is_file()
 
 
 def test_evaluations_leave_training_alone(bank: Path, tmp_path: Path) -> None:
@@ -358,11 +372,20 @@ def test_a_failed_agent_says_why_and_takes_no_other_with_it(bank: Path, tmp_path
 
 
 def test_an_agent_that_was_stopped_short_is_marked(
-    bank: Path, tmp_path: Path, in_this_process: list[str]
+    bank: Path, tmp_path: Path, in_this_process: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = a_comparison(bank, tmp_path, agents=("a2c",), seeds=1, steps=10**6, max_minutes=0.002)
-    text = format_comparison(compare(config))
-    assert "reward alone" in text
+    config = a_comparison(
+        bank, tmp_path, agents=("a2c", "center"), seeds=1, steps=10**6, max_minutes=0.002
+    )
+    compare(config)
+    # Neither gets there, so whoever is the yardstick, steps are not equal; times are.
+    monkeypatch.setattr(compare_report, "YARDSTICK", "center")
+    record = collect_comparison(contest_jobs(config), config.steps, config.minutes)
+    text = format_comparison(record)
+    row = next(line for line in text.splitlines() if line.startswith("| a2c"))
+    cells = [cell.strip() for cell in row.split("|")]
+    assert cells[4].endswith(") †") and cells[5].endswith(")")
+    assert "reward alone" in text and "searched on these same pictures" in text
     jobs = contest_jobs(config)
     reached = read_last(jobs[0].folder)["steps"]
     assert f"† {reached:,} steps" in text and "stopped after 0.002 min" in text
