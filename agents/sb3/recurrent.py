@@ -108,6 +108,16 @@ class FastSequences:
     ) -> tuple[Tensor, LSTMStates]:
         return run_lstm(features, lstm_states, episode_starts, lstm)
 
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        # sb3-contrib leaves these out, so that a policy saved by itself comes back 256 wide.
+        return super()._get_constructor_parameters() | {  # type: ignore[misc]
+            "lstm_hidden_size": self.lstm_actor.hidden_size,  # type: ignore[attr-defined]
+            "n_lstm_layers": self.lstm_actor.num_layers,  # type: ignore[attr-defined]
+            "shared_lstm": self.shared_lstm,  # type: ignore[attr-defined]
+            "enable_critic_lstm": self.enable_critic_lstm,  # type: ignore[attr-defined]
+            "lstm_kwargs": self.lstm_kwargs,  # type: ignore[attr-defined]
+        }
+
 
 class FastRecurrentMultiInputPolicy(FastSequences, RecurrentMultiInputActorCriticPolicy):
     """`MultiInputLstmPolicy` with the same weights, outputs and updates, in fewer calls.
@@ -121,13 +131,3 @@ class HybridRecurrentPolicy(HybridActions, FastSequences, RecurrentMultiInputAct
 
     RecurrentPPO(HybridRecurrentPolicy, SB3VecEnv(VectorFlatAction(envs)))
     """
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        # sb3-contrib leaves these out, so that a policy saved by itself comes back 256 wide.
-        return super()._get_constructor_parameters() | {
-            "lstm_hidden_size": self.lstm_actor.hidden_size,
-            "n_lstm_layers": self.lstm_actor.num_layers,
-            "shared_lstm": self.shared_lstm,
-            "enable_critic_lstm": self.enable_critic_lstm,
-            "lstm_kwargs": self.lstm_kwargs,
-        }

@@ -43,7 +43,7 @@ class SB3VecEnv(VecEnv):
         Raises:
             TypeError: It is not a vector environment, or Stable-Baselines3 has no use for its
                 spaces; the message says which wrapper helps.
-            ValueError: Another autoreset mode.
+            ValueError: Another autoreset mode, or observations that the next step overwrites.
         """
         _check(env)
         self.env = env
@@ -193,6 +193,11 @@ def _check(env: Any) -> None:
         raise ValueError(
             "Stable-Baselines3 starts the next episode within the step that ends one, but this "
             f"environment has autoreset_mode={mode}: make it with AutoresetMode.SAME_STEP."
+        )
+    if getattr(env.unwrapped, "copy", True) is False:
+        raise ValueError(
+            "Stable-Baselines3 keeps the last observation while the environments step, but this "
+            "environment writes the next one into the same memory: make it with copy=True."
         )
     actions = env.single_action_space
     if not isinstance(actions, _KNOWN_ACTIONS):

@@ -258,6 +258,13 @@ def test_log_probability_and_entropy_against_closed_forms(mask_idle):
     torch.testing.assert_close(entropy, expected_entropy, rtol=1e-5, atol=1e-5)
 
 
+def test_a_fast_policy_saved_by_itself_comes_back(tmp_path):
+    policy = recall(FastRecurrentMultiInputPolicy, shared_lstm=True, enable_critic_lstm=False)
+    policy.policy.save(tmp_path / "policy.zip")
+    again = FastRecurrentMultiInputPolicy.load(tmp_path / "policy.zip", device="cpu")
+    assert again.lstm_actor.hidden_size == 24 and again.lstm_critic is None
+
+
 def test_a_hybrid_policy_saved_by_itself_comes_back(tmp_path):
     policy = recall(mask_idle=False, n_lstm_layers=2).policy
     policy.save(tmp_path / "policy.zip")

@@ -237,6 +237,16 @@ def test_loading_with_other_spaces_says_so() -> None:
         model.set_env(other)
 
 
+def test_observations_that_the_next_step_overwrites_are_refused() -> None:
+    from functools import partial
+
+    envs = gym.vector.SyncVectorEnv(
+        [partial(gym.make, "CartPole-v1")] * 2, copy=False, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    with pytest.raises(ValueError, match="copy=True"):
+        SB3VecEnv(envs)
+
+
 class Given(gym.vector.VectorEnv):
     """Steps that are told beforehand."""
 
