@@ -84,6 +84,8 @@ def build_env(
         device=config.device,
         array="torch",
         autoreset_mode=autoreset_mode,
+        # Where nobody says which pictures come next, another seed walks them in another order.
+        order_seed=config.seed,
         observation=observation,
     )
 
