@@ -254,7 +254,9 @@ class FeatureBank:
         if dataset is not None and dataset != d.dataset:
             raise BankMismatchError(
                 f"the bank in {self.folder} was made from other pictures (fingerprint "
-                f"{d.dataset[:12]}, here {dataset[:12]}): make it again with `glimpse bank`"
+                f"{d.dataset[:12]}, here {dataset[:12]}; another --num-images, for one, draws "
+                "others): make one of these with `glimpse bank`, in another folder, and name it by "
+                "--bank"
             )
         if encoder is not None and encoder != d.encoder:
             raise BankMismatchError(

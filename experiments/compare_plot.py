@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compare_report import interquartile_mean
+from experiments.compare_report import best_first, interquartile_mean
 
 
 def draw_comparison(record: dict[str, Any], path: Path) -> None:
@@ -23,7 +23,7 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     agents = record["agents"]
-    names = sorted(agents, key=lambda name: -agents[name]["scores"]["steps"]["iqm"])
+    names = best_first(agents)
     # Ten colours that can be told apart; the next ten agents have them with broken lines.
     colours = {name: f"C{number % 10}" for number, name in enumerate(names)}
     dashes = {name: "--" if number >= 10 else "-" for number, name in enumerate(names)}

@@ -176,7 +176,7 @@ def _at_budget(agent: dict[str, Any], key: str, budget: float) -> dict[str, Any]
 
 
 def format_comparison(record: dict[str, Any]) -> str:
-    """The record as a Markdown table, best first at equal steps."""
+    """The record as a Markdown table, best first at equal time, which every agent reaches."""
     budget, agents = record["budget"], record["agents"]
     time = "training" if budget["clock"] == "wall" else "processor time"
     lines = [
@@ -188,14 +188,16 @@ def format_comparison(record: dict[str, Any]) -> str:
         "| seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    order = sorted(agents, key=lambda name: -agents[name]["scores"]["steps"]["iqm"])
+    order = best_first(agents)
     short = False
     for name in order:
         agent = agents[name]
         cells = []
         for key in ("steps", "seconds"):
             found = agent["scores"][key]
-            cell = f"{found['iqm']:.1f} ({found['low']:.1f} to {found['high']:.1f})"
+            cell = f"{found['iqm']:.1f}"
+            if len(found["runs"]) > 1:
+                cell += f" ({found['low']:.1f} to {found['high']:.1f})"
             if not found["reached"]:
                 short = True
                 cell += f" † {min(found['used']['steps']):,} steps"
@@ -212,8 +214,10 @@ def format_comparison(record: dict[str, Any]) -> str:
         )
     stock = [name for name in order if name in ALGORITHMS]
     seeds = {len(agent["seeds"]) for agent in agents.values()}
-    lines.append("")
-    if max(seeds) <= 3:
+    lines += ["", "Scores at a budget are those of the first evaluation at or after it."]
+    if max(seeds) == 1:
+        lines.append("One seed has no interval.")
+    elif max(seeds) <= 3:
         lines.append(
             "Of three seeds or fewer the interquartile mean is the mean, and its interval their "
             "range."
@@ -258,6 +262,11 @@ def _provenance(record: dict[str, Any]) -> list[str]:
             "speeds and scores at equal time are not to be trusted."
         )
     return lines
+
+
+def best_first(agents: dict[str, Any]) -> list[str]:
+    """Names by the score at equal time: at equal steps slow agents may have been stopped short."""
+    return sorted(agents, key=lambda name: -agents[name]["scores"]["seconds"]["iqm"])
 
 
 def _gap(gap: dict[str, Any] | None) -> str:

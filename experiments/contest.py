@@ -107,13 +107,17 @@ class ContestConfig:
         """The environment's experiment with this contest's pictures, banks and seed."""
         own = EXPERIMENTS[ENVIRONMENTS.get(self.environment, self.environment)][1]
         data = self.data
+        bank = self.bank or own.bank
         if own.data.dataset == "synthetic":
             data = replace(data, dataset="synthetic")
+            # Other numbers of pictures are other banks; they must not take the place of the usual.
+            if self.bank is None and bank is not None and data.num_images is not None:
+                bank = bank.with_name(f"{bank.name}-{data.num_images}")
         options = {} if settings_type(self.agent) else dict(map(_pair, self.set))
         return replace(
             own, policy=self.agent, policy_options=options, out=self.out,
             seed=self.seed, device=self.device, eval_split=self.eval_split,
-            data=data, bank=self.bank or own.bank, mirror="off", context="center",
+            data=data, bank=bank, mirror="off", context="center",
         )  # fmt: skip
 
 

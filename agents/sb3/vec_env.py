@@ -186,7 +186,8 @@ def _check(env: Any) -> None:
     if not isinstance(env, VectorEnv):
         raise TypeError(
             f"SB3VecEnv adapts a Gymnasium vector environment, not {type(env).__name__}: make one "
-            "with gymnasium.make_vec, or give a scalar environment to Stable-Baselines3 as it is."
+            "with gymnasium.make_vec, or give a scalar one to Stable-Baselines3 itself, in a face "
+            "such as FlatAction."
         )
     mode = env.metadata.get("autoreset_mode")
     if mode != AutoresetMode.SAME_STEP:

@@ -25,6 +25,7 @@ from experiments.compare_report import (
 from experiments.contest import ContestConfig, Meter, contest, read_at
 from experiments.contest_configs import ALGORITHMS, settings_for
 from experiments.contestants import build_contestant
+from experiments.data import DataConfig
 from experiments.environment import build_source
 from experiments.runs import RunError
 from experiments.sweep import Job
@@ -418,3 +419,10 @@ def test_bad_comparisons_are_refused_before_anything_runs() -> None:
         CompareConfig(agents=("ppo", "ppo"))
     with pytest.raises(ValueError, match="--seeds is at least 1"):
         CompareConfig(seeds=0)
+
+
+def test_other_numbers_of_pictures_have_banks_of_their_own() -> None:
+    usual, own = ContestConfig("ppo").run().bank, Path("elsewhere")
+    few = DataConfig(num_images=64)
+    assert ContestConfig("ppo", data=few).run().bank not in (usual, None)
+    assert ContestConfig("ppo", data=few, bank=own).run().bank == own
