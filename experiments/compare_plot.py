@@ -62,7 +62,7 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
             )  # fmt: skip
     right.set_yticks(heights, names)
     right.set_xlim(0, None)
-    right.set_xlabel("mA, %: at equal steps (circle), equal time (square);\nhollow: stopped short")
+    right.set_xlabel("mA, %\ncircle: equal steps; square: equal time\nhollow: stopped short")
     right.grid(alpha=0.25, axis="x")
     figure.suptitle(
         f"{record['environment']}, {next(iter(agents.values()))['num_images']} held-out pictures: "
