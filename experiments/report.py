@@ -201,7 +201,7 @@ def training_seconds(runs: tuple[Path, ...]) -> float:
     for run in runs:
         rows = [row for row in read_metrics(run) if row["agent"] == "learned"]
         totals.append(sum(row["seconds"] for row in rows))
-    return round(float(np.mean(totals)), 1)
+    return round(float(np.mean(totals)), 3)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -384,7 +384,10 @@ def test_a_checkpoint_of_another_policy_is_refused(config: TrainConfig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (find_spec("pip") and find_spec("setuptools")), reason="needs pip and setuptools"
+    # Not by looking for the module: setuptools takes that for pip at work, and puts the standard
+    # library's distutils in the place of its own, for good.
+    not {"pip", "setuptools"} <= {each.name for each in distributions()},
+    reason="needs pip and setuptools",
 )
 def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
     """Installed as a package of its own, known by its entry point, better than 1 in 12."""

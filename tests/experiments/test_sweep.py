@@ -125,14 +125,19 @@ def test_an_interruption_reaches_the_jobs(
         "    (out / 'interrupted').touch()\n"
     )
     asked, before = job(glimpse / "a"), signal.getsignal(signal.SIGTERM)
+    # Started in the background, as by nohup, a process and its children ignore Ctrl-C.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def sleep(seconds: float) -> None:
         if (asked.folder / "up").exists():
             signal.raise_signal(number)
 
     monkeypatch.setattr(sweep_module.time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt):
-        run_jobs([asked], 1, 1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs([asked], 1, 1)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert (asked.folder / "interrupted").exists()
     assert signal.getsignal(signal.SIGTERM) is before
 
