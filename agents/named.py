@@ -7,6 +7,9 @@ besides, its network, learning, device and seed, it hands to whoever has an argu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from typing import Any, Literal
 
 import torch
@@ -37,105 +40,90 @@ def two_deck(
     )  # fmt: skip
 
 
-def look_at_center(
-    observation_space: spaces.Dict,
-    action_space: spaces.Dict,
-    *,
-    network: TwoDeckConfig | None = None,
-    learning: ReinforceConfig | None = None,
-    device: str | torch.device = "auto",
-    seed: int = 0,
-) -> ReferenceAgent:
+def _reference(
+    *requires: str,
+) -> Callable[[Callable[..., Chooser]], Callable[..., ReferenceAgent]]:
+    """Make a policy of what gives a chooser: ours but for the looks, called as `two_deck` is.
+
+    Args:
+        requires: What the chooser asks of an observation, see `agents.policy.REQUIRES`.
+
+    Returns:
+        A decorator of functions from T glimpses, and options of the policy's own, to a chooser.
+    """
+
+    def decorate(choose: Callable[..., Chooser]) -> Callable[..., ReferenceAgent]:
+        @wraps(choose)
+        def build(
+            observation_space: spaces.Dict,
+            action_space: spaces.Dict,
+            *,
+            network: TwoDeckConfig | None = None,
+            learning: ReinforceConfig | None = None,
+            device: str | torch.device = "auto",
+            seed: int = 0,
+            **options: Any,
+        ) -> ReferenceAgent:
+            chooser = choose((network or TwoDeckConfig()).num_glimpses, **options)
+            return ReferenceAgent.from_spaces(
+                observation_space, action_space, chooser=chooser, network=network,
+                learning=learning, device=device, seed=seed,
+            )  # fmt: skip
+
+        # Who builds a policy asks its signature which arguments it takes.
+        *common, _ = signature(build, follow_wrapped=False).parameters.values()
+        _, *own = signature(choose).parameters.values()
+        assert all(each.kind is Parameter.KEYWORD_ONLY for each in own)
+        made: Any = build
+        made.__signature__ = Signature([*common, *own])
+        made.requires = requires
+        return build
+
+    return decorate
+
+
+@_reference()
+def look_at_center(num_glimpses: int) -> Chooser:
     """Always the middle of the picture."""
-    run = {"network": network, "learning": learning, "device": device, "seed": seed}
-    return _reference(center, observation_space, action_space, run)
+    return center
 
 
-def look_at_random(
-    observation_space: spaces.Dict,
-    action_space: spaces.Dict,
-    *,
-    network: TwoDeckConfig | None = None,
-    learning: ReinforceConfig | None = None,
-    device: str | torch.device = "auto",
-    seed: int = 0,
-) -> ReferenceAgent:
+@_reference()
+def look_at_random(num_glimpses: int) -> Chooser:
     """Anywhere, evenly."""
-    run = {"network": network, "learning": learning, "device": device, "seed": seed}
-    return _reference(uniform, observation_space, action_space, run)
+    return uniform
 
 
-def scan_lattice(
-    observation_space: spaces.Dict,
-    action_space: spaces.Dict,
-    *,
-    network: TwoDeckConfig | None = None,
-    learning: ReinforceConfig | None = None,
-    device: str | torch.device = "auto",
-    seed: int = 0,
-    side: int | None = None,
-    extent: float = 0.5,
-) -> ReferenceAgent:
+@_reference()
+def scan_lattice(num_glimpses: int, *, side: int | None = None, extent: float = 0.5) -> Chooser:
     """The points of a lattice, row by row.
 
     Args:
-        observation_space: Of one environment.
-        action_space: Of one environment.
-        network: Settings; its `num_glimpses` is T.
-        learning: Settings.
-        device: `auto` takes the GPU if there is one.
-        seed: Of weights and draws.
+        num_glimpses: T.
         side: Points a row; by default the fewest that give every glimpse its own.
         extent: The lattice covers [-extent, extent] both ways.
     """
-    looks = (network or TwoDeckConfig()).num_glimpses
-    side = math.isqrt(looks - 1) + 1 if side is None else side
-    if side * side < looks:
+    side = math.isqrt(num_glimpses - 1) + 1 if side is None else side
+    if side * side < num_glimpses:
         raise ValueError(
-            f"A lattice of side {side} has {side * side} points, fewer than the {looks} glimpses: "
-            "give a larger side."
+            f"A lattice of side {side} has {side * side} points, fewer than the {num_glimpses} "
+            "glimpses: give a larger side."
         )
-    run = {"network": network, "learning": learning, "device": device, "seed": seed}
-    return _reference(lattice_scan(side, extent), observation_space, action_space, run)
+    return lattice_scan(side, extent)
 
 
-def look_at_salient(
-    observation_space: spaces.Dict,
-    action_space: spaces.Dict,
-    *,
-    network: TwoDeckConfig | None = None,
-    learning: ReinforceConfig | None = None,
-    device: str | torch.device = "auto",
-    seed: int = 0,
-    inhibition: float = 0.125,
-) -> ReferenceAgent:
+@_reference("pixels", "frame")
+def look_at_salient(num_glimpses: int, *, inhibition: float = 0.125) -> Chooser:
     """What stands out in the context, see `agents.saliency`."""
-    run = {"network": network, "learning": learning, "device": device, "seed": seed}
-    return _reference(by_saliency(inhibition), observation_space, action_space, run)
+    return by_saliency(inhibition)
 
 
-look_at_salient.requires = ("pixels", "frame")  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def look_at_box(
-    observation_space: spaces.Dict,
-    action_space: spaces.Dict,
-    *,
-    network: TwoDeckConfig | None = None,
-    learning: ReinforceConfig | None = None,
-    device: str | torch.device = "auto",
-    seed: int = 0,
-    part: Literal["head", "body"] = "head",
-) -> ReferenceAgent:
+@_reference("box")
+def look_at_box(num_glimpses: int, *, part: Literal["head", "body"] = "head") -> Chooser:
     """The middle of the dog's box, which no policy can know: a yardstick.
 
     Args:
-        observation_space: Of one environment.
-        action_space: Of one environment.
-        network: Settings.
-        learning: Settings.
-        device: `auto` takes the GPU if there is one.
-        seed: Of weights and draws.
+        num_glimpses: T.
         part: `head`, where its box is known (the synthetic dogs'), or the whole `body`.
     """
     if part not in ("head", "body"):
@@ -152,17 +140,4 @@ def look_at_box(
             )
         return observation[key]
 
-    run = {"network": network, "learning": learning, "device": device, "seed": seed}
-    return _reference(choose, observation_space, action_space, run)
-
-
-look_at_box.requires = ("box",)  # pyright: ignore[reportFunctionMemberAccess]
-
-
-def _reference(
-    chooser: Chooser,
-    observation_space: spaces.Dict,
-    action_space: spaces.Dict,
-    run: dict[str, Any],
-) -> ReferenceAgent:
-    return ReferenceAgent.from_spaces(observation_space, action_space, chooser=chooser, **run)
+    return choose
