@@ -114,6 +114,16 @@ def _floats(action: Any, shape: tuple[int, ...]) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def _integers(action: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = as_numpy("action", action)
+    if array.dtype.kind not in "iu" or array.shape != shape:
+        raise InvalidAction(
+            f"the action is an array of integers of shape {shape}, not {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    return array.astype(np.int64)
+
+
 class FlatCodec(Codec):
     """Fixation, zoom if there is one, then a logit a class."""
 
@@ -144,30 +154,20 @@ class LatticeCodec(Codec):
 
     def decode(self, action: Any, lead: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return the environment's own action."""
-        values = as_numpy("action", action)
         if self.flat:
-            return self._decode_flat(values, lead)
-        if values.dtype.kind not in "iu" or values.shape != (*lead, 2):
-            raise InvalidAction(
-                f"the action is an array of integers of shape {(*lead, 2)}, not {values.dtype} of "
-                f"shape {values.shape}"
-            )
-        point: Int64[np.ndarray, "*lead"] = values[..., 0].astype(np.int64)
+            return self._decode_flat(action, lead)
+        values = _integers(action, (*lead, 2))
+        point: Int64[np.ndarray, "*lead"] = values[..., 0]
         if (point < 0).any() or (point >= len(self.points)).any():
             raise InvalidAction(f"the lattice point must be 0 to {len(self.points) - 1}")
-        return {"fixation": self.points[point], "label": values[..., 1].astype(np.int64)}
+        return {"fixation": self.points[point], "label": values[..., 1]}
 
-    def _decode_flat(self, values: np.ndarray, lead: tuple[int, ...]) -> dict[str, np.ndarray]:
+    def _decode_flat(self, action: Any, lead: tuple[int, ...]) -> dict[str, np.ndarray]:
         # The environment takes no notice of the label while looking, nor of the place at the
         # answer: one number can stand for both.
         space = self.space
         assert isinstance(space, spaces.Discrete)
-        if values.dtype.kind not in "iu" or values.shape != lead:
-            raise InvalidAction(
-                f"the action is an array of integers of shape {lead}, not {values.dtype} of shape "
-                f"{values.shape}"
-            )
-        number: Int64[np.ndarray, "*lead"] = values.astype(np.int64)
+        number: Int64[np.ndarray, "*lead"] = _integers(action, lead)
         if (number < 0).any() or (number >= space.n).any():
             raise InvalidAction(f"the action must be 0 to {space.n - 1}")
         point = number % len(self.points)
