@@ -157,12 +157,11 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
 
 def _at_budget(agent: dict[str, Any], key: str, budget: float) -> dict[str, Any]:
     """An agent's scores at one budget, or where its runs were stopped short of it."""
-    if not agent["learns"]:
-        rows = [curve[-1] for curve in agent["curves"]]
-    else:
+    ends = [curve[-1] for curve in agent["curves"]]
+    rows = ends
+    if agent["learns"]:
         rows = [read_at(curve, key, budget) for curve in agent["curves"]]
-    reached = [curve[-1] for curve in agent["curves"]]
-    used = [row or last for row, last in zip(rows, reached, strict=True)]
+    used = [row or end for row, end in zip(rows, ends, strict=True)]
     scores = np.array([row["ma"] for row in used])
     estimate = bootstrap_iqm(scores)
     return {

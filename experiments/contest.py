@@ -23,7 +23,6 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from agents.policy import AttentionPolicy, load_policy
 from agents.reinforce import ReinforceAgent
-from agents.rollout import collect
 from encoders.bank import BankIncompleteError, FeatureBank
 from encoders.engine import make_encoder
 from experiments.bank import BankConfig, build_bank
@@ -33,14 +32,13 @@ from experiments.contestants import build_contestant
 from experiments.data import DataConfig
 from experiments.environment import (
     PlayEnv,
-    build_env,
     build_play_env,
     build_source,
     describe_dataset,
     describe_encoder,
     describe_source,
 )
-from experiments.evaluate import batches, fixation_facts
+from experiments.evaluate import episodes, fixation_facts
 from experiments.metrics import accuracy, mean_class_accuracy
 from experiments.named import EXPERIMENTS
 from experiments.outside import describe_policy
@@ -224,11 +222,7 @@ def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[s
     """
     labels, answers, fixations = [], [], []
     with torch.no_grad(), _own_draws(player, seed):
-        for images, count in batches(len(env.dataset), env.num_envs):
-            played = collect(
-                env, player, seed=seed + int(images[0]), options={"image": images},
-                deterministic=True,
-            )  # fmt: skip
+        for played, count in episodes(player, env, np.arange(len(env.dataset)), seed=seed):
             labels.append(played.labels[:count].cpu())
             answers.append(played.answers[:count].cpu())
             fixations.append(played.fixations[:, :count].cpu())
@@ -261,7 +255,6 @@ def contest(config: ContestConfig) -> dict[str, Any]:
     )
     settings = settings_for(config.agent, config.environment, config.set)
     contestant = build_contestant(config.agent, settings, run, train_source, config.steps)
-    train_set = build_env(run, run.train_split, source=train_source).dataset
     live = run.bank is None
     environment = environment_record(
         seed=config.seed,
@@ -270,7 +263,7 @@ def contest(config: ContestConfig) -> dict[str, Any]:
             split: describe_source(each)["bank"]
             for split, each in ((run.train_split, train_source), (run.eval_split, source))
         },
-        datasets={each.split: describe_dataset(each) for each in (train_set, env.dataset)},
+        datasets={each.split: describe_dataset(each) for each in (contestant.dataset, env.dataset)},
         **({} if stock else describe_policy(config.agent)),
     )  # fmt: skip
     write_json(config.out / "environment.json", environment)
@@ -298,7 +291,7 @@ def contest(config: ContestConfig) -> dict[str, Any]:
         contestant.train(meter)
     record = {
         "agent": config.agent,
-        "title": ALGORITHMS[config.agent][2] if config.agent in ALGORITHMS else config.agent,
+        "title": ALGORITHMS[config.agent][2] if stock else config.agent,
         "learns": contestant.learns,
         "settings": None if settings is None else asdict(settings),
         "run": to_record(contestant.run),

@@ -52,10 +52,11 @@ class PolicyContestant:
         """
         self.run = run
         self.env = build_play_env(run, run.train_split, source=source)
+        self.dataset = self.env.dataset
         self.policy: Agent = build_policy(run.policy, run.policy_options, run, self.env)
-        if len(self.env.dataset) * run.learning.samples < run.batch_size:
+        if len(self.dataset) * run.learning.samples < run.batch_size:
             raise ValueError(
-                f"{len(self.env.dataset)} training pictures do not fill a batch of "
+                f"{len(self.dataset)} training pictures do not fill a batch of "
                 f"{run.batch_size}: compare on more pictures"
             )
 
@@ -111,6 +112,7 @@ class SB3Contestant:
         env = build_env(
             self.run, run.train_split, source=source, autoreset_mode=AutoresetMode.SAME_STEP
         )
+        self.dataset = env.dataset
         face = ALGORITHMS[agent][1]
         side = getattr(settings, "side", None) or lattice_side(source)
         own = env.single_action_space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.checkpoint import RECORD
+from agents.policy import AttentionPolicy
 from agents.reference import ReferenceAgent, center, given, oracle_fixations
 from agents.reinforce import ReinforceAgent
-from agents.rollout import collect
+from agents.rollout import Trajectory, collect
 from encoders.bank import FeatureBank, lattice
 from encoders.engine import Encoder
 from experiments.answers import Answers
@@ -42,6 +44,22 @@ def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
     return parts
 
 
+def episodes(
+    policy: AttentionPolicy,
+    env: PlayEnv,
+    images: np.ndarray,
+    *,
+    deterministic: bool = True,
+    seed: int = 0,
+) -> Iterator[tuple[Trajectory, int]]:
+    """Play pictures, each once and in order: batch by batch, and how many rows of it count."""
+    for positions, count in batches(len(images), env.num_envs):
+        yield collect(
+            env, policy, seed=seed + int(positions[0]), options={"image": images[positions]},
+            deterministic=deterministic,
+        ), count  # fmt: skip
+
+
 def play(
     agent: Agent,
     env: PlayEnv,
@@ -62,12 +80,7 @@ def play(
     agent.seed(seed)
     chosen = np.arange(len(env.dataset)) if images is None else images
     labels, answers, log_probs, fixations, scales = [], [], [], [], []
-    for positions, count in batches(len(chosen), env.num_envs):
-        batch = chosen[positions]
-        trajectory = collect(
-            env, agent, seed=seed + int(positions[0]), options={"image": batch},
-            deterministic=deterministic,
-        )  # fmt: skip
+    for trajectory, count in episodes(agent, env, chosen, deterministic=deterministic, seed=seed):
         labels.append(trajectory.labels[:count])
         answers.append(trajectory.answers[:count])
         told = agent.class_log_probs(trajectory.states[-1])
