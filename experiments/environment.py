@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from gymnasium.vector import AutoresetMode
 
-from agents.policy import load_policy, required_by
-from agents.reference import ReferenceAgent, center, uniform
+from agents.policy import OWN_POLICIES, load_policy, required_by
 from encoders.bank import FeatureBank
 from encoders.engine import Encoder, make_encoder
 from encoders.spec import get_spec
@@ -30,7 +29,8 @@ _OF_THE_SPLIT = ("split", "dataset", "num_images", "mirrored")
 PlayEnv = DogsGlimpseVectorEnv | PrivilegedVectorEnv
 """The environment, as it is or with what a policy asks for besides."""
 
-REFERENCES = {"center": center, "random": uniform}
+REFERENCES = ("center", "random")
+"""Own policies trained beside the run's own."""
 
 
 def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
@@ -118,16 +118,7 @@ def build_agents(config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
     """
     agents = {"learned": build_policy(config.policy, config.policy_options, config, env)}
     if config.references:
-        for name, chooser in REFERENCES.items():
-            agents[name] = ReferenceAgent.from_spaces(
-                env.single_observation_space,  # pyright: ignore[reportArgumentType]
-                env.single_action_space,  # pyright: ignore[reportArgumentType]
-                chooser=chooser,
-                network=replace(config.network, num_glimpses=config.num_glimpses),
-                learning=config.learning,
-                device=config.device,
-                seed=config.seed,
-            )
+        agents |= {name: build_policy(OWN_POLICIES[name], {}, config, env) for name in REFERENCES}
     return agents
 
 
