@@ -12,7 +12,7 @@ from encoders.engine import make_encoder
 from experiments.bank import BankConfig, build_bank
 from experiments.configs import TrainConfig
 from experiments.data import DataConfig
-from experiments.train import train
+from experiments.train import Trainer, train
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +63,18 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "val"):
         build_bank(config, split, encoder)
     return config.out
+
+
+def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have training end as by Ctrl-C after the epoch that follows so many."""
+    played, count = Trainer._train_epoch, 0
+
+    def failing(self, *arguments):
+        nonlocal count
+        count += 1
+        result = played(self, *arguments)
+        if count > epochs:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Trainer, "_train_epoch", failing)

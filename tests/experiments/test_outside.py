@@ -22,7 +22,6 @@ from torch import nn
 
 from agents.reference import ReferenceAgent
 from agents.reinforce import ReinforceAgent
-from experiments import train as train_module
 from experiments.cli import main
 from experiments.configs import TrainConfig
 from experiments.environment import build_play_env
@@ -31,6 +30,7 @@ from experiments.outside import OutsidePolicy, build_policy
 from experiments.runs import RunError, load_config, to_record
 from experiments.train import train
 from experiments.watching import open_run
+from tests.experiments.conftest import interrupt_after
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "experiments/examples/outside_policy"
@@ -147,17 +147,7 @@ def test_interrupted_and_resumed_ends_as_if_it_had_not_been(
     config = replace(config, policy=f"{HERE}:Wandering", epochs=3)
     whole = replace(config, out=config.out.with_name("whole"))
     train(whole)
-    played, count = train_module.Trainer._train_epoch, 0
-
-    def failing(self, *arguments):
-        nonlocal count
-        count += 1
-        result = played(self, *arguments)
-        if count > stop_after:
-            raise KeyboardInterrupt
-        return result
-
-    monkeypatch.setattr(train_module.Trainer, "_train_epoch", failing)
+    interrupt_after(stop_after, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(config)
     monkeypatch.undo()

@@ -27,6 +27,7 @@ from experiments.environment import build_env
 from experiments.evaluate import EvaluateConfig, batches, evaluate, load_run, play
 from experiments.runs import RunError
 from experiments.train import epoch_batches, epoch_seed, train
+from tests.experiments.conftest import interrupt_after
 
 DATA = DataConfig(dataset="synthetic", num_images=48)
 
@@ -123,18 +124,7 @@ def test_interrupted_and_resumed_ends_as_if_it_had_not_been(
     whole = replace(config, out=config.out.with_name("whole"))
     train(whole)
 
-    played = train_module.Trainer._train_epoch
-    count = 0
-
-    def failing(self, *arguments):
-        nonlocal count
-        count += 1
-        result = played(self, *arguments)
-        if count > stop_after:
-            raise KeyboardInterrupt
-        return result
-
-    monkeypatch.setattr(train_module.Trainer, "_train_epoch", failing)
+    interrupt_after(stop_after, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(config)
     monkeypatch.undo()
