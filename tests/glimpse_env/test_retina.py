@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -387,13 +387,20 @@ def look_scaled(image, fixation, scale, mirror=False, key=0, resolutions=RESOLUT
 
 @few
 @given(size=sizes, fixation=st.tuples(coordinates, coordinates), mirror=st.booleans(), key=seeds)
+@example(size=(97, 91), fixation=(0.0, 0.0), mirror=False, key=0)
 def test_scale_zero_is_the_ordinary_retina(size, fixation, mirror, key):
     image = random_picture(key, *size)
     plain = look(image, fixation, mirror, key).astype(np.int64)
     scaled = look_scaled(image, fixation, 0.0, mirror, key)
-    # Pillow rounds after each axis, so a tie that falls the other way can count twice.
-    assert np.abs(plain - scaled).max() <= 2
-    assert np.abs(plain - scaled).mean() < 0.05
+    # Pillow rounds after each axis and takes first whichever is cheaper, which for a patch need not
+    # be the one that it was for the level (97x91: 97 rows make 102 of the level, but 96 of the
+    # patch). Then two averages of rounding errors (deviation <= sqrt(1/12) each) lie between the
+    # two, so |difference| <= sqrt(2/12) = 0.41 on average. Even a tenth of a pixel's shift of this
+    # picture would be several grey levels.
+    difference = plain - scaled
+    assert np.abs(difference).max() <= 2
+    assert np.abs(difference).mean() < 0.41
+    assert abs(difference.mean()) < 0.1  # a picture of few pixels has few errors to average
 
 
 def test_scale_multiplies_the_sides():
