@@ -8,27 +8,50 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models.googlenet import GoogLeNet, Inception
 
+from encoders.fused import KernelTrunk, fuse_googlenet, kernels_available
 from encoders.googlenet import GoogLeNetTrunk
+from encoders.graphs import GraphedForward
 from encoders.inception_mini import InceptionMini
 from encoders.spec import EncoderSpec, Normalisation, get_spec
 from encoders.weights import find_weights, load_state
 
 Precision = Literal["auto", "fp32", "bf16"]
 
-# Batches are cut to these sizes; where the encoder is compiled they are padded to them too, so that
-# it never recompiles in a loop. On CPU larger ones are slower, since their activations leave the
-# cache (one thread: 105 patches a second at 16, 64 at 64).
+# Sizes that batches are cut and padded to where a new one costs something: compilation, or the
+# capture of a graph. On CPU larger ones are slower, since their activations leave the cache.
 CPU_BUCKETS = (1, 4, 16, 32)
-CUDA_BUCKETS = (1, 8, 64, 256, 1024)
+CUDA_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024)
+
+
+def split_batch(count: int, buckets: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cut a batch into parts, each for one of the buckets.
+
+    What is left goes to the smallest bucket that holds it if that is at most half as large again,
+    else the largest full one is taken first: so less than half is computed in vain, in few parts.
+
+    Args:
+        count: Patches.
+        buckets: Sizes in rising order, the first of them 1.
+
+    Returns:
+        (patches taken, bucket) of each part, in order.
+    """
+    parts = []
+    while count:
+        whole = max((size for size in buckets if size <= count), default=buckets[0])
+        padded = next((size for size in buckets if size >= count), whole)
+        size = padded if 2 * padded <= 3 * count else whole
+        parts.append((min(size, count), size))
+        count -= parts[-1][0]
+    return parts
 
 
 class DeviceNotAvailableError(RuntimeError):
@@ -72,73 +95,17 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def _folded(block: nn.Module) -> nn.Conv2d:
-    """The convolution of a BasicConv2d or ConvReLU, its batch norm (if any) folded in."""
-    conv = block.conv
-    return fuse_conv_bn_eval(conv, block.bn) if hasattr(block, "bn") else copy.deepcopy(conv)  # type: ignore[arg-type]
-
-
-class FusedConv(nn.Module):
-    """Convolution and ReLU with everything linear folded into it."""
-
-    def __init__(self, block: nn.Module) -> None:
-        """Fold a BasicConv2d or ConvReLU."""
-        super().__init__()
-        self.conv = _folded(block)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve and rectify in place."""
-        return F.relu_(self.conv(x))
-
-
-class FusedInception(nn.Module):
-    """Inception block whose three 1x1 convolutions on the same input are one."""
-
-    def __init__(self, block: Inception) -> None:
-        """Merge branch1 and the reductions of branches 2 and 3."""
-        super().__init__()
-        first = [_folded(b) for b in (block.branch1, block.branch2[0], block.branch3[0])]
-        self.widths = [conv.out_channels for conv in first]
-        merged = nn.Conv2d(first[0].in_channels, sum(self.widths), 1)
-        with torch.no_grad():
-            merged.weight.copy_(torch.cat([conv.weight for conv in first]))
-            merged.bias.copy_(torch.cat([conv.bias for conv in first]))  # type: ignore[union-attr, arg-type]
-        self.merged = merged
-        self.branch2 = FusedConv(block.branch2[1])
-        self.branch3 = FusedConv(block.branch3[1])
-        self.pool = block.branch4[0]
-        self.branch4 = FusedConv(block.branch4[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Same channels in the same order as torchvision's block."""
-        one, two, three = F.relu_(self.merged(x)).split(self.widths, dim=1)
-        return torch.cat(
-            [one, self.branch2(two), self.branch3(three), self.branch4(self.pool(x))], dim=1
-        )
-
-
-def fuse_googlenet(trunk: GoogLeNetTrunk) -> GoogLeNetTrunk:
-    """Return a copy of `trunk` with every block in its fused form (inference only)."""
-    fused = copy.deepcopy(trunk)
-    network: GoogLeNet = fused.network
-    for name, child in list(network.named_children()):
-        if isinstance(child, Inception):
-            setattr(network, name, FusedInception(child))
-        elif hasattr(child, "conv"):
-            setattr(network, name, FusedConv(child))
-    return fused
-
-
 class _PixelScale(nn.Module):
     """uint8 NHWC pixels -> the network's own input, in its dtype and channels-last layout."""
 
-    def __init__(self, normalisation: Normalisation, dtype: torch.dtype) -> None:
+    def __init__(
+        self, normalisation: Normalisation, dtype: torch.dtype, device: torch.device
+    ) -> None:
         super().__init__()
         # Kept in fp32 and cast at the end: bf16 holds 0..255 exactly, but not (x - mean) / std.
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.tensor(normalisation.mean))
-        self.register_buffer("scale", 1.0 / torch.tensor(normalisation.std))
+        # Plain attributes, since a module's buffers would be cast with its weights.
+        self.mean = torch.tensor(normalisation.mean, device=device)
+        self.scale = 1.0 / torch.tensor(normalisation.std, device=device)
         self.dtype = dtype
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -163,40 +130,39 @@ class Encoder:
     def __init__(
         self,
         network: nn.Module,
-        normalisation: Normalisation,
         *,
         feature_size: int,
         fingerprint: str,
         device: torch.device,
         dtype: torch.dtype,
         compiled: bool = False,
+        graphed: bool = False,
     ) -> None:
-        """Freeze `network` (normalised NCHW -> [N, D]) in place; see `make_encoder`."""
+        """Freeze `network` (uint8 NHWC pixels -> [N, D]) in place; see `make_encoder`."""
         self.feature_size = feature_size
         self.fingerprint = fingerprint
         self.device = device
         self.dtype = dtype
         self.compiled = compiled
-        self.buckets = CUDA_BUCKETS if device.type == "cuda" else CPU_BUCKETS
         network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        scale = _PixelScale(normalisation, dtype).to(device)
-        self.network = nn.Sequential(scale, network).eval().requires_grad_(False)
-        self._forward = self.network
+        self.network = network.eval().requires_grad_(False)
+        self._forward: Callable[[Tensor], Tensor] = self.network
         if compiled:
             self._forward = torch.compile(self.network, dynamic=False, options={"freezing": True})
+        elif graphed:
+            self._forward = GraphedForward(self.network, device)
+        buckets = CUDA_BUCKETS if device.type == "cuda" else CPU_BUCKETS
+        # Nothing is gained by a fixed size where every size is served alike.
+        self.buckets = buckets if compiled or graphed else tuple(range(1, buckets[-1] + 1))
 
     @torch.inference_mode()
     def __call__(self, patches: UInt8[Tensor, "N P P 3"]) -> Float[Tensor, "N D"]:
         """Encode patches; they may be on any device."""
         features = torch.empty(len(patches), self.feature_size, device=self.device)
         start = 0
-        while start < len(patches):
-            left = len(patches) - start
-            bucket = next((b for b in self.buckets if b >= left), self.buckets[-1])
-            take = min(left, bucket)
+        for take, bucket in split_batch(len(patches), self.buckets):
             batch = patches[start : start + take].to(self.device, non_blocking=True)
-            # Only a compiled network pays for a new batch size; an eager one is never padded.
-            if self.compiled and take < bucket:
+            if take < bucket:
                 batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, bucket - take))
             features[start : start + take] = self._forward(batch)[:take]
             start += take
@@ -269,8 +235,8 @@ def make_encoder(
             bf16 is asked for); or an `Encoder`, which is returned as it is.
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         precision: `auto` (bf16 where native), `fp32` or `bf16`.
-        compile: compile and freeze. It takes a minute or so; whether it pays depends on the machine
-            (measured on two CPU cores in bf16: 205 patches a second against 202).
+        compile: compile and freeze, which takes a minute or so. On CPU it is slower than the
+            kernels used otherwise (`glimpse benchmark encoder`).
         patch_side: P, to probe a module's feature size with.
 
     Raises:
@@ -287,30 +253,38 @@ def make_encoder(
             probe = torch.zeros(2, 3, patch_side, patch_side, dtype=dtype, device=target)
             size = module.to(target, dtype)(probe).shape[1]
         unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
-        return Encoder(
-            module,
-            unit,
-            feature_size=size,
-            fingerprint=_module_fingerprint(encoder),
-            device=target,
-            dtype=dtype,
-            compiled=compile,
-        )
-    spec = get_spec(encoder) if isinstance(encoder, str) else encoder
-    if not isinstance(spec, EncoderSpec):
-        raise TypeError(
-            "encoder must be a registered name, an EncoderSpec, a FeatureBank or a torch.nn.Module,"
-            f" not {type(encoder).__name__}"
-        )
+        network: nn.Module = nn.Sequential(_PixelScale(unit, dtype, target), module)
+        fingerprint = _module_fingerprint(encoder)
+    else:
+        spec = get_spec(encoder) if isinstance(encoder, str) else encoder
+        if not isinstance(spec, EncoderSpec):
+            raise TypeError(
+                "encoder must be a registered name, an EncoderSpec, a FeatureBank or a "
+                f"torch.nn.Module, not {type(encoder).__name__}"
+            )
+        dtype = resolve_precision(precision, target)
+        network = _fast_form(spec, target, dtype, compile)
+        size, fingerprint = spec.feature_size, spec.fingerprint
+    return Encoder(
+        network,
+        feature_size=size,
+        fingerprint=fingerprint,
+        device=target,
+        dtype=dtype,
+        compiled=compile,
+        # A user's module may synchronise or branch on values, which a graph would not see.
+        graphed=target.type == "cuda" and not compile and not isinstance(encoder, nn.Module),
+    )
+
+
+def _fast_form(
+    spec: EncoderSpec, device: torch.device, dtype: torch.dtype, compile: bool
+) -> nn.Module:
+    """Choose the form in which a spec's network computes: raw pixels -> features."""
     network = build_network(spec)
     if isinstance(network, GoogLeNetTrunk):
         network = fuse_googlenet(network)
-    return Encoder(
-        network,
-        spec.normalisation,
-        feature_size=spec.feature_size,
-        fingerprint=spec.fingerprint,
-        device=target,
-        dtype=resolve_precision(precision, target),
-        compiled=compile,
-    )
+        # torch.compile fuses poolings and LRN itself, and cannot look into kernels of others.
+        if device.type == "cpu" and not compile and kernels_available():
+            return KernelTrunk(network, spec.normalisation)
+    return nn.Sequential(_PixelScale(spec.normalisation, dtype, device), network)

@@ -208,15 +208,23 @@ class GoogLeNetTrunk(nn.Module):
             _set_stem(self.network, spec)
         self.eval()
 
-    def feature_map(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D h w"]:
-        """The last inception block's output, before averaging."""
+    def stem(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 192 h w"]:
+        """The layers before the inception blocks."""
         n = self.network
-        x = n.maxpool2(n.conv3(n.conv2(n.maxpool1(n.conv1(x)))))
+        return n.maxpool2(n.conv3(n.conv2(n.maxpool1(n.conv1(x)))))
+
+    def blocks(self, x: Float[Tensor, "N 192 h w"]) -> Float[Tensor, "N D h w"]:
+        """The inception blocks and the poolings between them."""
+        n = self.network
         x = n.maxpool3(n.inception3b(n.inception3a(x)))
         x = n.inception4e(n.inception4d(n.inception4c(n.inception4b(n.inception4a(x)))))
         if self.spec.depth == "truncated":
             return x
         return n.inception5b(n.inception5a(n.maxpool4(x)))
+
+    def feature_map(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D h w"]:
+        """The last inception block's output, before averaging."""
+        return self.blocks(self.stem(x))
 
     def forward(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
         """Features of normalised patches."""

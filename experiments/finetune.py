@@ -12,7 +12,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from encoders.engine import Encoder, build_network, fuse_googlenet
+from encoders.engine import Encoder, build_network
+from encoders.fused import fuse_googlenet
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec
 from experiments.whole_picture import WholePictures

@@ -11,12 +11,16 @@ import torch
 from torch import nn
 
 from encoders.engine import (
+    CPU_BUCKETS,
+    CUDA_BUCKETS,
     Encoder,
     build_network,
     make_encoder,
     resolve_device,
     resolve_precision,
+    split_batch,
 )
+from encoders.fused import fuse_googlenet
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec, get_spec
 from encoders.weights import load_state
@@ -106,6 +110,40 @@ def test_a_patch_does_not_see_its_neighbours(precision: str, bound: float) -> No
     assert relative_error(whole[[0, 5, 36]], singles) < bound
 
 
+@pytest.mark.parametrize("buckets", [CPU_BUCKETS, CUDA_BUCKETS, (1,), tuple(range(1, 33))])
+def test_batches_are_cut_into_buckets_with_little_waste(buckets: tuple[int, ...]) -> None:
+    for count in [*range(70), 700, 1023, 1025, 5000]:
+        parts = split_batch(count, buckets)
+        assert sum(take for take, _ in parts) == count
+        assert all(0 < take <= bucket for take, bucket in parts)
+        assert {bucket for _, bucket in parts} <= set(buckets)
+        assert all(take == bucket for take, bucket in parts[:-1])
+        assert sum(bucket for _, bucket in parts) <= 1.5 * count
+    assert split_batch(3, (1, 4)) == [(3, 4)]
+    assert split_batch(2, (1, 4)) == [(1, 1), (1, 1)]
+    assert split_batch(33, tuple(range(1, 33))) == [(32, 32), (1, 1)]
+
+
+def test_a_fixed_set_of_sizes_reaches_what_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the batches of a loop, a compiled network sees few shapes, and the same features."""
+    shapes = []
+
+    def compile_nothing(network, **options):
+        def forward(x):
+            shapes.append(len(x))
+            return network(x)
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    x = patches(40)
+    compiled = make_encoder("inception_mini", device="cpu", precision="fp32", compile=True)
+    plain = make_encoder("inception_mini", device="cpu", precision="fp32")
+    for count in (1, 2, 3, 7, 30, 40):
+        torch.testing.assert_close(compiled(x[:count]), plain(x[:count]), rtol=1e-4, atol=1e-4)
+    assert set(shapes) <= set(CPU_BUCKETS)
+
+
 def test_empty_batch() -> None:
     encoder = make_encoder("inception_mini", device="cpu")
     assert encoder(patches(1)[:0]).shape == (0, encoder.feature_size)
@@ -191,6 +229,39 @@ def test_building_touches_no_random_generator(monkeypatch: pytest.MonkeyPatch) -
     torch.manual_seed(6)
     second = build_network(spec).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("precision, bound", [("fp32", 1e-5), ("bf16", 2e-2)])
+def test_kernels_equal_torch_in_the_fused_form(precision: str, bound: float, monkeypatch) -> None:
+    spec = replace(get_spec("googlenet"), weights=None, sha256=None)
+    x = patches(11)
+    with_kernels = make_encoder(spec, device="cpu", precision=precision)
+    monkeypatch.setattr("encoders.engine.kernels_available", lambda: False)
+    by_torch = make_encoder(spec, device="cpu", precision=precision)
+    assert type(with_kernels.network) is not type(by_torch.network)
+    assert relative_error(with_kernels(x), by_torch(x)) < bound
+
+
+def test_fusing_leaves_the_plain_module_alone() -> None:
+    spec = replace(get_spec("googlenet"), weights=None, sha256=None)
+    trunk = build_network(spec)
+    assert isinstance(trunk, GoogLeNetTrunk)
+    before = {name: value.clone() for name, value in trunk.state_dict().items()}
+    fuse_googlenet(trunk)
+    after = trunk.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@CUDA
+@pytest.mark.parametrize("count", [1, 5, 64, 100])
+def test_graphs_on_cuda_replay_any_batch(count: int) -> None:
+    spec = replace(get_spec("googlenet"), weights=None, sha256=None)
+    encoder = make_encoder(spec, device="cuda", precision="fp32")
+    x = patches(count)
+    first, second = encoder(x).clone(), encoder(x.flip(0))
+    assert torch.equal(first, second.flip(0)) or relative_error(first, second.flip(0).cpu()) < 1e-5
+    assert relative_error(first, make_encoder(spec, device="cpu", precision="fp32")(x)) < 1e-3
 
 
 @CUDA

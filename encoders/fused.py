@@ -1,0 +1,118 @@
+"""GoogLeNet's fast inference form: batch norm folded, sibling 1x1 convolutions merged, kernels.
+
+`fuse_googlenet` is plain torch and runs anywhere; `KernelTrunk` exchanges what torch does slowly
+on CPU. Both are held against the modules of `encoders.googlenet` by `tests/encoders/test_engine.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.googlenet import GoogLeNet, Inception
+
+from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
+from encoders.spec import Normalisation
+
+# Patches whose first layers are computed together: 37 MB of conv1's output for 32 of them would
+# leave the caches, and be paged in anew each time.
+STEM_PORTION = 8
+
+
+def _folded(block: nn.Module) -> nn.Conv2d:
+    """The convolution of a BasicConv2d or ConvReLU, its batch norm (if any) folded in."""
+    conv = block.conv
+    return fuse_conv_bn_eval(conv, block.bn) if hasattr(block, "bn") else copy.deepcopy(conv)  # type: ignore[arg-type]
+
+
+class FusedConv(nn.Module):
+    """Convolution and ReLU with everything linear folded into it."""
+
+    def __init__(self, block: nn.Module) -> None:
+        """Fold a BasicConv2d or ConvReLU."""
+        super().__init__()
+        self.conv = _folded(block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve and rectify."""
+        return F.relu_(self.conv(x))
+
+
+class FusedInception(nn.Module):
+    """Inception block whose three 1x1 convolutions on the same input are one."""
+
+    def __init__(self, block: Inception) -> None:
+        """Merge branch1 and the reductions of branches 2 and 3."""
+        super().__init__()
+        first = [_folded(b) for b in (block.branch1, block.branch2[0], block.branch3[0])]
+        self.widths = [conv.out_channels for conv in first]
+        merged = nn.Conv2d(first[0].in_channels, sum(self.widths), 1)
+        with torch.no_grad():
+            merged.weight.copy_(torch.cat([conv.weight for conv in first]))
+            merged.bias.copy_(torch.cat([conv.bias for conv in first]))  # type: ignore[union-attr, arg-type]
+        self.merged = merged
+        self.branch2 = FusedConv(block.branch2[1])
+        self.branch3 = FusedConv(block.branch3[1])
+        self.pool = block.branch4[0]
+        self.branch4 = FusedConv(block.branch4[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same channels in the same order as torchvision's block."""
+        one, two, three = F.relu_(self.merged(x)).split(self.widths, dim=1)
+        return torch.cat(
+            [one, self.branch2(two), self.branch3(three), self.branch4(self.pool(x))], dim=1
+        )
+
+
+def fuse_googlenet(trunk: GoogLeNetTrunk) -> GoogLeNetTrunk:
+    """Return a copy of `trunk` with every block in its fused form (inference only)."""
+    fused = copy.deepcopy(trunk)
+    network: GoogLeNet = fused.network
+    for name, child in list(network.named_children()):
+        if isinstance(child, Inception):
+            setattr(network, name, FusedInception(child))
+        elif hasattr(child, "conv"):
+            setattr(network, name, FusedConv(child))
+    return fused
+
+
+@cache
+def kernels_available() -> bool:
+    """Whether the kernels can be used here; if not, says so once."""
+    if find_spec("numba") is not None:
+        return True
+    logging.getLogger(__name__).warning(
+        "numba is not installed, so GoogLeNet computes by torch alone: right, but slower on CPU"
+    )
+    return False
+
+
+class KernelTrunk(nn.Module):
+    """A fused trunk on the kernels of `encoders.kernels`: uint8 NHWC pixels -> [N, D]. CPU only."""
+
+    def __init__(self, trunk: GoogLeNetTrunk, normalisation: Normalisation) -> None:
+        """Take the result of `fuse_googlenet`, in fp32, and exchange its parts."""
+        super().__init__()
+        from encoders.kernels import KernelMaxPool, KernelResponseNorm, UnfoldedStem
+
+        self.trunk = copy.deepcopy(trunk)
+        network = self.trunk.network
+        network.conv1 = UnfoldedStem(network.conv1.conv, normalisation.mean, normalisation.std)  # type: ignore[assignment]
+        for module in list(network.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.MaxPool2d) and child.kernel_size == 3:
+                    setattr(module, name, KernelMaxPool(child))
+                elif isinstance(child, LocalResponseNorm):
+                    setattr(module, name, KernelResponseNorm(child.alpha / child.size, child.k))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features of raw patches."""
+        maps = [self.trunk.stem(portion) for portion in pixels.split(STEM_PORTION)]
+        x = maps[0] if len(maps) == 1 else torch.cat(maps)
+        return self.trunk.blocks(x).mean(dim=(2, 3))

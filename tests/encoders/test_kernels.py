@@ -1,0 +1,180 @@
+"""The CPU kernels against torch's own operations, and their threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from encoders import fused
+from encoders.googlenet import LocalResponseNorm
+from encoders.threads import in_parts
+
+kernels = pytest.importorskip("encoders.kernels", reason="numba is not installed")
+
+few = settings(max_examples=25, deadline=None)
+dtypes = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+def activations(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Rectified noise, channels-last: half of it zeros, of both signs."""
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 50
+    rectified = noise.clamp_min(0) * torch.where(noise < 0, -1.0, 1.0)
+    return rectified.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+@few
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(3, 14), st.integers(3, 14)),
+    stride=st.sampled_from([1, 2]),
+    pad=st.sampled_from([0, 1]),
+    ceil=st.booleans(),
+    dtype=dtypes,
+)
+def test_pooling_is_torchs(shape, stride, pad, ceil, dtype) -> None:
+    pool = nn.MaxPool2d(3, stride=stride, padding=pad, ceil_mode=ceil)
+    x = activations(sum(shape), *shape, dtype=dtype)
+    torch.testing.assert_close(kernels.KernelMaxPool(pool)(x), pool(x), rtol=0, atol=0)
+
+
+def test_pooling_passes_infinity_and_nan_on() -> None:
+    pool = nn.MaxPool2d(3, stride=2)
+    for value in (float("inf"), float("nan")):
+        x = activations(0, 1, 8, 9, 9, dtype=torch.bfloat16)
+        x[0, 3, 4, 4] = value
+        torch.testing.assert_close(kernels.KernelMaxPool(pool)(x), pool(x), equal_nan=True)
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, dilation=2)])
+def test_other_windows_are_refused(pool) -> None:
+    with pytest.raises(ValueError, match="3x3"):
+        kernels.KernelMaxPool(pool)
+
+
+@few
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 5), st.integers(1, 5)),
+    size=st.floats(0, 1e4),
+    dtype=dtypes,
+)
+def test_response_norm_is_torchs(shape, size, dtype) -> None:
+    x = (activations(sum(shape), *shape) * size).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    got = kernels.KernelResponseNorm(1e-4 / 5, 1.0)(x)
+    expected = F.local_response_norm(x.double(), 5, alpha=1e-4, beta=0.75, k=1.0)
+    # One rounding of the result to the dtype: half an ulp of bfloat16 is at most 2 ** -8 of it.
+    tolerance = 2**-8 * 1.01 if dtype == torch.bfloat16 else 1e-6
+    torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=1e-30)
+    plain = LocalResponseNorm()(x.float())
+    torch.testing.assert_close(got.float(), plain, rtol=2 * tolerance, atol=1e-30)
+
+
+@few
+@given(
+    count=st.integers(1, 3),
+    side=st.tuples(st.integers(7, 30), st.integers(7, 30)),
+    taps=st.sampled_from([3, 5, 7]),
+    stride=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_the_unfolded_stem_is_the_convolution_of_normalised_pixels(
+    count, side, taps, stride, seed
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    conv = nn.Conv2d(3, 6, taps, stride=stride, padding=taps // 2)
+    mean, std = (100.0, 110.0, 120.0), (2.0, 57.0, 1.0)
+    pixels = torch.randint(0, 256, (count, *side, 3), generator=generator, dtype=torch.uint8)
+    scaled = (pixels - torch.tensor(mean)) / torch.tensor(std)
+    with torch.inference_mode():
+        expected = conv(scaled.permute(0, 3, 1, 2)).relu()
+        got = kernels.UnfoldedStem(conv, mean, std)(pixels)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_pixels_of_any_layout_are_unfolded() -> None:
+    conv = nn.Conv2d(3, 4, 5, padding=2)
+    stem = kernels.UnfoldedStem(conv, (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))
+    pixels = torch.randint(0, 256, (2, 12, 24, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(stem(pixels[:, :, ::2]), stem(pixels[:, :, ::2].contiguous()))
+
+
+def test_without_numba_torch_computes_and_says_so(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    fused.kernels_available.cache_clear()
+    try:
+        assert not fused.kernels_available() and not fused.kernels_available()
+        assert [record.message for record in caplog.records] == [
+            "numba is not installed, so GoogLeNet computes by torch alone: right, but slower on CPU"
+        ]
+    finally:
+        monkeypatch.undo()
+        fused.kernels_available.cache_clear()
+
+
+# --- Threads ---
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_row_is_worked_on_once(count, number, threads) -> None:
+    threads(number)
+    seen = np.zeros(count, int)
+    names = set()
+
+    def work(start, stop):
+        seen[start:stop] += 1
+        names.add(threading.get_ident())
+
+    in_parts(work, count)
+    assert (seen == 1).all()
+    assert len(names) <= number
+
+
+def test_few_rows_take_one_thread(threads) -> None:
+    threads(2)
+    calls = []
+    in_parts(lambda start, stop: calls.append((start, stop)), 9, least=5)
+    assert calls == [(0, 9)]
+
+
+def test_an_error_in_any_part_is_raised(threads) -> None:
+    threads(2)
+    for bad in (0, 5):
+        with pytest.raises(RuntimeError, match="broken"):
+
+            def work(start, stop, bad=bad):
+                if start == bad:
+                    raise RuntimeError("broken")
+
+            in_parts(work, 10)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_has_threads_of_its_own(threads) -> None:
+    threads(2)
+    in_parts(lambda start, stop: None, 2)  # the parent's threads exist
+    child = os.fork()
+    if child == 0:
+        seen = np.zeros(4, int)
+
+        def work(start, stop):
+            seen[start:stop] += 1
+
+        in_parts(work, 4)
+        os._exit(0 if (seen == 1).all() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
