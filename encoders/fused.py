@@ -1,7 +1,7 @@
 """GoogLeNet's fast inference form: batch norm folded, sibling 1x1 convolutions merged, kernels.
 
 `fuse_googlenet` is plain torch and runs anywhere; `KernelTrunk` exchanges what torch does slowly
-on CPU. Both are held against the modules of `encoders.googlenet` by `tests/encoders/test_engine.py`.
+on CPU. `tests/encoders/test_engine.py` holds both against the modules of `encoders.googlenet`.
 """
 
 from __future__ import annotations

@@ -34,9 +34,12 @@ __all__ = [
     "RESOLUTIONS",
     "cut_patches",
     "cut_scaled_patches",
+    "noise_offsets",
     "noise_patches",
+    "noise_table",
     "patch_boxes",
     "patch_origins",
+    "prepare_out",
     "splitmix64",
 ]
 
@@ -97,13 +100,13 @@ def patch_origins(
 
 
 @cache
-def _noise_table() -> np.ndarray:
+def noise_table() -> np.ndarray:
     """Uniform bytes from which every patch of noise is a slice."""
     table = np.random.Generator(np.random.PCG64(_NOISE_SEED)).bytes(_NOISE_TABLE_BYTES)
     return np.frombuffer(table, np.uint8)
 
 
-def _noise_offsets(noise_key: np.ndarray, resolutions: Sequence[str]) -> np.ndarray:
+def noise_offsets(noise_key: np.ndarray, resolutions: Sequence[str]) -> np.ndarray:
     """Where each patch's noise starts in the table, [B, S]. The same whichever else is cut."""
     salts = np.array([LEVEL_SHORT_SIDE[name] for name in resolutions], np.uint64)
     hashed = splitmix64(splitmix64(noise_key)[:, None] + salts)
@@ -114,17 +117,22 @@ def noise_patches(
     noise_key: UInt64[np.ndarray, " B"], resolutions: Sequence[str] = RESOLUTIONS
 ) -> UInt8[np.ndarray, "B S P P 3"]:
     """The noise that each patch shows where it leaves the picture (paper section 2)."""
-    table, names = _noise_table(), check_resolutions(resolutions)
+    table, names = noise_table(), check_resolutions(resolutions)
     shape = (len(noise_key), len(names), PATCH_SIDE, PATCH_SIDE, 3)
     noise = np.empty(shape, np.uint8)
     for patch, offset in zip(
-        noise.reshape(-1, _PATCH_BYTES), _noise_offsets(noise_key, names).ravel(), strict=True
+        noise.reshape(-1, _PATCH_BYTES), noise_offsets(noise_key, names).ravel(), strict=True
     ):
         patch[:] = table[offset : offset + _PATCH_BYTES]
     return noise
 
 
-def _prepare_out(out: np.ndarray | None, batch: int, count: int) -> np.ndarray:
+def prepare_out(out: np.ndarray | None, batch: int, count: int) -> np.ndarray:
+    """Returns `out`, or a fresh array of B glimpses of S patches.
+
+    Raises:
+        ValueError: If `out` does not fit.
+    """
     shape = (batch, count, PATCH_SIDE, PATCH_SIDE, 3)
     if out is None:
         return np.empty(shape, np.uint8)
@@ -168,7 +176,7 @@ def cut_patches(
             f"{batch} pyramids, {len(fixation)} fixations, {len(mirror)} mirror flags and "
             f"{len(noise_key)} noise keys: one of each per picture is needed"
         )
-    out = _prepare_out(out, batch, count)
+    out = prepare_out(out, batch, count)
     try:
         levels = [pyramid.levels[name] for pyramid in pyramids for name in names]
     except KeyError as error:
@@ -177,7 +185,7 @@ def cut_patches(
     origins = patch_origins(
         np.repeat(np.asarray(fixation), count, axis=0), shapes, np.repeat(mirror, count)
     )
-    offsets = _noise_offsets(noise_key, names)
+    offsets = noise_offsets(noise_key, names)
     _copy_patches(levels, shapes, origins, np.repeat(mirror, count), offsets.ravel(), out)
     return out
 
@@ -191,7 +199,7 @@ def _copy_patches(
     out: np.ndarray,
 ) -> None:
     """Copies N = B * S patches out of their levels; everything that needs thought is done."""
-    table, side = _noise_table(), PATCH_SIDE
+    table, side = noise_table(), PATCH_SIDE
     patches = out.reshape(-1, side, side, 3)
     first = np.maximum(-origins, 0)
     last = np.minimum(shapes - origins, side)
