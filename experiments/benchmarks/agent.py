@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmarks.products import COPY, copy, products_alone, square
+from experiments.benchmarks.products import ALONE, MOVES, moves, products_alone, square
 from experiments.benchmarks.step_work import (
     all_flops,
     least_seconds,
@@ -69,7 +69,7 @@ def run(*, quick: bool = False) -> Result:
         for dtype in (torch.float32, torch.bfloat16)
         for side in sizes.squares
     ]
-    contenders += [*squares, copy(sizes.copied, device)]
+    contenders += [*squares, *moves(sizes.moved, device)]
     rates = interleave(contenders, windows=sizes.windows, seconds=sizes.seconds)
     machine["machine"]["load_average_at_end"] = load_average()
 
@@ -111,8 +111,8 @@ def run(*, quick: bool = False) -> Result:
 class _Found:
     """One width's numbers; shares and rates by the clock first, then by processor time."""
 
-    rates: dict[str, Rate]
-    """`step`, and the products alone: `existing` and `new`."""
+    step: Rate
+    """Steps a second."""
     flops: dict[str, int]
     """A step's `model`, `all` and, by torch's count, `collect` and `update`."""
     shares: tuple[float, float]
@@ -140,17 +140,17 @@ class _Found:
         peak: Rate,
     ) -> _Found:
         products, done = whole.products, model_flops(whole.products)
-        top, bandwidth = float(np.median(peak.clock)), float(np.median(rates[COPY].clock))
+        top, bandwidth = float(np.median(peak.clock)), _bandwidth(rates)
         processor, clock = rates[_name(width, "step")].over(peak)
         moved = parameter_passes(products, whole.parameters, whole.agent.learning)
         floor = {"products": 1e3 * least_seconds(products, top, bandwidth)}
         floor |= {key: 1e3 * number / bandwidth for key, number in moved.items()}
         return cls(
-            rates={key: rates[_name(width, key)] for key in ("step", "existing", "new")},
+            step=rates[_name(width, "step")],
             flops={"model": done, "all": all_flops(products)} | counted,
             shares=(clock * done, processor * done),
             bare_shares={
-                key: rates[_name(width, key)].over(peak)[1] for key in ("existing", "new")
+                key: rates[_name(width, f"products, {key}")].over(peak)[1] for key in ALONE
             },
             # The first step allocates the optimiser's state.
             parts={part: 1e3 * float(np.median(parts.seconds[part][1:])) for part in PARTS},
@@ -173,6 +173,11 @@ class _Found:
         }
 
 
+def _bandwidth(rates: dict[str, Rate]) -> float:
+    """Bytes a second, by the fastest way to move them."""
+    return max(float(np.median(rates[name].clock)) for name in MOVES)
+
+
 def _name(width: int, what: str) -> str:
     return f"{width} units: {what}"
 
@@ -182,12 +187,12 @@ def _rows(found: Sequence[_Found], batch: int) -> tuple[tuple[str, ...], ...]:
         return (label, *(cell(each) for each in found))
 
     def steps(each: _Found, episodes: int) -> str:
-        rates = [episodes * rate for rate in each.rates["step"].clock]
+        rates = [episodes * rate for rate in each.step.clock]
         low, high = quartiles(rates)
         return f"{_short(np.median(rates))} ({_short(low)} to {_short(high)})"
 
     def achieved(each: _Found) -> float:
-        return each.flops["model"] * float(np.median(each.rates["step"].clock))
+        return each.flops["model"] * float(np.median(each.step.clock))
 
     def part(name: str) -> Callable[[_Found], str]:
         def cell(each: _Found) -> str:
@@ -211,8 +216,7 @@ def _rows(found: Sequence[_Found], batch: int) -> tuple[tuple[str, ...], ...]:
             "share of the peak, all that is computed",
             lambda each: _share(each.shares[0] * each.flops["all"] / each.flops["model"]),
         ),
-        row("the same, its products alone", lambda each: _share(each.bare_shares["existing"])),
-        row("and into new memory each time", lambda each: _share(each.bare_shares["new"])),
+        *(row(f"the same of its products alone: {name}", _alone(name)) for name in ALONE),
         *(row(name, part(name)) for name in PARTS),
         *(
             row(f"least time at peak and bandwidth: {name}", _least(name))
@@ -220,6 +224,10 @@ def _rows(found: Sequence[_Found], batch: int) -> tuple[tuple[str, ...], ...]:
         ),
         row("share of the peak at these least times", lambda each: _share(each.allowed)),
     )
+
+
+def _alone(name: str) -> Callable[[_Found], str]:
+    return lambda each: _share(each.bare_shares[name])
 
 
 def _least(name: str) -> Callable[[_Found], str]:
@@ -235,7 +243,8 @@ def _notes(
     device: torch.device,
 ) -> tuple[str, ...]:
     peak, low = (float(np.median(peaks[dtype].clock)) for dtype in ("float32", "bfloat16"))
-    bandwidth = float(np.median(rates[COPY].clock))
+    bandwidth = _bandwidth(rates)
+    copying = float(np.median(rates[MOVES[0]].clock))
     balance = peak / bandwidth
     bound = "arithmetic" if full.intensity > balance else "memory"
     counted = full.flops["collect"] + full.flops["update"]
@@ -246,8 +255,8 @@ def _notes(
         "record has the load averages: other processes on the machine slow all contenders.",
         f"Matrix peak: {_short(peak / 1e9)} GFLOP/s in float32, the best median of square products "
         f"of {', '.join(map(str, sizes.squares))}; {_short(low / 1e9)} in bfloat16, which the "
-        f"agent does not use. Copying moves {_short(bandwidth / 1e9)} GB/s, reads and writes "
-        "counted.",
+        f"agent does not use. Bandwidth: {_short(bandwidth / 1e9)} GB/s, reads and writes "
+        f"counted, the best of {', '.join(MOVES)}; {_short(copying / 1e9)} by copying.",
         "Model FLOPs are those of one forward and one backward pass. `mix` also sends the classes' "
         "gradient back to the locations in a pass of its own (through no weights), so it computes "
         f"{full.flops['all'] / full.flops['model']:.2f} times as many.",
@@ -261,8 +270,11 @@ def _notes(
         f"The products do {_short(full.intensity)} FLOPs a byte, where the machine's peak and "
         f"bandwidth balance at {_short(balance)}: they are bound by {bound}. `sums` adds up the "
         "gradients of weights used at several glimpses (inside `backward`).",
-        "`into new memory each time` is how autograd makes gradients; on a CPU the system then "
-        "hands out and clears every page again.",
+        f"Products of {sizes.batch} rows, alone and into memory that is there already, reach "
+        f"{_share(full.bare_shares['all'])} of the peak of square ones. Autograd puts each weight "
+        "gradient into new memory, whose pages the system of a CPU first hands out and clears: "
+        f"alone they reach {_share(full.bare_shares['weight, new memory'])}, against "
+        f"{_share(full.bare_shares['weight'])} into memory that is there already.",
     )
 
 

@@ -1,16 +1,19 @@
-"""The machine's own rates: a step's matrix products alone, large square ones, and copying."""
+"""The machine's own rates: a step's matrix products alone, large square ones, moving memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from experiments.benchmarks.step_work import BYTES, Product, all_flops
 from experiments.benchmarks.timing import Contender
 
-COPY = "copy"
-"""Name of the contender that copies."""
+ALONE = ("all", "all, new memory", "forward", "input", "weight", "weight, new memory")
+"""Which of a step's products are measured alone; `input` has the first pass's too."""
+MOVES = ("copy", "scale in place", "add in place")
+"""Ways to move memory, of which the fastest tells the bandwidth."""
 
 
 def wait(device: torch.device) -> None:
@@ -20,10 +23,13 @@ def wait(device: torch.device) -> None:
 
 
 def products_alone(name: str, products: Sequence[Product], device: torch.device) -> list[Contender]:
-    """A step's products and nothing else; a unit is a FLOP.
+    """A step's products and nothing else, all and by kind; a unit is a FLOP.
 
-    Once into memory that is there already and once into new memory, as autograd does. Every layer
-    has its own weights, so that caches keep no more of them than in the step.
+    They go into memory that is there already, or into new memory as autograd's do. Every layer has
+    its own weights, so that caches keep no more of them than in the step.
+
+    Returns:
+        A contender for each of `ALONE`, called `name: products, ...`.
     """
     operands: dict[str, tuple[torch.Tensor, ...]] = {}
     for product in products:
@@ -33,7 +39,7 @@ def products_alone(name: str, products: Sequence[Product], device: torch.device)
             operands[product.layer] = tuple(torch.randn(shape, device=device) for shape in shapes)
     existing: dict[tuple[str, str], torch.Tensor] = {}
     # Turn by turn, as glimpses come, not one layer's all at once.
-    turns: list[Callable[[bool], None]] = []
+    turns: dict[str, list[tuple[torch.Tensor, ...]]] = {}
     for kind in dict.fromkeys(product.kind for product in products):
         same = [product for product in products if product.kind == kind]
         for turn in range(max(product.count for product in same)):
@@ -45,26 +51,23 @@ def products_alone(name: str, products: Sequence[Product], device: torch.device)
                     }.get(kind, (grad, weights))  # fmt: skip
                     key = (product.layer, kind)
                     existing.setdefault(key, left @ right)
-                    turns.append(_product(left, right, existing[key]))
-    done = all_flops(products)
+                    turns.setdefault(kind, []).append((left, right, existing[key]))
 
-    def work(new: bool) -> int:
-        for turn in turns:
-            turn(new)
-        wait(device)
-        return done
+    def contender(label: str) -> Contender:
+        which, _, new = label.partition(", ")
+        kinds = {"all": tuple(turns), "input": ("input", "first pass")}.get(which, (which,))
+        done = all_flops(product for product in products if product.kind in kinds)
 
-    return [
-        Contender(f"{name}: existing", lambda: work(False)),
-        Contender(f"{name}: new", lambda: work(True)),
-    ]
+        def work() -> int:
+            for kind in kinds:
+                for left, right, out in turns.get(kind, []):
+                    torch.mm(left, right) if new else torch.mm(left, right, out=out)
+            wait(device)
+            return done
 
+        return Contender(f"{name}: products, {label}", work)
 
-def _product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Callable[[bool], None]:
-    def multiply(new: bool) -> None:
-        torch.mm(left, right) if new else torch.mm(left, right, out=out)
-
-    return multiply
+    return [contender(label) for label in ALONE]
 
 
 def square(side: int, dtype: torch.dtype, device: torch.device) -> Contender:
@@ -80,13 +83,25 @@ def square(side: int, dtype: torch.dtype, device: torch.device) -> Contender:
     return Contender(f"{side} x {side} {name}", work, {"dtype": name})
 
 
-def copy(numbers: int, device: torch.device) -> Contender:
-    """A copy of float32; a unit is a byte, read or written."""
+def moves(numbers: int, device: torch.device) -> list[Contender]:
+    """Copying, scaling and adding up float32, one of each of `MOVES`; a unit is a byte moved.
+
+    A CPU reads the target of a copy before it writes it, which nobody counts: so copying alone
+    would make the memory look slower than in-place work, such as an optimiser's, finds it.
+    """
     source, target = torch.ones(numbers, device=device), torch.ones(numbers, device=device)
+    ways: tuple[tuple[Callable[[], Any], int], ...] = (
+        (lambda: target.copy_(source), 2),
+        (lambda: target.mul_(1.0), 2),
+        (lambda: target.add_(source), 3),
+    )
 
-    def work() -> int:
-        target.copy_(source)
-        wait(device)
-        return 2 * BYTES * numbers
+    def contender(name: str, move: Callable[[], Any], passes: int) -> Contender:
+        def work() -> int:
+            move()
+            wait(device)
+            return passes * BYTES * numbers
 
-    return Contender(COPY, work)
+        return Contender(name, work)
+
+    return [contender(name, *way) for name, way in zip(MOVES, ways, strict=True)]

@@ -41,15 +41,15 @@ class Sizes:
     """Other sizes of the network than its defaults."""
     squares: tuple[int, ...] = (1024, 2048, 4096)
     """Sides of the square products among which the peak is looked for."""
-    copied: int = 64 * 2**20
-    """Numbers that are copied to measure the bandwidth: more than any cache holds."""
+    moved: int = 64 * 2**20
+    """Numbers that are moved to measure the bandwidth: more than any cache holds."""
     windows: int = 5
-    seconds: float = 2.0
+    seconds: float = 1.5
     """Least length of a window."""
 
 
 QUICK = Sizes(
-    widths=(8, 4), batch=4, features=16, classes=5, squares=(16, 32), copied=1024, windows=2,
+    widths=(8, 4), batch=4, features=16, classes=5, squares=(16, 32), moved=1024, windows=2,
     seconds=0.005, inner={"image_width": 12, "location_width": 6, "glimpse_width": 10},
 )  # fmt: skip
 

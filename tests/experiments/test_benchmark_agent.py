@@ -14,7 +14,7 @@ from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from experiments.benchmarks.agent import CLAIM, LEAST_SHARE
 from experiments.benchmarks.free_env import FreeVectorEnv
-from experiments.benchmarks.products import products_alone
+from experiments.benchmarks.products import ALONE, MOVES, moves, products_alone
 from experiments.benchmarks.step_work import (
     Product,
     all_flops,
@@ -138,10 +138,20 @@ def test_calls_of_a_loop_are_seen():
 
 def test_the_products_alone_are_all_of_the_steps():
     step = TrainingStep(8, QUICK, CPU)
-    for contender in products_alone("8 units", step.products, CPU):
+    done = {}
+    for contender in products_alone("8", step.products, CPU):
         with FlopCounterMode(display=False) as counter:
-            done = contender.work()
-        assert counter.get_total_flops() == done == all_flops(step.products)
+            done[contender.name.removeprefix("8: products, ")] = contender.work()
+        assert counter.get_total_flops() == contender.work()
+    assert set(done) == set(ALONE)
+    assert done["all"] == done["all, new memory"] == all_flops(step.products)
+    assert done["all"] == done["forward"] + done["input"] + done["weight"]
+
+
+def test_what_moves_memory_is_counted_in_bytes():
+    copy, scale, add = moves(10, CPU)
+    # Two matrices of float32 pass by, or the same twice; adding reads both and writes one.
+    assert (copy.work(), scale.work(), add.work()) == (80, 80, 120)
 
 
 def test_the_agent_benchmark_runs(tmp_path, capsys):
@@ -158,6 +168,6 @@ def test_the_agent_benchmark_runs(tmp_path, capsys):
     assert step["share_of_peak"]["clock"] == pytest.approx(achieved / peak, rel=0.02, abs=1e-4)
     assert step["flops"]["collect"] + step["flops"]["update"] == step["flops"]["all"]
     assert set(step["milliseconds"]) == set(PARTS)
-    assert len(rates["copy"]["clock"]["windows"]) == 2
+    assert all(len(rates[name]["clock"]["windows"]) == 2 for name in MOVES)
     one, other = record["calls_a_step"].values()
     assert one == other
