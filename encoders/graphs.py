@@ -7,6 +7,7 @@ running them. A graph launches all of them at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class GraphedForward:
         """Take a function of one CUDA tensor that neither synchronises nor depends on values."""
         self.forward, self.device = forward, device
         self._captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
-        self._pool: tuple[int, int] | None = None
+        self._pool: Any = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The output of `forward`, in the graph's own buffer."""

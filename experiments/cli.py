@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
               "List the ImageNet pictures that a network to be tested on dogs must not see."),
     "pretrain": ("experiments.pretrain", "PretrainConfig", "pretrain",
                  "Train an encoder on random multi-scale patches (paper Figure 4)."),
+    "pyramids": ("experiments.pyramids", "PyramidsConfig", "pyramids",
+                 "Decode whole splits into files to be mapped, for machines of little memory."),
     "bank": ("experiments.bank", "BankConfig", "bank",
              "Compute a split's features on a lattice of fixations, once."),
     "probe": ("experiments.probe", "ProbeConfig", "read_encoder",
@@ -54,7 +57,7 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
 # What a person who pressed Ctrl-C can do next.
 _GO_ON = {
     **dict.fromkeys(
-        ("download", "bank", "probe", "demo", "table1", "variants", "compare", "tune"),
+        ("download", "pyramids", "bank", "probe", "demo", "table1", "variants", "compare", "tune"),
         "the same command goes on where it was",
     ),
     **dict.fromkeys(
@@ -120,6 +123,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in _COMMANDS:
         print(f"glimpse: no command {name!r}\n\n{_usage()}", file=sys.stderr)
         return 2
+    # What the library chose for its user (where pictures are kept, say) is worth a line.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("glimpse_env").setLevel(logging.INFO)
     try:
         run, config = _parse(name, arguments[1:])
         run(config)

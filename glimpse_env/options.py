@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.retina import RESOLUTIONS
+from glimpse_env.storage import STORAGES
 
 SPLITS = ("train", "val", "trainval", "test")
 OBSERVATIONS = ("features", "pixels", "both")
@@ -63,6 +64,9 @@ class EnvOptions:
     """Where the encoder computes: `auto`, `cpu`, `cuda` or `cuda:i`."""
     precision: str = "auto"
     """The encoder's arithmetic: `auto`, `fp32` or `bf16`."""
+    storage: str | os.PathLike[str] = "auto"
+    """Where decoded pictures are kept: `device`, `host`, `demand` (nowhere), a folder made by
+    `glimpse pyramids`, or `auto`; see `glimpse_env.storage`."""
 
     def __post_init__(self) -> None:
         """Check every field, and give each its canonical form."""
@@ -79,6 +83,10 @@ class EnvOptions:
         for name in ("allow_missing", "choose_scale"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} is True or False, not {getattr(self, name)!r}")
+        if not isinstance(self.storage, (str, os.PathLike)):
+            raise TypeError(
+                f"storage is one of {', '.join(STORAGES)} or a folder, not {self.storage!r}"
+            )
         self._check_dataset()
         if self.encoder is None and self.observation != "pixels":
             raise ValueError(

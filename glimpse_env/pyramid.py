@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from jaxtyping import UInt8
-from PIL import Image
 
 PATCH_SIDE = 96
 """Side of a patch, in level pixels (paper section 2)."""
@@ -83,9 +84,10 @@ def build_pyramid(
 ) -> Pyramid:
     """Resizes a picture once per resolution, anti-aliased.
 
-    Each level comes straight from the original by Pillow's triangle filter, never from another
-    level or a pre-reduced copy: that costs 30 ms a level for 12 million pixels, less than decoding
-    them, and keeps the filter exact and the same for a picture and its mirror image.
+    Each level comes straight from the original by a triangle filter as wide as two of its pixels,
+    never from another level or a pre-reduced copy, so that the filter is the same for a picture and
+    its mirror image. torch's filter for bytes is Pillow's in integers, to one grey level in less
+    than one value of a hundred, at two and a half times the speed.
 
     Args:
         image: RGB picture of any size.
@@ -103,11 +105,16 @@ def build_pyramid(
         raise ValueError(
             f"a picture of {shape[1]}x{shape[0]} is more elongated than {MAX_ASPECT}:1; crop it"
         )
-    picture = Image.fromarray(np.ascontiguousarray(image))
+    # torch refuses negative strides, and warns of memory that it may not write to.
+    usable = image.flags.c_contiguous and image.flags.writeable and min(image.strides) > 0
+    picture = torch.from_numpy(image if usable else image.copy(order="C"))
     levels = {}
     for name in names:
-        height, width = level_shape(shape, name)
-        levels[name] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        level = F.interpolate(
+            picture.permute(2, 0, 1)[None], level_shape(shape, name), mode="bilinear",
+            antialias=True, align_corners=False,
+        )  # fmt: skip
+        levels[name] = level[0].permute(1, 2, 0).contiguous().numpy()
     return Pyramid(levels, shape)
 
 

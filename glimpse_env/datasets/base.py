@@ -160,7 +160,10 @@ class PictureFiles:
         class_names: Name of each class, in the order of the labels.
         labels: Class of each picture that is there, from 0.
         num_missing: Listed pictures that are absent and were left out.
+        concurrent: Pictures may be read by several threads at once, which gains time.
     """
+
+    concurrent = True
 
     def __init__(
         self,

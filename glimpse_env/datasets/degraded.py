@@ -36,6 +36,7 @@ class Degraded:
         self.class_names = dataset.class_names
         self.labels: Int64[np.ndarray, " N"] = dataset.labels
         self.num_missing = dataset.num_missing
+        self.concurrent: bool = getattr(dataset, "concurrent", False)
 
     def __len__(self) -> int:
         """Count the pictures."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glimpse_env.dynamics import GlimpseDynamics, Walk, derived, episode_key
-from glimpse_env.observer import context_fixations
+from glimpse_env.live_observer import context_fixations
 from glimpse_env.options import EnvOptions
 from tests.glimpse_env.helpers import options
 
@@ -83,7 +83,7 @@ def test_draws_of_a_key_are_uniform_and_independent():
 
 def test_context_fixations_touch_the_edges_at_one_and_the_middle_at_zero():
     """400 x 200: the patch is 200 wide, so its centre lies between x = 100 and x = 300 of 400."""
-    shapes = [(200, 400)] * 3 + [(400, 200)] * 2 + [(300, 300)]
+    shapes = np.array([(200, 400)] * 3 + [(400, 200)] * 2 + [(300, 300)])
     place = np.float32([[1, 1], [0, 0], [-0.5, -0.5], [1, 1], [-1, -1], [1, 1]])
     expected = [[0.5, 0], [0, 0], [-0.25, 0], [0, 0.5], [0, -0.5], [0, 0]]
     np.testing.assert_allclose(context_fixations(shapes, place), expected, atol=1e-7)

@@ -42,6 +42,11 @@ def low_level(index: int) -> np.ndarray:
     return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
+def looks_like(patch: np.ndarray, window: np.ndarray) -> bool:
+    """Equal up to rounding: Pillow made the window's level, torch the environment's."""
+    return bool(np.abs(patch.astype(int) - window).max() <= 1)
+
+
 # -- spaces ------------------------------------------------------------------------------------
 
 
@@ -141,7 +146,7 @@ def test_a_centred_context_is_the_middle_of_the_small_picture():
         level = low_level(index)
         top, left = ((side - 96) / 2 for side in level.shape[:2])
         corners = {(int(a), int(b)) for a in (top, top + 0.5) for b in (left, left + 0.5)}
-        assert any(np.array_equal(context, level[a : a + 96, b : b + 96]) for a, b in corners)
+        assert any(looks_like(context, level[a : a + 96, b : b + 96]) for a, b in corners)
 
 
 def test_a_random_context_slides_along_the_long_side_and_stays_inside():
@@ -157,7 +162,7 @@ def test_a_random_context_slides_along_the_long_side_and_stays_inside():
     places = []
     for seed in range(60):
         context = env.reset(seed=seed, options={"image": 0})[0]["context"]
-        places += [k for k, window in enumerate(windows) if np.array_equal(window, context)]
+        places += [k for k, window in enumerate(windows) if looks_like(context, window)]
     assert len(places) == 60
     assert min(places) <= slack * 0.2 and max(places) >= slack * 0.8
 
@@ -175,7 +180,7 @@ def test_mirroring_shows_the_flipped_picture_about_half_the_time():
         flipped += mirrored
         if mirrored:
             assert any(
-                np.array_equal(context, level[:, ::-1][a : a + 96, b : b + 96])
+                looks_like(context, level[:, ::-1][a : a + 96, b : b + 96])
                 for a in range(level.shape[0] - 95)
                 for b in range(level.shape[1] - 95)
             )

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from glimpse_env.pyramid import (
     MAX_ASPECT,
@@ -206,3 +207,17 @@ def test_a_forked_worker_can_use_the_store():
     assert answers.get() == int(store[1].levels["low"].sum())
     worker.join(10)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (20, 60), (288, 483), (1500, 1100), (97, 384)])
+def test_levels_are_pillows_to_a_grey_level(shape):
+    """Banks and features made with Pillow's levels stay good: same filter, other rounding."""
+    rng = np.random.default_rng(3)
+    noise = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for name, level in build_pyramid(noise).levels.items():
+        height, width = level_shape(shape, name)
+        pillow = Image.fromarray(noise).resize((width, height), Image.Resampling.BILINEAR)
+        difference = np.abs(level.astype(int) - np.asarray(pillow))
+        assert difference.max() <= 1
+        assert difference.mean() < 0.06
+        assert level.flags.c_contiguous and not np.shares_memory(level, noise)
