@@ -55,30 +55,33 @@ def run(*, quick: bool = False) -> Result:
     whole = {width: TrainingStep(width, sizes, device) for width in sizes.widths}
     parts = {width: TrainingStep(width, sizes, device) for width in sizes.widths}
     counted = {width: step.counted_flops() for width, step in whole.items()}
-    contenders = [
-        contender
-        for width in sizes.widths
-        for contender in (
-            Contender(_name(width, "step"), whole[width].whole),
-            Contender(_name(width, "step in parts"), parts[width].in_parts),
-            *products_alone(f"{width} units", whole[width].products, device),
-        )
-    ]
-    squares = [
-        square(side, dtype, device)
+    squares = {
+        dtype: [square(side, dtype, device) for side in sizes.squares]
         for dtype in (torch.float32, torch.bfloat16)
-        for side in sizes.squares
+    }
+    # Steps and the peak they are held against side by side: the load of the machine changes.
+    contenders = [
+        *squares[torch.bfloat16],
+        *moves(sizes.moved, device),
+        *(
+            contender
+            for width in sizes.widths
+            for contender in (
+                *products_alone(f"{width} units", whole[width].products, device),
+                Contender(_name(width, "step in parts"), parts[width].in_parts),
+            )
+        ),
+        *(Contender(_name(width, "step"), whole[width].whole) for width in sizes.widths),
+        *squares[torch.float32],
     ]
-    contenders += [*squares, *moves(sizes.moved, device)]
     rates = interleave(contenders, windows=sizes.windows, seconds=sizes.seconds)
     machine["machine"]["load_average_at_end"] = load_average()
 
     peaks = {
-        dtype: max(
-            (rates[each.name] for each in squares if each.facts["dtype"] == dtype),
-            key=lambda rate: np.median(rate.clock),
+        str(dtype).removeprefix("torch."): max(
+            (rates[each.name] for each in field), key=lambda rate: np.median(rate.clock)
         )
-        for dtype in ("float32", "bfloat16")
+        for dtype, field in squares.items()
     }
     found = {
         width: _Found.of(width, whole[width], parts[width], counted[width], rates, peaks["float32"])
@@ -243,19 +246,22 @@ def _notes(
     device: torch.device,
 ) -> tuple[str, ...]:
     peak, low = (float(np.median(peaks[dtype].clock)) for dtype in ("float32", "bfloat16"))
+    below, above = quartiles(peaks["float32"].clock)
     bandwidth = _bandwidth(rates)
     copying = float(np.median(rates[MOVES[0]].clock))
     balance = peak / bandwidth
     bound = "arithmetic" if full.intensity > balance else "memory"
     counted = full.flops["collect"] + full.flops["update"]
     (one, a), (two, b) = calls.items()
+    loops = "No Python loop over environments" if a == b else "Work grows with the environments"
     return (
         f"On {device.type} with {torch.get_num_threads()} thread(s), float32, {sizes.batch} "
         "environments that cost nothing; vanilla core, Nesterov SGD, location gradient `mix`. The "
         "record has the load averages: other processes on the machine slow all contenders.",
-        f"Matrix peak: {_short(peak / 1e9)} GFLOP/s in float32, the best median of square products "
-        f"of {', '.join(map(str, sizes.squares))}; {_short(low / 1e9)} in bfloat16, which the "
-        f"agent does not use. Bandwidth: {_short(bandwidth / 1e9)} GB/s, reads and writes "
+        f"Matrix peak: {_short(peak / 1e9)} GFLOP/s in float32 (quartiles {_short(below / 1e9)} to "
+        f"{_short(above / 1e9)}), the best median of square products of "
+        f"{', '.join(map(str, sizes.squares))}; {_short(low / 1e9)} in bfloat16, which the agent "
+        f"does not use. Bandwidth: {_short(bandwidth / 1e9)} GB/s, reads and writes "
         f"counted, the best of {', '.join(MOVES)}; {_short(copying / 1e9)} by copying.",
         "Model FLOPs are those of one forward and one backward pass. `mix` also sends the classes' "
         "gradient back to the locations in a pass of its own (through no weights), so it computes "
@@ -264,7 +270,7 @@ def _notes(
         f"{_short(full.flops['collect'] / 1e9)} GFLOPs in collecting and "
         f"{_short(full.flops['update'] / 1e9)} in the update, together {counted:,}; the layers' "
         f"shapes give {full.flops['all']:,}.",
-        f"No Python loop over environments: a step calls {a['operators']:,} torch operators and "
+        f"{loops}: a step calls {a['operators']:,} torch operators and "
         f"{a['functions']:,} functions with {one} environments, {b['operators']:,} and "
         f"{b['functions']:,} with {two}.",
         f"The products do {_short(full.intensity)} FLOPs a byte, where the machine's peak and "

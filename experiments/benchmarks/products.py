@@ -80,7 +80,7 @@ def square(side: int, dtype: torch.dtype, device: torch.device) -> Contender:
         wait(device)
         return 2 * side**3
 
-    return Contender(f"{side} x {side} {name}", work, {"dtype": name})
+    return Contender(f"{side} x {side} {name}", work)
 
 
 def moves(numbers: int, device: torch.device) -> list[Contender]:

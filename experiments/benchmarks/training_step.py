@@ -43,8 +43,8 @@ class Sizes:
     """Sides of the square products among which the peak is looked for."""
     moved: int = 64 * 2**20
     """Numbers that are moved to measure the bandwidth: more than any cache holds."""
-    windows: int = 5
-    seconds: float = 1.5
+    windows: int = 7
+    seconds: float = 1.0
     """Least length of a window."""
 
 
