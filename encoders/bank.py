@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Integer, Shaped, UInt64
 
 from encoders.bank_description import BankDescription
+from encoders.fused import kernels_available
 
 FORMAT = 1
 _DESCRIPTION = "bank.json"
@@ -293,10 +294,10 @@ class FeatureBank:
             BankMismatchError: for mirrored pictures that are not in the bank.
         """
         scales = [self.resolutions.index(name) for name in resolutions]
-        rows = self.glimpse[image, self._mirror_index(mirror), point]
-        if scales != list(range(len(self.resolutions))):
-            rows = rows[:, scales]
-        return _widen(rows)
+        shape = self.description.glimpse_shape
+        row = self._row(shape, image, mirror, point)[:, None] * shape[3] + np.array(scales)
+        features = _take(self.glimpse, row.ravel())
+        return features.reshape(len(row), len(scales), self.feature_size)
 
     def zooms(
         self, resolutions: tuple[str, ...], order: tuple[str, ...]
@@ -334,7 +335,15 @@ class FeatureBank:
         Raises:
             BankMismatchError: for mirrored pictures that are not in the bank.
         """
-        return _widen(self.context[image, self._mirror_index(mirror), point])
+        row = self._row(self.description.context_shape, image, mirror, point)
+        return _take(self.context, row)
+
+    def _row(
+        self, shape: tuple[int, ...], image: np.ndarray, mirror: np.ndarray, point: np.ndarray
+    ) -> np.ndarray:
+        """Number of (picture, mirror, point) among all, in the order they lie in."""
+        parts = (np.asarray(image), self._mirror_index(mirror), np.asarray(point))
+        return np.ravel_multi_index(parts, shape[:3])
 
     def _mirror_index(self, mirror: np.ndarray) -> np.ndarray:
         index = np.asarray(mirror).astype(np.intp)
@@ -384,9 +393,15 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _widen(rows: np.ndarray) -> np.ndarray:
-    """fp16 to fp32; torch's conversion is vectorised, numpy's is twenty times slower."""
-    return torch.from_numpy(np.asarray(rows)).float().numpy()
+def _take(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Rows of an array seen as a table [rows, D], in float32."""
+    table = array.reshape(-1, array.shape[-1])
+    if kernels_available():
+        from encoders.kernels import widen_rows
+
+        return widen_rows(np.asarray(table), index)
+    # torch's conversion is vectorised, numpy's is twenty times slower.
+    return torch.from_numpy(table[index]).float().numpy()
 
 
 def _nearest(points: np.ndarray, lattice_points: np.ndarray) -> np.ndarray:

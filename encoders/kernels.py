@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from encoders.threads import in_parts
 
+# A row of a bank takes a microsecond or less, a thread's call some tens of them.
+_FEWEST_ROWS = 128
 _FAST_MATH = {"contract", "arcp", "nsz"}  # fuse multiply and add, divide by reciprocals
+_LOWER, _SIGN, _FRACTION = np.uint32(0x7FFF), np.uint32(0x8000), np.uint32(13)
 _HALF_ULP, _ONE, _SHIFT = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
 
 
@@ -111,7 +114,24 @@ def _response_norm(x, out, strength, k, start, stop):
                 out[row, c] = value[c]
 
 
+def _widen(rows, index, out, start, stop):
+    """Rows start to stop of `widen_rows`. Moving a half's exponent and fraction to where float32
+    has them makes it 2 ** 112 times too small, whether it is normal or subnormal."""
+    width = rows.shape[1]
+    bits = np.zeros(width, np.uint32)
+    value = bits.view(np.float32)
+    scale = np.float32(2.0**112)
+    for row in range(start, stop):
+        source, target = rows[index[row]], out[row]
+        for i in range(width):
+            half = np.uint32(np.uint16(source[i]))
+            bits[i] = ((half & _LOWER) << _FRACTION) | ((half & _SIGN) << _SHIFT)
+        for i in range(width):
+            target[i] = value[i] * scale
+
+
 _unfold = compiled(_unfold)
+_widen = compiled(_widen)
 _max_pool = compiled(_max_pool)
 _response_norm = compiled(_response_norm, fastmath=_FAST_MATH)
 
@@ -124,6 +144,24 @@ def _bits(x: Tensor) -> np.ndarray:
 def _pixels_first(x: Tensor) -> np.ndarray:
     """A channels-last [N, C, H, W] tensor as an array [N, H, W, C], bfloat16 as int16."""
     return _bits(x.permute(0, 2, 3, 1).contiguous())
+
+
+def widen_rows(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Chosen rows of a table of finite float16 numbers, in float32: gathered and widened at once.
+
+    Args:
+        rows: float16 [R, D].
+        index: int64 [n], row numbers in range (not checked).
+
+    Returns:
+        float32 [n, D], fresh.
+    """
+    out = np.empty((len(index), rows.shape[1]), np.float32)
+    table = rows.view(np.int16)
+    in_parts(
+        lambda start, stop: _widen(table, index, out, start, stop), len(index), least=_FEWEST_ROWS
+    )
+    return out
 
 
 class KernelMaxPool(nn.Module):

@@ -75,8 +75,8 @@ class MappedPyramids:
         """Map the files; use `create` or `open_mapped`."""
         self.folder, self.description = folder, description
         sizes = self._map("sizes.i32", np.int32, (description.num_images, 2), "r")
-        self._levels = flat = self._map("levels.u8", np.uint8, (description.num_bytes,), mode)
-        self.done = self._map("done.u8", np.uint8, (description.num_chunks,), mode)
+        flat = self._map("levels.u8", np.uint8, (description.num_bytes,), "r")
+        self.done: Any = self._map("done.u8", np.uint8, (description.num_chunks,), mode)
         arena = PyramidArena(
             description.num_images, description.resolutions, flat, used=description.num_bytes
         )
@@ -173,15 +173,11 @@ class MappedPyramids:
             pool.shutdown(cancel_futures=True)
 
     def _builder(self, dataset: ImageDataset) -> Callable[[int], int]:
-        arena, flat = self.arena, self._levels
-
-        def flush(array: np.ndarray) -> None:
-            if isinstance(array, np.memmap):
-                array.flush()
+        arena, size = self.arena, self.description.chunk
 
         def build(chunk: int) -> int:
-            size = self.description.chunk
             images = range(chunk * size, min((chunk + 1) * size, len(arena)))
+            content = bytearray()
             for image in images:
                 pyramid = build_pyramid(dataset.image(image), arena.resolutions)
                 if list(pyramid.image_shape) != arena.image_shape[image].tolist():
@@ -189,12 +185,16 @@ class MappedPyramids:
                         f"{dataset.name(image)} changed while its pyramid was built: delete "
                         f"{self.folder} and run `glimpse pyramids` again"
                     )
-                for s, name in enumerate(arena.resolutions):
-                    level = pyramid.levels[name].reshape(-1)
-                    flat[arena.start[image, s] :][: len(level)] = level
-            flush(flat)
+                for name in arena.resolutions:
+                    content += memoryview(pyramid.levels[name].reshape(-1))
+            # Written rather than mapped: flushing a map would wait for everybody's chunks.
+            with open(self.folder / "levels.u8", "r+b") as file:
+                file.seek(int(arena.start[images[0], 0]))
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             self.done[chunk] = 1
-            flush(self.done)
+            self.done.flush()
             return len(images)
 
         return build

@@ -106,6 +106,16 @@ def test_pixels_of_any_layout_are_unfolded() -> None:
         torch.testing.assert_close(stem(pixels[:, :, ::2]), stem(pixels[:, :, ::2].contiguous()))
 
 
+def test_every_finite_half_is_widened_exactly() -> None:
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16)
+    table = halves[np.isfinite(halves)].reshape(-1, 32)
+    index = np.random.default_rng(0).permutation(len(table))
+    widened = kernels.widen_rows(table, index)
+    np.testing.assert_array_equal(widened, table[index].astype(np.float32))
+    assert np.array_equal(np.signbit(widened), np.signbit(table[index]))
+    assert kernels.widen_rows(table, index[:0]).shape == (0, 32)
+
+
 def test_without_numba_torch_computes_and_says_so(monkeypatch, caplog) -> None:
     monkeypatch.setattr(fused, "find_spec", lambda name: None)
     fused.kernels_available.cache_clear()
