@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from glimpse_env.storage import choose_storage, make_arena
 if TYPE_CHECKING:
     from torch import Tensor
 
+_log = logging.getLogger(__name__)
 _live_encoders: weakref.WeakValueDictionary[tuple, Encoder] = weakref.WeakValueDictionary()
 
 
@@ -89,6 +91,8 @@ class LiveObserver:
             asked, count=len(dataset), resolutions=self._levels, num_envs=num_envs,
             device=self.device,
         )  # fmt: skip
+        if self.shapes:  # pictures will be looked at
+            _log.info(self.storage.reason)
         self._arena = make_arena(self.storage, asked, dataset, self._levels, self.device)
 
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:

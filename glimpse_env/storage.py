@@ -10,7 +10,6 @@ Memory of `device` and `host` fills as pictures come, so that an environment is 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,9 +30,6 @@ _SCALAR_BYTES = 2**26
 _SHARE = 0.5
 # Of a picture's long side over its short one, to guess how much room a split takes.
 _USUAL_ASPECT = 1.4
-
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class StorageChoice:
@@ -70,7 +66,7 @@ def choose_storage(
     if asked not in STORAGES:
         return StorageChoice("mapped", 0, f"pictures are mapped from {os.fspath(asked)}")
     needed = usual_bytes(count, resolutions)
-    size = f"{count:,} pictures need about {needed / 1e9:.1f} GB"
+    size = f"{count:,} pictures need about {_amount(needed)}"
     if asked == "demand":
         return StorageChoice("demand", 0, f"{size}, none are kept: each is decoded when it comes")
     if asked == "device" and device.type != "cuda":
@@ -84,16 +80,20 @@ def choose_storage(
             return StorageChoice("device", min(needed, free), _fitting(size, needed, free, device))
     if asked == "auto" and num_envs == 1:
         room = min(needed, _SCALAR_BYTES)
-        return StorageChoice("host", room, f"{size}, one environment keeps {room / 1e6:.0f} MB")
+        return StorageChoice("host", room, f"{size}, one environment keeps {_amount(room)}")
     room = int(available_memory() * _SHARE)
     return StorageChoice("host", min(needed, room), _fitting(size, needed, room, "memory"))
 
 
+def _amount(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 def _fitting(size: str, needed: int, room: int, where: object) -> str:
     if needed <= room:
-        return f"{size}, {where} has room for {room / 1e9:.1f} GB: they are kept as they come"
+        return f"{size}, {where} has room for {_amount(room)}: they are kept as they come"
     return (
-        f"{size}, {where} has room for {room / 1e9:.1f} GB: that many are kept, the others are "
+        f"{size}, {where} has room for {_amount(room)}: that many are kept, the others are "
         "decoded whenever they come (`glimpse pyramids` makes a file that is mapped instead)"
     )
 
@@ -105,12 +105,11 @@ def make_arena(
     resolutions: Sequence[str],
     device: torch.device,
 ) -> PyramidArena:
-    """Make the arena of a choice, and log the reason.
+    """Make the arena of a choice.
 
     Raises:
         FileNotFoundError, PyramidsMismatchError, PyramidsIncompleteError: see `open_mapped`.
     """
-    _log.info(choice.reason)
     if choice.kind == "mapped":
         return open_mapped(Path(asked), dataset, resolutions)
     target = device if choice.kind == "device" else None
