@@ -86,8 +86,8 @@ def build_pyramid(
 
     Each level comes straight from the original by a triangle filter as wide as two of its pixels,
     never from another level or a pre-reduced copy, so that the filter is the same for a picture and
-    its mirror image. torch's filter for bytes is Pillow's in integers, to one grey level in less
-    than one value of a hundred, at two and a half times the speed.
+    its mirror image. torch's filter for bytes is Pillow's in integers, to one grey level in few
+    values, at several times the speed.
 
     Args:
         image: RGB picture of any size.
@@ -107,11 +107,12 @@ def build_pyramid(
         )
     # torch refuses negative strides, and warns of memory that it may not write to.
     usable = image.flags.c_contiguous and image.flags.writeable and min(image.strides) > 0
-    picture = torch.from_numpy(image if usable else image.copy(order="C"))
+    # A batch of one, in the layout that torch knows as channels-last: levels come out in it too.
+    picture = torch.from_numpy(image if usable else image.copy(order="C"))[None]
     levels = {}
     for name in names:
         level = F.interpolate(
-            picture.permute(2, 0, 1)[None], level_shape(shape, name), mode="bilinear",
+            picture.permute(0, 3, 1, 2), level_shape(shape, name), mode="bilinear",
             antialias=True, align_corners=False,
         )  # fmt: skip
         levels[name] = level[0].permute(1, 2, 0).contiguous().numpy()
