@@ -94,7 +94,7 @@ def run(*, quick: bool = False) -> Result:
         claim=CLAIM,
         holds=min(shares) >= LEAST_SHARE,
         header=("a training step", *(f"{width:,} units" for width in sizes.widths)),
-        rows=_rows(list(found.values()), sizes.batch),
+        rows=_rows(list(found.values())),
         notes=_notes(full, peaks, rates, sizes, calls, device),
         measured={
             "environment": machine,
@@ -114,8 +114,10 @@ def run(*, quick: bool = False) -> Result:
 class _Found:
     """One width's numbers; shares and rates by the clock first, then by processor time."""
 
-    step: Rate
-    """Steps a second."""
+    episodes: Rate
+    """Episodes a second of whole steps."""
+    batch: int
+    """Episodes a step."""
     flops: dict[str, int]
     """A step's `model`, `all` and, by torch's count, `collect` and `update`."""
     shares: tuple[float, float]
@@ -143,15 +145,17 @@ class _Found:
         peak: Rate,
     ) -> _Found:
         products, done = whole.products, model_flops(whole.products)
+        batch = whole.env.num_envs
         top, bandwidth = float(np.median(peak.clock)), _bandwidth(rates)
         processor, clock = rates[_name(width, "step")].over(peak)
         moved = parameter_passes(products, whole.parameters, whole.agent.learning)
         floor = {"products": 1e3 * least_seconds(products, top, bandwidth)}
         floor |= {key: 1e3 * number / bandwidth for key, number in moved.items()}
         return cls(
-            step=rates[_name(width, "step")],
+            episodes=rates[_name(width, "step")],
+            batch=batch,
             flops={"model": done, "all": all_flops(products)} | counted,
-            shares=(clock * done, processor * done),
+            shares=(clock * done / batch, processor * done / batch),
             bare_shares={
                 key: rates[_name(width, f"products, {key}")].over(peak)[1] for key in ALONE
             },
@@ -185,17 +189,17 @@ def _name(width: int, what: str) -> str:
     return f"{width} units: {what}"
 
 
-def _rows(found: Sequence[_Found], batch: int) -> tuple[tuple[str, ...], ...]:
+def _rows(found: Sequence[_Found]) -> tuple[tuple[str, ...], ...]:
     def row(label: str, cell: Callable[[_Found], str]) -> tuple[str, ...]:
         return (label, *(cell(each) for each in found))
 
-    def steps(each: _Found, episodes: int) -> str:
-        rates = [episodes * rate for rate in each.step.clock]
+    def rate(each: _Found, batch: int) -> str:
+        rates = [episodes / batch for episodes in each.episodes.clock]
         low, high = quartiles(rates)
         return f"{_short(np.median(rates))} ({_short(low)} to {_short(high)})"
 
     def achieved(each: _Found) -> float:
-        return each.flops["model"] * float(np.median(each.step.clock))
+        return each.flops["model"] / each.batch * float(np.median(each.episodes.clock))
 
     def part(name: str) -> Callable[[_Found], str]:
         def cell(each: _Found) -> str:
@@ -205,8 +209,8 @@ def _rows(found: Sequence[_Found], batch: int) -> tuple[tuple[str, ...], ...]:
         return cell
 
     return (
-        row("steps a second by the clock, median (quartiles)", lambda each: steps(each, 1)),
-        row("episodes a second", lambda each: steps(each, batch)),
+        row("steps a second by the clock, median (quartiles)", lambda each: rate(each, each.batch)),
+        row("episodes a second", lambda each: rate(each, 1)),
         row("model GFLOPs a step", lambda each: _short(each.flops["model"] / 1e9)),
         row(
             "GFLOPs computed / model GFLOPs",

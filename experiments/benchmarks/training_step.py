@@ -85,10 +85,10 @@ class TrainingStep:
         return trajectory
 
     def whole(self) -> int:
-        """One step; what the claim is about."""
+        """One step; what the claim is about. A unit is an episode."""
         self.agent.update(self.collect())
         wait(self.agent.device)
-        return 1
+        return self.env.num_envs
 
     def in_parts(self) -> int:
         """The same step by the same calls as `ReinforceAgent.update`, the clock read between."""
@@ -113,7 +113,7 @@ class TrainingStep:
         marks.append(self._now())
         for part, spent in zip(PARTS, np.diff(marks), strict=True):
             self.seconds[part].append(float(spent))
-        return 1
+        return self.env.num_envs
 
     def counted_flops(self) -> dict[str, int]:
         """FLOPs of a real step, as torch counts them, of the rollout and of the update."""

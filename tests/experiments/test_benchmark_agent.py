@@ -164,8 +164,10 @@ def test_the_agent_benchmark_runs(tmp_path, capsys):
     # The verdict is what the numbers say, whatever they are.
     assert record["holds"] == (min(step["share_of_peak"].values()) >= LEAST_SHARE)
     peak = max(rates[f"{side} x {side} float32"]["clock"]["median"] for side in QUICK.squares)
-    achieved = step["flops"]["model"] * rates["8 units: step"]["clock"]["median"]
-    assert step["share_of_peak"]["clock"] == pytest.approx(achieved / peak, rel=0.02, abs=1e-4)
+    episodes = rates["8 units: step"]["clock"]["median"]
+    achieved = step["flops"]["model"] * episodes / QUICK.batch
+    assert step["share_of_peak"]["clock"] == pytest.approx(achieved / peak, rel=1e-3, abs=6e-5)
+    assert rates["8 units: step"]["units"] % QUICK.batch == 0
     assert step["flops"]["collect"] + step["flops"]["update"] == step["flops"]["all"]
     assert set(step["milliseconds"]) == set(PARTS)
     assert all(len(rates[name]["clock"]["windows"]) == 2 for name in MOVES)
