@@ -263,7 +263,9 @@ def make_encoder(
                 f"torch.nn.Module, not {type(encoder).__name__}"
             )
         dtype = resolve_precision(precision, target)
-        network = _fast_form(spec, target, dtype, compile)
+        plain = build_network(spec)
+        fused = fuse_googlenet(plain) if isinstance(plain, GoogLeNetTrunk) else plain
+        network = fast_form(fused, spec.normalisation, target, dtype, compile=compile)
         size, fingerprint = spec.feature_size, spec.fingerprint
     return Encoder(
         network,
@@ -277,14 +279,25 @@ def make_encoder(
     )
 
 
-def _fast_form(
-    spec: EncoderSpec, device: torch.device, dtype: torch.dtype, compile: bool
+def fast_form(
+    network: nn.Module,
+    normalisation: Normalisation,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    compile: bool = False,
 ) -> nn.Module:
-    """Choose the form in which a spec's network computes: raw pixels -> features."""
-    network = build_network(spec)
-    if isinstance(network, GoogLeNetTrunk):
-        network = fuse_googlenet(network)
-        # torch.compile fuses poolings and LRN itself, and cannot look into kernels of others.
-        if device.type == "cpu" and not compile and kernels_available():
-            return KernelTrunk(network, spec.normalisation)
-    return nn.Sequential(_PixelScale(spec.normalisation, dtype, device), network)
+    """Choose the form in which a network computes: raw pixels -> features.
+
+    Args:
+        network: Normalised NCHW -> [N, D]; a GoogLeNet fused already.
+        normalisation: Its input's scale.
+        device: Where it will compute.
+        dtype: In which arithmetic.
+        compile: Whether torch will compile it.
+    """
+    # torch.compile fuses poolings and LRN itself, and cannot look into kernels of others.
+    if isinstance(network, GoogLeNetTrunk) and device.type == "cpu" and not compile:
+        if kernels_available():
+            return KernelTrunk(network, normalisation)
+    return nn.Sequential(_PixelScale(normalisation, dtype, device), network)

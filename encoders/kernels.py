@@ -116,7 +116,8 @@ def _response_norm(x, out, strength, k, start, stop):
 
 def _widen(rows, index, out, start, stop):
     """Rows start to stop of `widen_rows`. Moving a half's exponent and fraction to where float32
-    has them makes it 2 ** 112 times too small, whether it is normal or subnormal."""
+    has them makes it 2 ** 112 times too small, whether it is normal or subnormal.
+    """
     width = rows.shape[1]
     bits = np.zeros(width, np.uint32)
     value = bits.view(np.float32)

@@ -68,5 +68,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Result]:
         path = config.out / f"benchmark-{name}.json"
         write_json(path, result.record() | {"quick": config.quick})
         print(f"\n{result.markdown()}\n\n{path} written.")
+        if hasattr(module, "draw"):
+            module.draw(result.record(), path.with_suffix(".png"))
+            print(f"{path.with_suffix('.png')} drawn.")
         results[name] = result
     return results

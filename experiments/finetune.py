@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from encoders.engine import Encoder, build_network
+from encoders.engine import Encoder, build_network, fast_form
 from encoders.fused import fuse_googlenet
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec
@@ -96,8 +96,7 @@ class WholePictureNetwork(nn.Module):
     def frozen(self) -> Encoder:
         """The trunk as it is now, copied into the fast form for inference."""
         return Encoder(
-            copy.deepcopy(self.trunk),
-            self.spec.normalisation,
+            fast_form(copy.deepcopy(self.trunk), self.spec.normalisation, self.device, self.dtype),
             feature_size=self.spec.feature_size,
             fingerprint=self.spec.fingerprint,
             device=self.device,

@@ -186,7 +186,7 @@ class MappedPyramids:
                         f"{self.folder} and run `glimpse pyramids` again"
                     )
                 for name in arena.resolutions:
-                    content += memoryview(pyramid.levels[name].reshape(-1))
+                    content += pyramid.levels[name].tobytes()
             # Written rather than mapped: flushing a map would wait for everybody's chunks.
             with open(self.folder / "levels.u8", "r+b") as file:
                 file.seek(int(arena.start[images[0], 0]))

@@ -31,6 +31,7 @@ _SHARE = 0.5
 # Of a picture's long side over its short one, to guess how much room a split takes.
 _USUAL_ASPECT = 1.4
 
+
 @dataclass(frozen=True)
 class StorageChoice:
     """Where pictures go, and why."""

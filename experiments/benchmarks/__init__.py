@@ -1,6 +1,7 @@
 """Measurements behind the project's claims: one module a claim, each with one function `run`."""
 
 BENCHMARKS: dict[str, str] = {
+    "scaling": "Cost by environments, resolutions, glimpses and pictures, stage by stage.",
     "pyramids": "Building pyramids: under 3 times the decoding of the same files.",
     "encoder": (
         "Patches a second: at least 5 times torchvision in eager fp32, ahead of ONNX Runtime and "

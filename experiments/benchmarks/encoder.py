@@ -228,7 +228,7 @@ def _verdicts(rates: dict[str, Rate]) -> tuple[dict[str, float], dict[str, bool]
         for one, other, least in pairs:
             ratio = over(one, _name(kind, other))
             if ratio is not None:
-                label = f"{one} / {other}"
+                label = f"{one} / {_name(kind, other)}"
                 ratios[label], verdicts[f"{label} >= {least:g}"] = ratio, ratio >= least
     label = f"{_name(LRN, BF16)} / {_name(BN, BF16)}"
     ratios[label] = rates[_name(LRN, BF16)].over(rates[_name(BN, BF16)])[1]

@@ -1,0 +1,128 @@
+"""Every benchmark of speed runs, and its verdict is what its numbers say. No time is tested."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from experiments.benchmarks import encoder, environment, peak, pyramids
+from experiments.benchmarks.environment import Free
+from experiments.benchmarks.timing import Rate
+from experiments.cli import main
+
+
+def run(name: str, folder: Path) -> dict[str, Any]:
+    assert main(["benchmark", name, "--quick", "--out", str(folder)]) == 0
+    record = json.loads((folder / f"benchmark-{name}.json").read_text())
+    assert record["quick"] is True and record["table"] and record["notes"]
+    assert record["environment"]["machine"]["cores"] >= 1
+    return record
+
+
+def rate(*clock: float) -> Rate:
+    return Rate(clock, clock, 1)
+
+
+def test_retina(tmp_path: Path) -> None:
+    record = run("retina", tmp_path)
+    rates = record["glimpses_a_second"]["4"]
+    ours = rates["ours"]["clock"]["median"]
+    assert {"memcpy", "grid_sample", "ours, picture by picture"} <= rates.keys()
+    for name, ratio in record["ours_over"].items():
+        assert ratio == pytest.approx(ours / rates[name]["clock"]["median"], rel=1e-2, abs=1e-3)
+    over = record["ours_over"]
+    peer = over.get("ap_gym", 0) >= 100  # without ap_gym the claim is not shown
+    assert record["holds"] == (peer and over["grid_sample"] >= 10 and over["memcpy"] >= 0.5)
+
+
+def test_environment(tmp_path: Path) -> None:
+    record = run("environment", tmp_path)
+    found = record["found"]
+    assert record["holds"] == (
+        found["share"] <= 0.05 and found["bank"] >= 200_000 and found["scalar_ms"] <= 1
+    )
+    rates = record["glimpses_a_second"]
+    bare, free = (
+        rates[f"{name}, 2"]["clock"]["median"] for name in ("bare encoder", "free encoder")
+    )
+    assert found["share"] == pytest.approx(bare / free, rel=1e-2)
+
+
+def test_a_free_encoder_is_free_and_right_in_shape() -> None:
+    features = Free()(torch.zeros(7, 3, 96, 96))
+    assert features.shape == (7, 1024) and features.stride(0) == 0
+    assert isinstance(Free(), nn.Module)
+    assert environment.GLIMPSES == 3
+
+
+def test_pyramids_of_drawn_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIMPSE_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    record = run("pyramids", tmp_path)
+    assert record["settings"]["kind"] == "drawn, as JPEG"
+    assert record["holds"] == (max(record["times_over_decoding"].values()) < 3)
+
+
+def test_pyramids_are_of_the_first_pictures(tmp_path: Path) -> None:
+    with pyramids._pictures(3, tmp_path) as (dataset, _):
+        assert len(dataset) == 3
+        with Image.open(dataset.path(2)) as picture:
+            assert np.asarray(picture.convert("RGB")).shape == dataset.image(2).shape
+
+
+def test_encoder(tmp_path: Path) -> None:
+    record = run("encoder", tmp_path)
+    assert record["holds"] == (
+        bool(record["parts_of_the_claim"]) and all(record["parts_of_the_claim"].values())
+        and not torch.cuda.is_available()
+    )  # fmt: skip
+    # GoogLeNet at 96x96 and stride 1, by hand from its layers: 2.2 GFLOP a patch.
+    assert 2.1 < record["gigaflops_a_patch"]["batch norm"] < 2.3
+    for label, ratio in record["ratios"].items():
+        one, other = label.split(" / ")
+        rates = record["patches_a_second"]
+        expected = rates[one]["clock"]["median"] / rates[other]["clock"]["median"]
+        assert ratio == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_encoders_verdict_needs_every_part() -> None:
+    rates = {}
+    for kind in (encoder.BN, encoder.LRN):
+        rates[encoder._name(kind, encoder.USER)] = rate(10.0)
+        rates[encoder._name(kind, encoder.BF16)] = rate(51.0)
+        rates[encoder._name(kind, encoder.FP32)] = rate(20.0)
+    _, verdicts = encoder._verdicts(rates)
+    assert len(verdicts) == 3 and all(verdicts.values())
+    rates[encoder._name(encoder.BN, "OpenVINO, bf16")] = rate(52.0)
+    _, verdicts = encoder._verdicts(rates)
+    assert [name for name, good in verdicts.items() if not good] == [
+        "ours, bf16 (batch norm) / OpenVINO, bf16 (batch norm) >= 1"
+    ]
+
+
+def test_scaling(tmp_path: Path) -> None:
+    record = run("scaling", tmp_path)
+    assert record["holds"] == all(record["parts_of_the_claim"].values())
+    assert len(record["parts_of_the_claim"]) == len(record["microseconds"]) == 9
+    with Image.open(tmp_path / "benchmark-scaling.png") as picture:
+        assert picture.size[0] > 1000
+
+
+def test_flops_are_counted_as_two_a_multiply_add() -> None:
+    assert peak.count_flops(nn.Linear(5, 7, bias=False), torch.zeros(3, 5)) == 2 * 3 * 5 * 7
+    conv = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+    assert peak.count_flops(conv, torch.zeros(1, 2, 8, 8)) == 2 * 4 * 64 * 2 * 9
+
+
+def test_bounds_are_positive() -> None:
+    cpu = torch.device("cpu")
+    assert peak.matmul_peak(torch.float32, cpu, quick=True) > 1e6
+    assert peak.copy_bandwidth(cpu, quick=True) > 1e6
