@@ -115,8 +115,10 @@ def _response_norm(x, out, strength, k, start, stop):
 
 
 def _widen(rows, index, out, start, stop):
-    """Rows start to stop of `widen_rows`. Moving a half's exponent and fraction to where float32
-    has them makes it 2 ** 112 times too small, whether it is normal or subnormal.
+    """Rows start to stop of `widen_rows`.
+
+    Moving a half's exponent and fraction to where float32 has them makes it 2 ** 112 times too
+    small, whether it is normal or subnormal.
     """
     width = rows.shape[1]
     bits = np.zeros(width, np.uint32)
