@@ -3,7 +3,9 @@
 A checkpoint is a folder with `checkpoint.json` and the weights it names,
 `weights-<hash>.safetensors`. The weights are written and synced first, under a name of their own;
 replacing the JSON is the one step that makes them count. A crash at any point leaves the old
-checkpoint or the new one. There is no pickle: loading a stranger's checkpoint runs no code.
+checkpoint or the new one. Earlier ones may be kept: `previous-1.json` is the record of the one
+before, and so on, `best.json` that of the best. There is no pickle: loading a stranger's checkpoint
+runs no code.
 """
 
 from __future__ import annotations
@@ -23,20 +25,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.configs import ReinforceConfig, TwoDeckConfig, check_types
 
 Settings = TypeVar("Settings")
 
 FORMAT = 1
 RECORD = "checkpoint.json"
+BEST = "best.json"
+"""Record of the best checkpoint, where one is kept."""
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or does not fit; the message names the file."""
 
 
+def previous(number: int) -> str:
+    """Name of the record of the checkpoint so many before the newest."""
+    return f"previous-{number}.json"
+
+
 def save_checkpoint(
-    folder: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    folder: str | Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, Any],
+    *,
+    keep_last: int = 1,
+    best: bool = False,
 ) -> Path:
     """Write a checkpoint atomically, replacing the folder's earlier one.
 
@@ -44,6 +58,8 @@ def save_checkpoint(
         folder: Made if need be.
         tensors: By name; saved from any device, in their own dtypes.
         metadata: Anything JSON can hold without loss.
+        keep_last: Checkpoints kept, this one included; older ones are removed.
+        best: Keep this one, in the place of an earlier best, whatever comes after it.
 
     Returns:
         The path of the record, `checkpoint.json`.
@@ -67,32 +83,88 @@ def save_checkpoint(
     except (TypeError, ValueError) as error:
         raise ValueError(f"The checkpoint's metadata cannot be written as JSON: {error}") from error
     _write(weights, data)
+    _shift_records(folder, keep_last)
     _write(folder / RECORD, text.encode())
-    for other in folder.glob("weights-*.safetensors"):
-        if other != weights:
-            other.unlink(missing_ok=True)
+    if best:
+        _write(folder / BEST, text.encode())
+    _remove_unused(folder)
     return folder / RECORD
 
 
+def _shift_records(folder: Path, keep_last: int) -> None:
+    """Make the newest record the one before it, and so on; what is too old loses its record."""
+    for path in folder.glob("previous-*.json"):
+        number = path.stem.removeprefix("previous-")
+        if number.isdecimal() and int(number) >= keep_last:
+            path.unlink()
+    for number in range(keep_last - 1, 1, -1):
+        if (folder / previous(number - 1)).exists():
+            os.replace(folder / previous(number - 1), folder / previous(number))
+    if keep_last > 1 and (folder / RECORD).exists():
+        _write(folder / previous(1), (folder / RECORD).read_bytes())
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove weights that no record names."""
+    named = set()
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            named.add(json.loads(path.read_text())["weights"])
+    for weights in folder.glob("weights-*.safetensors"):
+        if weights.name not in named:
+            weights.unlink(missing_ok=True)
+    # What a process that was killed left half written.
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
+
+
 def load_checkpoint(
-    folder: str | Path, device: str | torch.device = "cpu"
+    folder: str | Path, device: str | torch.device = "cpu", *, record: str = RECORD
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint after checking its hash.
+
+    Args:
+        folder: As written by `save_checkpoint`.
+        device: Where the tensors go.
+        record: Name of its record: the newest by default, or `BEST`, or `previous(number)`.
 
     Returns:
         The tensors by name, on `device`, and the metadata.
 
     Raises:
-        CheckpointError: No checkpoint, an unreadable record, absent or changed weights.
+        CheckpointError: No checkpoint, an unreadable record, absent or changed weights. If one
+            before it is whole, the message says how to go on from that.
     """
-    record_path = Path(folder) / RECORD
+    folder = Path(folder)
     try:
-        record = json.loads(record_path.read_text())
+        weights, metadata = _verified(folder / record)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_offer(folder, record)}") from error
+    try:
+        return load_file(weights, device=str(device)), metadata
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{weights} cannot be read as safetensors: {error}") from error
+
+
+def _verified(record_path: Path) -> tuple[Path, dict[str, Any]]:
+    """The weights' file that a record names, its hash checked, and the metadata.
+
+    Raises:
+        CheckpointError: As `load_checkpoint` does.
+    """
+    try:
+        record = json.loads(record_path.read_text(encoding="utf-8"))
         name, digest, metadata = record["weights"], record["sha256"], record["metadata"]
         version = record["format"]
+        if not isinstance(name, str) or not isinstance(metadata, dict):
+            raise TypeError("weights is a name and metadata an object")
+        weights = record_path.parent / Path(name).name
+        there = weights.is_file()
     except FileNotFoundError as error:
-        raise CheckpointError(f"No checkpoint in {folder}: there is no {RECORD}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"No checkpoint in {record_path.parent}: there is no {record_path.name}."
+        ) from error
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"{record_path} is not a checkpoint's record ({error}). Restore it from a copy, or "
             "train again."
@@ -101,8 +173,7 @@ def load_checkpoint(
         raise CheckpointError(
             f"{record_path} has format {version}; this version reads format {FORMAT}."
         )
-    weights = record_path.parent / Path(name).name
-    if not weights.is_file():
+    if not there:
         raise CheckpointError(f"The weights {weights} are missing: copy the whole folder.")
     with weights.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest() if _HAS_DIGEST else _sha256(file)
@@ -111,10 +182,21 @@ def load_checkpoint(
             f"{weights} was changed or damaged after it was written (sha256 {found}, recorded "
             f"{digest}). Restore it from a copy, or train again."
         )
-    try:
-        return load_file(weights, device=str(device)), metadata
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights} cannot be read as safetensors: {error}") from error
+    return weights, metadata
+
+
+def _offer(folder: Path, record: str) -> str:
+    """What to do about a damaged checkpoint, if an earlier one is whole."""
+    if record != RECORD:
+        return ""
+    for number in range(1, 1 + len(list(folder.glob("previous-*.json")))):
+        with contextlib.suppress(CheckpointError):
+            _verified(folder / previous(number))
+            return (
+                f" The checkpoint before it is whole: rename {folder / previous(number)} to "
+                f"{RECORD} to go on from there."
+            )
+    return ""
 
 
 def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -134,6 +216,43 @@ def check_fit(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> No
         )
 
 
+def network_state(state: Any) -> dict[str, Tensor]:
+    """The network's tensors in an agent's state; CheckpointError if there are none."""
+    found = state.get("network") if isinstance(state, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+        raise CheckpointError("The agent's state is damaged: it has no weights of a network.")
+    return found
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, given: Any) -> None:
+    """Raise CheckpointError unless a state fits an optimiser; its `load_state_dict` looks less."""
+    own = optimizer.state_dict()["param_groups"]
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    try:
+        fits = len(own) == len(given["param_groups"])
+        for ours, theirs in zip(own, given["param_groups"], strict=fits):
+            fits &= ours.keys() == theirs.keys() and ours["params"] == theirs["params"]
+            fits &= all(_alike(ours[key], theirs[key]) for key in ours)
+        for index, entry in given["state"].items():
+            for name, value in entry.items():
+                fits &= isinstance(name, str)
+                # A number of steps, or one number a weight.
+                fits &= value is None or value.ndim == 0 or value.shape == shapes[index]
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"The optimiser's state is damaged: {error!r}") from error
+    if not fits:
+        raise CheckpointError(
+            "The optimiser's state is damaged, or of another optimiser: build the agent with the "
+            "configuration saved beside the weights."
+        )
+
+
+def _alike(one: Any, two: Any) -> bool:
+    """Whether two settings of an optimiser are of one type; whole numbers may stand for others."""
+    numbers = (int, float)
+    return type(one) is type(two) or (type(one) in numbers and type(two) in numbers)
+
+
 def read_settings(kind: type[Settings], record: Any) -> Settings:
     """Build a configuration from a checkpoint's record of it.
 
@@ -141,7 +260,9 @@ def read_settings(kind: type[Settings], record: Any) -> Settings:
         CheckpointError: The record has fields, or values, that this version does not know.
     """
     try:
-        return kind(**record)
+        settings = kind(**record)
+        check_types(settings)
+        return settings
     except (TypeError, ValueError) as error:
         raise CheckpointError(
             f"The checkpoint's {kind.__name__} is of another version ({error}): load it with the "
@@ -160,6 +281,8 @@ def read_agent_settings(
     if not {"agent", "state"} <= metadata.keys():
         raise CheckpointError(f"{folder} holds no agent: its metadata has no 'agent' and 'state'.")
     saved = metadata["agent"]
+    if not isinstance(saved, dict) or not {"network", "learning"} <= saved.keys():
+        raise CheckpointError(f"{folder} holds no agent: its 'agent' lacks the settings.")
     network = read_settings(TwoDeckConfig, saved["network"])
     return network, read_settings(ReinforceConfig, saved["learning"])
 
@@ -210,8 +333,18 @@ def unpack_state(tensors: Mapping[str, Tensor], structure: Any) -> Any:
     """Undo `pack_state`.
 
     Raises:
-        CheckpointError: The structure names a tensor that is not there.
+        CheckpointError: The structure names a tensor that is not there, or is none of
+            `pack_state`'s.
     """
+    try:
+        return _unpack(tensors, structure)
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"The checkpoint's structure is damaged: {error}") from error
+
+
+def _unpack(tensors: Mapping[str, Tensor], structure: Any) -> Any:
     if not isinstance(structure, dict):
         return structure
     ((kind, value),) = structure.items()
@@ -220,8 +353,10 @@ def unpack_state(tensors: Mapping[str, Tensor], structure: Any) -> Any:
             raise CheckpointError(f"The checkpoint's weights lack the tensor {value!r}.")
         return tensors[value]
     if kind == "dict":
-        return {key: unpack_state(tensors, item) for key, item in value}
-    items = [unpack_state(tensors, item) for item in value]
+        return {key: _unpack(tensors, item) for key, item in value}
+    if kind not in ("list", "tuple"):
+        raise ValueError(f"{kind!r} is no part of one")
+    items = [_unpack(tensors, item) for item in value]
     return items if kind == "list" else tuple(items)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,41 @@ class ReinforceConfig:
                 f"baseline={self.baseline!r} with samples={self.samples}: samples must be at "
                 "least 1, and at least 2 for leave_one_out."
             )
+
+
+def check_types(config: Any) -> None:
+    """Raise TypeError, naming the field, unless every field is of its annotated type.
+
+    Dataclasses do not look; a configuration read from a file may hold anything.
+    """
+    hints = get_type_hints(type(config))
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if not _is_of(value, hints[field.name]):
+            raise TypeError(f"{field.name} must be of type {hints[field.name]}, not {value!r}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            return all(_is_of(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_is_of, value, parts))
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _is_of(key, parts[0]) and _is_of(item, parts[1]) for key, item in value.items()
+        )
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < 2**1023
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    return isinstance(value, kind)
 
 
 def _check_choices(config: Any) -> None:

@@ -18,9 +18,13 @@ from torch import Tensor
 
 from agents import losses
 from agents.checkpoint import (
+    RECORD,
+    CheckpointError,
     check_fit,
+    check_optimizer,
     check_settings,
     load_checkpoint,
+    network_state,
     pack_state,
     read_agent_settings,
     save_checkpoint,
@@ -377,18 +381,31 @@ class ReinforceAgent:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state; raises CheckpointError, saying what differs, if it does not fit."""
-        check_fit(self.network.state_dict(), state["network"])
+        try:  # all of it, before any of it is taken over
+            check_fit(self.network.state_dict(), state["network"])
+            check_optimizer(self.optimizer, state["optimizer"])
+            torch.Generator().set_state(state["generator"])
+            updates, epoch = int(state["updates"]), int(state["epoch"])
+            if min(updates, epoch) < 0:
+                raise ValueError(f"{updates} updates, {epoch} epochs")
+        except CheckpointError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"The agent's state is damaged: {error!r}") from error
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
-        self.updates = int(state["updates"])
-        self.epoch = int(state["epoch"])
+        self.updates, self.epoch = updates, epoch
 
-    def save(self, folder: str | Path, metadata: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint: the whole state, both configurations and your metadata."""
+    def save(self, folder: str | Path, metadata: dict[str, Any] | None = None, **keep: Any) -> Path:
+        """Write a checkpoint: the whole state, both configurations and your metadata.
+
+        `keep` goes to `save_checkpoint`: `keep_last`, `best`.
+        """
         tensors, structure = pack_state(self.state_dict())
         agent = {"network": asdict(self.config), "learning": asdict(self.learning)}
-        save_checkpoint(folder, tensors, {"agent": agent, "state": structure} | (metadata or {}))
+        content = {"agent": agent, "state": structure} | (metadata or {})
+        return save_checkpoint(folder, tensors, content, **keep)
 
     @classmethod
     def load(cls: type[Agent], folder: str | Path, **options: Any) -> Agent:
@@ -401,19 +418,25 @@ class ReinforceAgent:
         Raises:
             CheckpointError: No checkpoint of an agent, or a damaged one.
         """
-        network, learning = read_agent_settings(folder, load_checkpoint(folder)[1])
+        tensors, metadata = load_checkpoint(folder)
+        network, learning = read_agent_settings(folder, metadata)
+        state = unpack_state(tensors, metadata["state"])
+        with torch.device("meta"):  # without memory: a damaged setting may ask for any size
+            check_fit(TwoDeckNetwork(network).state_dict(), network_state(state))
         agent = cls(network=network, learning=learning, **options)
         agent.restore(folder)
         return agent
 
-    def restore(self, folder: str | Path) -> dict[str, Any]:
+    def restore(self, folder: str | Path, *, record: str = RECORD) -> dict[str, Any]:
         """Load a checkpoint of the same settings; returns the metadata saved with it.
+
+        `record` names another than the newest; see `load_checkpoint`.
 
         Raises:
             CheckpointError: It is damaged, holds no agent, or one of other settings; this agent
                 is then as before.
         """
-        tensors, metadata = load_checkpoint(folder)
+        tensors, metadata = load_checkpoint(folder, record=record)
         network, learning = read_agent_settings(folder, metadata)
         check_settings(network, self.config)
         check_settings(learning, self.learning)

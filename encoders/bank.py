@@ -12,6 +12,7 @@ are there too, C and L lattice points, S resolutions, D features.
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -104,7 +105,8 @@ class FeatureBank:
 
     def _array(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         path = self.folder / name
-        expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        # In Python's numbers: numpy's may overflow to a size that fits.
+        expected = math.prod(shape) * np.dtype(dtype).itemsize
         found = path.stat().st_size if path.exists() else 0
         if found != expected:
             raise BankMismatchError(
@@ -169,11 +171,13 @@ class FeatureBank:
                 raise BankMismatchError(f"{path} is of another format: make the bank again")
             for key in ("fixations", "context_fixations"):
                 record[key] = tuple((float(x), float(y)) for x, y in record[key])
+            if not isinstance(record["resolutions"], list):
+                raise TypeError("resolutions are a list")
             record["resolutions"] = tuple(record["resolutions"])
             description = BankDescription(**record)
         except BankMismatchError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(path, error) from error
         bank = cls(folder, description, "r")
         if not allow_incomplete and not bank.complete:
@@ -386,7 +390,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     """Content of a `bank.json`; BankMismatchError if it is anything but a JSON object."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not even text
+    except (ValueError, RecursionError) as error:  # not JSON, or not even text
         raise _damaged(path, error) from error
     if not isinstance(record, dict):
         raise _damaged(path, TypeError("no JSON object"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+
+_TEXTS = ("split", "dataset", "encoder", "encoder_name", "precision")
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,29 @@ class BankDescription:
     """Pictures a chunk: the unit of resuming."""
 
     def __post_init__(self) -> None:
-        """Check the sizes, which the arrays on disk follow from.
+        """Check the sizes, which the arrays on disk follow from, and the types of the rest.
 
         Raises:
-            ValueError: for a size that is no positive whole number.
+            ValueError: for a size that is no positive whole number, a point beyond the picture, or
+                a field of another type.
         """
         for name in ("num_images", "feature_size", "chunk"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} of a bank is a whole number from 1 on, not {value!r}")
+        texts = [getattr(self, name) for name in _TEXTS]
+        if not all(isinstance(text, str) for text in (*texts, *self.resolutions)):
+            raise ValueError(f"{', '.join(_TEXTS)} and resolutions of a bank are texts")
+        if not self.resolutions or len(set(self.resolutions)) != len(self.resolutions):
+            raise ValueError(f"resolutions of a bank are distinct, not {self.resolutions}")
+        if not isinstance(self.mirrored, bool | np.bool_):
+            raise ValueError(f"mirrored of a bank is true or false, not {self.mirrored!r}")
+        if not isinstance(self.noise_seed, int | np.integer):
+            raise ValueError(f"noise_seed of a bank is a whole number, not {self.noise_seed!r}")
+        for name in ("fixations", "context_fixations"):
+            points = np.array(getattr(self, name), np.float64).reshape(-1, 2)
+            if not len(points) or not (np.abs(points) <= 1).all():
+                raise ValueError(f"{name} of a bank are one or more points in [-1, 1] x [-1, 1]")
 
     @property
     def num_mirrors(self) -> int:
@@ -73,4 +90,4 @@ class BankDescription:
     @property
     def num_bytes(self) -> int:
         """Size on disk (fp16), descriptions aside."""
-        return 2 * int(np.prod(self.context_shape) + np.prod(self.glimpse_shape))
+        return 2 * (math.prod(self.context_shape) + math.prod(self.glimpse_shape))

@@ -6,6 +6,7 @@ the later one), a layer (name and blobs), BlobProto (data and shape), BlobShape.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def _blob(data: memoryview) -> np.ndarray:
         raise CaffeModelError("a blob is not a whole number of floats")
     flat = np.frombuffer(raw, dtype="<f4").copy()
     shape = dims if dims is not None else [legacy.get(i, 1) for i in (1, 2, 3, 4)]
-    if int(np.prod(shape, dtype=object)) != flat.size:
+    # numpy has 64 dimensions at most (32 before version 2), Caffe's blobs four.
+    if len(shape) > 8 or math.prod(shape) != flat.size or max(shape, default=0) > 2**31:
         raise CaffeModelError(f"a blob of shape {shape} holds {flat.size} numbers")
     return flat.reshape(shape)
 
@@ -150,7 +152,11 @@ def read_caffemodel(path: str | Path) -> dict[str, Tensor]:
         if len(layers.get(theirs, ())) != 2:
             raise CaffeModelError(f"layer {theirs} with weight and bias is not in {path}")
         weight, bias = layers[theirs]
+        if weight.ndim < 2 or (ours == "conv1.conv" and weight.ndim != 4):
+            raise CaffeModelError(f"layer {theirs} has a weight of shape {weight.shape} in {path}")
         if ours == "fc":
+            if weight.size != math.prod(weight.shape[-2:]):
+                raise CaffeModelError(f"layer {theirs} is not a matrix in {path}")
             weight = weight.reshape(weight.shape[-2:])
         elif ours == "conv1.conv":
             weight = np.ascontiguousarray(weight[:, ::-1])

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.googlenet import GoogLeNet, Inception
 
+from encoders.allocation import keep_freed_memory
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
 from encoders.spec import Normalisation
 
 # Patches whose first layers are computed together: 37 MB of conv1's output for 32 of them would
 # leave the caches, and be paged in anew each time.
 STEM_PORTION = 8
+_FEWEST_PACKED, _PACKED_FOR = 4, 16
 
 
 def _folded(block: nn.Module) -> nn.Conv2d:
@@ -31,17 +33,43 @@ def _folded(block: nn.Module) -> nn.Conv2d:
     return fuse_conv_bn_eval(conv, block.bn) if hasattr(block, "bn") else copy.deepcopy(conv)  # type: ignore[arg-type]
 
 
-class FusedConv(nn.Module):
-    """Convolution and ReLU with everything linear folded into it."""
+class ConvReLU2d(nn.Module):
+    """Convolution and ReLU: two calls of torch, or one of oneDNN on weights that it has packed.
 
-    def __init__(self, block: nn.Module) -> None:
-        """Fold a BasicConv2d or ConvReLU."""
+    The one call is what torch.compile makes of the two. It is no public function of torch, so the
+    pair stays, for where it is absent, for training and for other devices.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """Take the convolution."""
         super().__init__()
-        self.conv = _folded(block)
+        self.conv = conv
+        self.packs = False
+        self._packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and rectify."""
-        return F.relu_(self.conv(x))
+        # Weights are packed for batches; those of a single patch are laid out otherwise.
+        if not self.packs or len(x) < _FEWEST_PACKED:
+            return F.relu_(self.conv(x))
+        conv = self.conv
+        settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        if self._packed is None:
+            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+                conv.weight.contiguous(), *settings, (_PACKED_FOR, *x.shape[1:])
+            )
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self._packed, conv.bias, *settings, "relu", [], ""
+        )
+
+
+@cache
+def packing_available() -> bool:
+    """Whether this torch has the one call."""
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in names
+    )
 
 
 class FusedInception(nn.Module):
@@ -56,15 +84,15 @@ class FusedInception(nn.Module):
         with torch.no_grad():
             merged.weight.copy_(torch.cat([conv.weight for conv in first]))
             merged.bias.copy_(torch.cat([conv.bias for conv in first]))  # type: ignore[union-attr, arg-type]
-        self.merged = merged
-        self.branch2 = FusedConv(block.branch2[1])
-        self.branch3 = FusedConv(block.branch3[1])
+        self.merged = ConvReLU2d(merged)
+        self.branch2 = ConvReLU2d(_folded(block.branch2[1]))
+        self.branch3 = ConvReLU2d(_folded(block.branch3[1]))
         self.pool = block.branch4[0]
-        self.branch4 = FusedConv(block.branch4[1])
+        self.branch4 = ConvReLU2d(_folded(block.branch4[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Same channels in the same order as torchvision's block."""
-        one, two, three = F.relu_(self.merged(x)).split(self.widths, dim=1)
+        one, two, three = self.merged(x).split(self.widths, dim=1)
         return torch.cat(
             [one, self.branch2(two), self.branch3(three), self.branch4(self.pool(x))], dim=1
         )
@@ -78,7 +106,7 @@ def fuse_googlenet(trunk: GoogLeNetTrunk) -> GoogLeNetTrunk:
         if isinstance(child, Inception):
             setattr(network, name, FusedInception(child))
         elif hasattr(child, "conv"):
-            setattr(network, name, FusedConv(child))
+            setattr(network, name, ConvReLU2d(_folded(child)))
     return fused
 
 
@@ -99,17 +127,23 @@ class KernelTrunk(nn.Module):
     def __init__(self, trunk: GoogLeNetTrunk, normalisation: Normalisation) -> None:
         """Take the result of `fuse_googlenet`, in fp32, and exchange its parts."""
         super().__init__()
+        keep_freed_memory()
         from encoders.kernels import KernelMaxPool, KernelResponseNorm, UnfoldedStem
 
         self.trunk = copy.deepcopy(trunk)
         network = self.trunk.network
-        network.conv1 = UnfoldedStem(network.conv1.conv, normalisation.mean, normalisation.std)  # type: ignore[assignment]
+        first: nn.Conv2d = network.conv1.conv  # type: ignore[assignment]
+        stem = UnfoldedStem(first, normalisation.mean, normalisation.std, ConvReLU2d)
+        network.conv1 = stem  # type: ignore[assignment]
         for module in list(network.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.MaxPool2d) and child.kernel_size == 3:
                     setattr(module, name, KernelMaxPool(child))
                 elif isinstance(child, LocalResponseNorm):
                     setattr(module, name, KernelResponseNorm(child.alpha / child.size, child.k))
+        for module in network.modules():
+            if isinstance(module, ConvReLU2d):
+                module.packs = packing_available()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of raw patches."""

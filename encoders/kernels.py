@@ -17,7 +17,6 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from encoders.threads import in_parts
@@ -197,6 +196,7 @@ class KernelMaxPool(nn.Module):
         in_parts(
             lambda start, stop: _max_pool(image, target, self.stride, self.pad, start, stop),
             count * rows,
+            amid_torch=True,
         )
         return out.permute(0, 3, 1, 2)
 
@@ -218,6 +218,7 @@ class KernelResponseNorm(nn.Module):
         in_parts(
             lambda start, stop: _response_norm(rows, target, self.strength, self.k, start, stop),
             len(rows),
+            amid_torch=True,
         )
         return out.permute(0, 3, 1, 2)
 
@@ -231,8 +232,14 @@ class UnfoldedStem(nn.Module):
     the bias, the mean would be wrong along the edges, where conv1 sees zeros.
     """
 
-    def __init__(self, conv: nn.Conv2d, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        """Take conv1, batch norm folded in, and the input's scale."""
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        convolution: Callable[[nn.Conv2d], nn.Module],
+    ) -> None:
+        """Take conv1, batch norm folded in, the input's scale, and what convolves and rectifies."""
         super().__init__()
         self.taps, self.stride = int(conv.kernel_size[1]), int(conv.stride[1])
         self.pad = int(conv.padding[0])  # type: ignore[arg-type]
@@ -240,19 +247,20 @@ class UnfoldedStem(nn.Module):
         self.table: Tensor
         self.register_buffer("table", levels)
         channels = -(-3 * self.taps // 8) * 8
-        self.conv = nn.Conv2d(channels, conv.out_channels, (self.taps, 1), (self.stride, 1))
+        tall = nn.Conv2d(channels, conv.out_channels, (self.taps, 1), (self.stride, 1))
         with torch.no_grad():
-            self.conv.weight.zero_()
+            tall.weight.zero_()
             # [O, 3, ky, kx] -> [O, (kx, 3), ky]
-            columns = conv.weight.permute(0, 3, 1, 2).flatten(1, 2)
-            self.conv.weight[:, : 3 * self.taps, :, 0] = columns
-            self.conv.bias.copy_(conv.bias)  # type: ignore[union-attr, arg-type]
+            tall.weight[:, : 3 * self.taps, :, 0] = conv.weight.permute(0, 3, 1, 2).flatten(1, 2)
+            tall.bias.copy_(conv.bias)  # type: ignore[union-attr, arg-type]
+        self.tall = convolution(tall)
+        self.channels = channels
 
     def unfold(self, pixels: Tensor) -> Tensor:
         """uint8 [N, H, W, 3] -> [N, C, H + 2 pad, W'], channels-last, in the weights' dtype."""
         count, height, width, _ = pixels.shape
         columns = (width + 2 * self.pad - self.taps) // self.stride + 1
-        shape = (count, height + 2 * self.pad, columns, self.conv.in_channels)
+        shape = (count, height + 2 * self.pad, columns, self.channels)
         out = torch.empty(shape, dtype=self.table.dtype)
         source, table, target = pixels.contiguous().numpy(), _bits(self.table), _bits(out)
         in_parts(
@@ -260,9 +268,10 @@ class UnfoldedStem(nn.Module):
                 source, table, target, self.taps, self.stride, self.pad, start, stop
             ),
             count * shape[1],
+            amid_torch=True,
         )
         return out.permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 pixels to conv1's output, rectified."""
-        return F.relu_(self.conv(self.unfold(pixels)))
+        return self.tall(self.unfold(pixels))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini"]
 
@@ -151,17 +155,18 @@ def spec_from_record(path: str | Path) -> EncoderSpec:
     path = Path(path).expanduser()
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if len(record["sha256"]) != 64:
+        if not isinstance(record["sha256"], str) or not _SHA256.fullmatch(record["sha256"]):
             raise ValueError("its sha256 is not one")
+        for key, kind in (("name", str), ("feature_size", int), ("seen", str), ("stride", int)):
+            if key in record and type(record[key]) is not kind:
+                raise TypeError(f"{key} is not of type {kind.__name__}")
         return EncoderSpec(
-            name=str(record["name"]),
+            name=record["name"],
             architecture=record["architecture"],
             # Absolute: a bare name would be looked up among the weights that are shipped.
             weights=str(path.resolve().with_suffix(".safetensors")),
             sha256=record["sha256"],
-            normalisation=Normalisation(
-                *(_triple(record["normalisation"][key]) for key in ("mean", "std"))
-            ),
+            normalisation=_normalisation(record["normalisation"]),
             feature_size=record["feature_size"],
             **{key: record[key] for key in ("stride", "stem", "depth", "seen") if key in record},
         )
@@ -170,11 +175,18 @@ def spec_from_record(path: str | Path) -> EncoderSpec:
             f"no record of an encoder at {path}: make one with `glimpse pretrain`, or name a "
             f"registered encoder ({', '.join(spec_names())})"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path} is no record of an encoder, or damaged ({error!r}): give the .json file that "
             "`glimpse pretrain` wrote"
         ) from error
+
+
+def _normalisation(record: dict[str, list[float]]) -> Normalisation:
+    mean, std = _triple(record["mean"]), _triple(record["std"])
+    if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise ValueError("its normalisation is not finite, or divides by zero")
+    return Normalisation(mean, std)
 
 
 def _triple(values: list[float]) -> tuple[float, float, float]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
+
+Work = Callable[[int, int], object]
+
+_HOME = os.getpid()
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 _pool: ThreadPoolExecutor | None = None
 _pool_key: tuple[int, int] | None = None
 
 
-def in_parts(work: Callable[[int, int], object], count: int, *, least: int = 1) -> None:
+def in_parts(work: Work, count: int, *, least: int = 1, amid_torch: bool = False) -> None:
     """Call `work(start, stop)` for consecutive parts of `range(count)`, one a thread.
 
     As many threads as torch computes with (`torch.set_num_threads`), the calling one among them, so
@@ -23,29 +32,81 @@ def in_parts(work: Callable[[int, int], object], count: int, *, least: int = 1) 
         work: Must release the GIL to gain anything, and write nothing that another part writes.
         count: Rows in all.
         least: Fewest rows worth a thread.
+        amid_torch: Whether this comes right after and before operations of torch's; then its own
+            threads do it, where they can be reached.
 
     Raises:
-        Exception: What `work` raises, once every part has ended.
+        BaseException: What `work` raises, once every part has ended.
     """
     parts = max(1, min(torch.get_num_threads(), count // max(least, 1)))
     if parts == 1:
         work(0, count)
         return
     edges = [count * part // parts for part in range(parts + 1)]
-    pool = _threads(parts - 1)
-    others = [pool.submit(work, *edges[part : part + 2]) for part in range(1, parts)]
+    errors: list[BaseException] = []
+
+    def run(part: int) -> None:
+        try:
+            work(edges[part], edges[part + 1])
+        except BaseException as error:
+            errors.append(error)
+
+    # OpenMP's threads do not survive a fork.
+    reached = amid_torch and os.getpid() == _HOME and _openmp() is not None
+    (_by_openmp if reached else _by_pool)(run, parts)
+    if errors:
+        raise errors[0]
+
+
+def _by_openmp(run: Callable[[int], None], parts: int) -> None:
+    """On the threads that torch computes with.
+
+    After an operation of torch's these wait for the next one for a while, at full speed; threads of
+    our own would share the cores with them and take twice as long.
+    """
+    waiting = list(range(parts))
+
+    def one(_: Any) -> None:
+        run(waiting.pop())
+
+    callback = _CALLBACK(one)
+    _openmp()(callback, None, parts, 0)  # type: ignore[misc]
+    # The library may give fewer threads than asked for.
+    while waiting:
+        one(None)
+
+
+@cache
+def _openmp() -> Callable[..., None] | None:
+    """GOMP_parallel of the OpenMP library that torch has loaded; None where there is none such.
+
+    LLVM's and Intel's libraries have it too, for programs compiled by GCC.
+    """
     try:
-        work(edges[0], edges[1])
-    finally:
-        errors = [other.exception() for other in others]
-    for error in errors:
-        if error is not None:
-            raise error
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:  # not Linux
+        return None
+    paths = {line.split()[-1] for line in maps.splitlines() if "/" in line}
+    found = [path for path in paths if Path(path).name.startswith(("libgomp", "libiomp", "libomp"))]
+    own = [path for path in found if "torch" in path]
+    if len(own or found) != 1:  # whose threads torch uses cannot be told
+        return None
+    try:
+        parallel = ctypes.CDLL((own or found)[0]).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes = (_CALLBACK, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    parallel.restype = None
+    return parallel
 
 
-def _threads(count: int) -> ThreadPoolExecutor:
+def _by_pool(run: Callable[[int], None], parts: int) -> None:
+    """On threads of our own, and the calling one."""
     global _pool, _pool_key
-    key = (os.getpid(), count)
+    key = (os.getpid(), parts)
     if _pool is None or _pool_key != key:
-        _pool, _pool_key = ThreadPoolExecutor(count, thread_name_prefix="glimpse"), key
-    return _pool
+        _pool, _pool_key = ThreadPoolExecutor(parts - 1, thread_name_prefix="glimpse"), key
+    others = [_pool.submit(run, part) for part in range(1, parts)]
+    run(0)
+    for other in others:
+        other.result()

@@ -126,13 +126,14 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         ValueError: for an unknown suffix or a file that does not parse.
     """
     path = Path(path)
+    if path.suffix not in (".safetensors", ".pth", ".pt", ".caffemodel"):
+        raise ValueError(f"{path}: weights are .safetensors, .pth or .caffemodel files")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        if path.suffix in (".pth", ".pt"):
-            return torch.load(path, map_location="cpu", weights_only=True)
         if path.suffix == ".caffemodel":
             return read_caffemodel(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's own message recommends to unpickle whatever it is, at length.
         reason = type(error).__name__ if path.suffix in (".pth", ".pt") else error
@@ -140,4 +141,10 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
             f"{path} cannot be read as a weight file ({reason}): delete it; then "
             f"{_remedy(path.name)}"
         ) from error
-    raise ValueError(f"{path}: weights are .safetensors, .pth or .caffemodel files")
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.device.type == "cpu"
+        for name, tensor in state.items()
+    )
+    if not named:
+        raise ValueError(f"{path} holds no tensors by name: delete it; then {_remedy(path.name)}")
+    return state

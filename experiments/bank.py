@@ -22,6 +22,7 @@ from tyro.conf import OmitArgPrefixes
 from encoders.bank import BankDescription, FeatureBank, lattice
 from encoders.engine import Encoder, make_encoder
 from experiments.data import DataConfig, build_dataset
+from experiments.locking import sole_user
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, build_pyramid
 from glimpse_env.retina import cut_patches
@@ -288,8 +289,13 @@ def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
 
 
 def bank(config: BankConfig) -> None:
-    """Compute the banks of every split asked for; started again, go on where it was."""
+    """Compute the banks of every split asked for; started again, go on where it was.
+
+    Raises:
+        RunError: another process computes one of them.
+    """
     encoder = make_encoder(config.encoder, device=config.device, precision=config.precision)
     for split in config.splits:
-        finished = build_bank(config, split, encoder)
+        with sole_user(config.out / split):
+            finished = build_bank(config, split, encoder)
         tqdm.write(f"{split}: complete in {finished.folder}")

@@ -25,6 +25,7 @@ from experiments.baseline_configs import BASELINES, BaselineConfig
 from experiments.data import build_dataset
 from experiments.environment import describe_dataset, describe_encoder
 from experiments.finetune import WholePictureNetwork, fit_layer, schedule
+from experiments.locking import sole_user
 from experiments.runs import RunFolder, environment_record, write_json
 from experiments.train import epoch_batches
 from experiments.whole_picture import WholePictures, augment, draw, load_pictures
@@ -325,10 +326,11 @@ def baseline(config: BaselineConfig) -> dict[str, Any]:
     Raises:
         RunError: the run folder cannot be used as asked.
     """
-    folder = RunFolder(config.out)
-    run = Finetuning(config, folder)
-    folder.begin(config, environment_record(**run.facts()), resume=config.resume)
-    run.train()
-    record = run.report()
+    with sole_user(config.out):
+        folder = RunFolder(config.out)
+        run = Finetuning(config, folder)
+        folder.begin(config, environment_record(**run.facts()), resume=config.resume)
+        run.train()
+        record = run.report()
     print(f"run: {config.out}")
     return record

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import tyro
+
+from experiments.stopping import Terminated, raise_terminated
 
 # Modules load when their command is chosen: `glimpse --help` should not wait for torch.
 _COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -108,7 +112,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     Errors that a person can mend (a missing file, a wrong setting) end in one sentence and status
-    1, Ctrl-C in status 130. With GLIMPSE_DEBUG set in the environment, both are raised instead.
+    1, Ctrl-C in status 130, SIGTERM in 143. With GLIMPSE_DEBUG set in the environment, all are
+    raised instead.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -126,20 +131,25 @@ def main(arguments: list[str] | None = None) -> int:
     # What the library chose for its user (where pictures are kept, say) is worth a line.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("glimpse_env").setLevel(logging.INFO)
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, raise_terminated) if main_thread else None
     try:
         run, config = _parse(name, arguments[1:])
         run(config)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if os.environ.get("GLIMPSE_DEBUG"):
             raise
         print(f"\nglimpse {name}: interrupted; {_GO_ON[name]}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interrupt, Terminated) else 130
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
         # A bare RuntimeError is torch's, and a mistake of this program's.
         if type(error) is RuntimeError or os.environ.get("GLIMPSE_DEBUG"):
             raise
         print(f"glimpse {name}: {error}", file=sys.stderr)
         return 1
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 

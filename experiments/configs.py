@@ -58,6 +58,10 @@ class TrainConfig:
     """M, scanpaths a picture in Monte-Carlo evaluation at the end."""
     references: bool = True
     """Train classifiers under centre and random fixations too, and report the oracle."""
+    keep_last: int = 2
+    """Checkpoints kept of each agent, the newest included."""
+    keep_best: bool = False
+    """Keep the checkpoint of the best evaluation too (`glimpse evaluate --best`)."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda[:i]`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -74,7 +78,8 @@ class TrainConfig:
             ValueError: a count below 1, testing on what was chosen on, or settings that
                 contradict each other.
         """
-        for name in ("epochs", "batch_size", "eval_every", "scanpaths", "num_glimpses"):
+        counts = ("epochs", "batch_size", "eval_every", "scanpaths", "num_glimpses", "keep_last")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         if self.train_split == "trainval" and self.eval_split == "val":

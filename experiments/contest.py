@@ -39,6 +39,7 @@ from experiments.environment import (
     describe_source,
 )
 from experiments.evaluate import episodes, fixation_facts
+from experiments.locking import LOCK, sole_user
 from experiments.metrics import accuracy, mean_class_accuracy
 from experiments.named import EXPERIMENTS
 from experiments.outside import describe_policy
@@ -242,6 +243,12 @@ def contest(config: ContestConfig) -> dict[str, Any]:
         ValueError: `out` holds something else than an unfinished run.
         ValueError, FileNotFoundError: see what environment, banks and agents raise.
     """
+    _check_removable(config.out)
+    with sole_user(config.out):
+        return _contest(config)
+
+
+def _contest(config: ContestConfig) -> dict[str, Any]:
     path = config.out / f"evaluation-{config.eval_split}.json"
     _remove_unfinished(config.out)
     run = config.run()
@@ -306,20 +313,30 @@ def contest(config: ContestConfig) -> dict[str, Any]:
     return record
 
 
-def _remove_unfinished(out: Path) -> None:
-    """Remove what a run cut short left in a folder, and never anything else."""
+def _check_removable(out: Path) -> None:
+    """Check that a folder holds nothing, or what a run cut short left.
+
+    Raises:
+        ValueError: It holds something else.
+    """
     if not out.exists():
         return
     # A file that was being written is called so, with a suffix.
     names = sorted(path.name for path in out.iterdir() if path.suffix != ".part")
     if any(name.startswith("evaluation-") for name in names):
         raise ValueError(f"{out} holds a finished run: give another --out")
-    others = [name for name in names if name not in _UNFINISHED]
+    others = [name for name in names if name not in (*_UNFINISHED, LOCK)]
     if others:
         raise ValueError(
             f"{out} holds what no contest wrote ({', '.join(others[:3])}): give another --out"
         )
-    shutil.rmtree(out)
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove what a run cut short left in a folder, all but the lock held on it."""
+    for path in out.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def prepare_banks(run: TrainConfig) -> None:

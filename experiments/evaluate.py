@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.checkpoint import RECORD
+from agents.checkpoint import BEST, RECORD
 from agents.policy import AttentionPolicy
 from agents.reference import ReferenceAgent, center, given, oracle_fixations
 from agents.reinforce import ReinforceAgent
@@ -253,10 +253,14 @@ class EvaluateConfig:
     """Scanpath pictures to draw into the run's folder."""
     seed: int | None = None
     """Seed of the noise outside the pictures and of sampled scanpaths (default: the run's)."""
+    best: bool = False
+    """Evaluate the checkpoints that `glimpse train --keep-best` kept, not the newest."""
 
 
-def load_run(run: Path, config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
-    """Build the agents of a run and load their checkpoints.
+def load_run(
+    run: Path, config: TrainConfig, env: PlayEnv, *, best: bool = False
+) -> dict[str, Agent]:
+    """Build the agents of a run and load their checkpoints, the newest or the best.
 
     Raises:
         CheckpointError: a checkpoint is damaged or does not fit.
@@ -270,7 +274,14 @@ def load_run(run: Path, config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
             "and load_state_dict: its scores are in the evaluation that `glimpse train` wrote; "
             "give it both, and train it again"
         )
-    saved = {name: agent for name, agent in agents.items() if restore_saved(run, name, agent)}
+    record = BEST if best else RECORD
+    saved = {
+        name: agent
+        for name, agent in agents.items()
+        if restore_saved(run, name, agent, record=record) is not None
+    }
+    if best and "learned" not in saved:
+        raise RunError(f"{run} kept no best checkpoint: train it with --keep-best")
     if "learned" not in saved:
         raise RunError(f"{run} has no checkpoint yet: let `glimpse train` finish an epoch")
     return saved
@@ -281,18 +292,23 @@ def checkpoint_folder(run: Path, agent: str) -> Path:
     return run / "checkpoint" if agent == "learned" else run / "references" / agent
 
 
-def restore_saved(run: Path, name: str, agent: Agent) -> bool:
-    """Load an agent's checkpoint, if the run has one yet; returns whether it is as trained.
+def restore_saved(
+    run: Path, name: str, agent: Agent, *, record: str = RECORD
+) -> dict[str, Any] | None:
+    """Load an agent's checkpoint, if the run has one yet.
 
-    A policy that does not learn has none, and is.
+    Returns:
+        The metadata saved with it, none for a policy that does not learn and so has no checkpoint;
+        None if the agent is not yet as trained.
     """
     if isinstance(agent, OutsidePolicy) and not agent.learns:
-        return True
+        return {}
     folder = checkpoint_folder(run, name)
-    if not (folder / RECORD).is_file():
-        return False
-    agent.restore(folder)
-    return True
+    # A newest record that is lost while earlier ones are there is for `restore` to tell.
+    lost = record == RECORD and any(folder.glob("previous-*.json"))
+    if not (folder / record).is_file() and not lost:
+        return None
+    return agent.restore(folder, record=record)
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -316,7 +332,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run = replace(run, data=replace(run.data, data_dir=config.data_dir))
     source = build_source(run, config.split)
     env = build_play_env(run, config.split, source=source, training=False)
-    agents = load_run(config.run, run, env)
+    agents = load_run(config.run, run, env, best=config.best)
     oracle = own.references if config.oracle is None else config.oracle
     scanpaths = own.scanpaths if config.scanpaths is None else config.scanpaths
     seed = own.seed if config.seed is None else config.seed
@@ -330,7 +346,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if "bank" not in environment and config.bank is None and isinstance(source, FeatureBank):
         # A run of before banks were recorded: those in its own place are taken for its own.
         environment["bank"] = {config.split: settings["source"]["bank"]}
-    path = config.run / evaluation_name(settings, own, environment)
+    name = evaluation_name(settings, own, environment)
+    path = config.run / (name.replace(".json", "-best.json") if config.best else name)
     write_json(path, {"settings": settings, **record})
     print(f"written: {path}")
     if config.pictures:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.checkpoint import (
+    RECORD,
     CheckpointError,
     load_checkpoint,
     pack_state,
@@ -196,8 +197,10 @@ class OutsidePolicy:
 
     # Saving --------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, **keep: Any) -> None:
         """Write its `state_dict` and the epoch; nothing if it has none.
+
+        `keep` goes to `save_checkpoint`: `keep_last`, `best`.
 
         Raises:
             ValueError: There is something in it that is neither a tensor nor a plain value.
@@ -213,15 +216,15 @@ class OutsidePolicy:
                 "and None, in dicts, lists and tuples."
             ) from error
         about = {"name": self.name, "options": self.options, "epoch": self.epoch}
-        save_checkpoint(folder, tensors, {"policy": about, "state": structure})
+        save_checkpoint(folder, tensors, {"policy": about, "state": structure}, **keep)
 
-    def restore(self, folder: str | Path) -> None:
-        """Load a checkpoint.
+    def restore(self, folder: str | Path, *, record: str = RECORD) -> dict[str, Any]:
+        """Load a checkpoint; nothing but its state was saved, so there is nothing to return.
 
         Raises:
             CheckpointError: It is damaged, of another policy, or does not fit.
         """
-        tensors, metadata = load_checkpoint(folder)
+        tensors, metadata = load_checkpoint(folder, record=record)
         about = metadata.get("policy", {})
         if about.get("name") != self.name:
             raise CheckpointError(
@@ -237,6 +240,7 @@ class OutsidePolicy:
                 "it with the options and the code that it was saved with."
             ) from error
         self.epoch = int(about["epoch"])
+        return {}
 
 
 Agent = ReinforceAgent | OutsidePolicy

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec, get_spec
 from experiments.data import build_dataset
 from experiments.dedup import LeaveOut, read_leave_out
+from experiments.locking import sole_user
 from experiments.parallel import Ranks, joined
 from experiments.patches import PatchSampler, normalise
 from experiments.pretrain_config import PretrainConfig, command, identity, settled
 from experiments.pretraining import Pretraining
 from experiments.runs import RunError, write_whole
+from experiments.stopping import stopping
 from experiments.synthetic_probe import probe
 from glimpse_env.datasets.degraded import Degraded
 from glimpse_env.datasets.synthetic import SyntheticDogs
@@ -130,11 +133,12 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     config = settled(config)
     with joined(resolve_device(config.device)) as ranks:
-        return _pretrain(config, ranks)
+        with sole_user(config.out) if ranks.first else nullcontext():
+            return _pretrain(config, ranks)
 
 
 def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
-    checkpoint = config.out / "checkpoint.pt"
+    checkpoint = config.out / "checkpoint"
     weights = config.out / f"{config.name}.safetensors"
     if config.pictures % ranks.count:
         raise ValueError(
@@ -182,8 +186,9 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
         write_whole(log, "".join(f"{line}\n" for line in kept).encode())
     share = (ranks.rank, ranks.count)
     sampler = PatchSampler(config, pictures.dataset, pictures.training, share)
-    with tqdm(total=config.steps, initial=run.step, desc="pretrain", unit="step",
-              disable=not ranks.first) as bar:  # fmt: skip
+    with stopping() as stop, tqdm(
+        total=config.steps, initial=run.step, desc="pretrain", unit="step", disable=not ranks.first
+    ) as bar:  # fmt: skip
         for batch in sampler.batches(run.step, config.steps):
             metrics = run.train_step(batch)
             bar.update()
@@ -193,9 +198,15 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
                 if ranks.first:
                     with log.open("a") as stream:
                         stream.write(json.dumps({"step": run.step, **metrics}) + "\n")
+            # Of several processes none may leave the others waiting: they end at once, and go on
+            # from the last checkpoint that was due.
+            stopped = stop.asked is not None and ranks.count == 1
             due = run.step % config.checkpoint_every == 0 or run.step == config.steps
-            if due and ranks.first:
-                run.save(config.out / "checkpoint.pt")
+            if (due or stopped) and ranks.first:
+                path = run.save(config.out / "checkpoint")
+                if stopped:
+                    tqdm.write(f"saved after step {run.step} of {config.steps}: {path}")
+            stop.check()
 
 
 def _write_encoder(

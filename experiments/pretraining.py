@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from agents.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    pack_state,
+    save_checkpoint,
+    unpack_state,
+)
 from encoders.engine import build_network, resolve_device
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inception_mini import InceptionMini
@@ -214,60 +220,68 @@ class Pretraining:
         gain.div_(size.clamp(min=1e-3).repeat_interleave(len(gain) // len(size)))
         return trunk
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, moved into place only when whole."""
+    def save(self, folder: Path) -> Path:
+        """Write a checkpoint, and keep the one before it; returns the path of its record."""
         state = {
-            "config": identity(self.config),
-            "facts": self.facts,
-            "step": self.step,
             "towers": self.towers.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        tensors, structure = pack_state(state)
+        metadata = {
+            "config": identity(self.config),
+            "facts": self.facts,
+            "step": self.step,
+            "state": structure,
+        }
+        return save_checkpoint(folder, tensors, metadata, keep_last=2)
 
-    def load(self, path: Path) -> None:
+    def load(self, folder: Path) -> None:
         """Continue from a checkpoint; only the first of several processes reads it.
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it is damaged, or belongs to a run with another configuration.
+            CheckpointError: If it is damaged, or no checkpoint of this program.
+            ValueError: If it belongs to a run with another configuration.
         """
-        state = self._read(path) if self.ranks.first else None
-        state: Any = self.ranks.share_object(state, self.device)
+        found = self._read(folder) if self.ranks.first else None
+        found: Any = self.ranks.share_object(found, self.device)
         try:
+            step, state = found
             self.towers.load_state_dict(state["towers"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
-            self.step = int(state["step"])
+            self.step = int(step)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise _damaged(path) from error
+            raise _damaged(folder, error) from error
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        if not path.exists():
-            raise FileNotFoundError(f"nothing to resume: no {path}; start without --resume")
+    def _read(self, folder: Path) -> tuple[int, dict[str, Any]]:
+        if not folder.exists():
+            raise FileNotFoundError(f"nothing to resume: no {folder}; start without --resume")
+        tensors, metadata = load_checkpoint(folder)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            theirs, facts = dict(state["config"]), dict(state["facts"])
-        except Exception as error:  # unpickling rubbish raises nearly anything
-            raise _damaged(path) from error
+            theirs, facts = dict(metadata["config"]), dict(metadata["facts"])
+            state = unpack_state(tensors, metadata["state"])
+            step = int(metadata["step"])
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(folder, error) from error
         names = differences(theirs, identity(self.config)) or differences(facts, self.facts)
         if names:
             raise ValueError(
-                f"{path} is of a run with another {', '.join(names)}: give the same options and "
+                f"{folder} is of a run with another {', '.join(names)}: give the same options and "
                 "files, or another --out"
             )
-        return state
+        return step, state
 
 
 def _accuracies(scores: dict[str, Tensor], labels: Tensor) -> dict[str, float]:
     return {n: float((s.argmax(1) == labels).float().mean()) for n, s in scores.items()}
 
 
-def _damaged(path: Path) -> ValueError:
-    return ValueError(
-        f"{path} is damaged, or no checkpoint of this program: delete it and start without "
-        "--resume, or give another --out"
+def _damaged(folder: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} is damaged, or no checkpoint of this program ({error}): delete it and start "
+        "without --resume, or give another --out"
     )

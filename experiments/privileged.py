@@ -55,6 +55,15 @@ class PrivilegedVectorEnv(VectorWrapper):
         """The pictures."""
         return self.env.dataset
 
+    @property
+    def random_state(self) -> list[dict[str, Any]]:
+        """State of each environment's generator."""
+        return self.env.random_state
+
+    @random_state.setter
+    def random_state(self, states: list[dict[str, Any]]) -> None:
+        self.env.random_state = states
+
     def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """The zooms that an action's `scale` comes to."""
         return self.env.snap_scale(scale)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes
 
 from experiments.data import DataConfig, build_dataset
+from experiments.locking import sole_user
 from glimpse_env.mapped import MappedPyramids
 from glimpse_env.pyramid import RESOLUTIONS
 from glimpse_env.storage import usual_bytes
@@ -80,4 +81,5 @@ def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:
 def pyramids(config: PyramidsConfig) -> None:
     """Build every split asked for; started again, go on where it was."""
     for split in config.splits:
-        tqdm.write(f"{split}: complete in {build_pyramids(config, split).folder}")
+        with sole_user(config.out / split):
+            tqdm.write(f"{split}: complete in {build_pyramids(config, split).folder}")

@@ -207,6 +207,13 @@ class RunFolder:
         with open(self.metrics, "a") as file:
             file.write(json.dumps(dict(row), default=_plain) + "\n")
 
+    def is_best(self, agent: str, ma: float | None) -> bool:
+        """Whether no evaluation of an agent was better than this one; False without one."""
+        if ma is None:
+            return False
+        rows = [json.loads(line) for line in _whole_lines(self.metrics)]
+        return all(row.get("eval_ma", ma) <= ma for row in rows if row["agent"] == agent)
+
     def rewind(self, agent: str, epoch: int) -> None:
         """Drop the rows of `agent` from `epoch` on: they will be computed again."""
         if not self.metrics.exists():
@@ -225,11 +232,12 @@ def _whole_lines(path: Path) -> Iterable[str]:
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What determines a run's course in its config.json: all but paths and device.
+    """What determines a run's course in its config.json: all but paths, device and what is kept.
 
     Of the bank only whether there is one is left; its content is among what a run stands on.
     """
-    settings = {key: value for key, value in record.items() if key not in ("out", "device")}
+    free = ("out", "device", "keep_last", "keep_best")
+    settings = {key: value for key, value in record.items() if key not in free}
     settings["bank"] = settings.get("bank") is not None
     if isinstance(settings.get("data"), dict):
         settings["data"] = {k: v for k, v in settings["data"].items() if k != "data_dir"}

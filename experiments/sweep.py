@@ -6,6 +6,7 @@ repeated run by run, and a job that fails takes no other with it.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -21,8 +22,12 @@ import torch
 from tqdm import tqdm
 
 from experiments.runs import RunError, differences, load_config, settings_of, to_record
+from experiments.stopping import raise_terminated
 
 _POLL_SECONDS = 0.5
+# Found before a child is forked, where nothing may be loaded any more.
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
     running: dict[subprocess.Popen, Job] = {}
     failed: list[Job] = []
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run")
-    with bar, _like_ctrl_c(signal.SIGTERM, signal.SIGHUP):
+    with bar, _like_ctrl_c():
         try:
             while waiting or running:
                 while waiting and len(running) < parallel:
@@ -165,12 +170,13 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
 
 
 @contextmanager
-def _like_ctrl_c(*numbers: signal.Signals) -> Iterator[None]:
-    """Answer signals as Ctrl-C meanwhile.
+def _like_ctrl_c() -> Iterator[None]:
+    """Answer SIGTERM and a closed terminal as Ctrl-C meanwhile.
 
-    Ended by a scheduler or a closed terminal, a sweep must not leave its jobs to go on unseen.
+    Ended by a scheduler, say, a sweep must not leave its jobs to go on unseen.
     """
-    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    handlers = {signal.SIGTERM: raise_terminated, signal.SIGHUP: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
@@ -187,8 +193,14 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
             # word is what a run's record quotes.
             [sys.executable, "-m", "experiments.cli", *job.words()[1:]],
             stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=_end_with_parent if _PRCTL else None,
         )  # fmt: skip
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the sweep dies, however: nobody else would stop this job."""
+    assert _PRCTL is not None
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _log(job: Job) -> Path:

@@ -1,6 +1,8 @@
 """`glimpse train`: a policy, by default the two-deck agent, and references beside it.
 
-Epoch by epoch, resumable. A policy learns by its `update`; one without is only evaluated.
+Epoch by epoch, resumable. A policy learns by its `update`; one without is only evaluated. Asked to
+stop, our own agents save where they are in the epoch; of others whole epochs are kept, since
+nothing is known of what they draw from.
 """
 
 from __future__ import annotations
@@ -8,12 +10,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from experiments.configs import TrainConfig
 from experiments.environment import (
@@ -34,8 +38,10 @@ from experiments.evaluate import (
     report,
     restore_saved,
 )
+from experiments.locking import sole_user
 from experiments.outside import Agent, OutsidePolicy, describe_policy
 from experiments.runs import RunError, RunFolder, environment_record, write_json
+from experiments.stopping import Stop, stopping
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -54,6 +60,26 @@ def epoch_batches(
     distinct = batch_size // samples
     for start in range(0, num_images - distinct + 1, distinct):
         yield np.repeat(order[start : start + distinct], samples)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an epoch has come, for an agent that was stopped in the midst of it."""
+
+    batches: int = 0
+    """Batches learned from."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Of each of them, as JSON can hold it."""
+    env: list[dict[str, Any]] = field(default_factory=list)
+    """States of the environments' generators."""
+    glimpses: int = 0
+    """Glimpses taken."""
+    seconds: float = 0.0
+    """Time spent."""
+
+
+PROGRESS = "progress"
+"""Where a checkpoint's metadata hold it."""
 
 
 class Trainer:
@@ -127,24 +153,33 @@ class Trainer:
 
     def train(self) -> None:
         """Train every agent from where its checkpoint stands to the last epoch."""
+        begun: dict[str, Progress] = {}
         for name, agent in self.learners.items():
-            restore_saved(self.folder.path, name, agent)
+            found = restore_saved(self.folder.path, name, agent)
+            if found and PROGRESS in found:
+                begun[name] = Progress(**found[PROGRESS])
             # `epoch` of a saved agent counts the epochs behind it.
             self.folder.rewind(name, agent.epoch)
         left = sum(self.config.epochs - agent.epoch for agent in self.learners.values())
         total = len(self.learners) * self.config.epochs * self.steps
-        begun = total - left * self.steps
-        with tqdm(total=total, initial=begun, unit="step", disable=not total) as bar:
+        done = total - left * self.steps + sum(each.batches for each in begun.values())
+        with (
+            stopping() as stop,
+            tqdm(total=total, initial=done, unit="step", disable=not total) as bar,
+        ):
             for name, agent in self.learners.items():
-                self._train_agent(name, agent, bar)
+                self._train_agent(name, agent, bar, stop, begun.get(name, Progress()))
 
-    def _train_agent(self, name: str, agent: Agent, bar: tqdm) -> None:
+    def _train_agent(
+        self, name: str, agent: Agent, bar: tqdm, stop: Stop, progress: Progress
+    ) -> None:
         config, begun = self.config, agent.epoch
         events = self.folder.path / "tensorboard" / name
         with SummaryWriter(str(events), purge_step=begun) as writer:
             for epoch in range(begun, config.epochs):
                 bar.set_description(f"{name} {epoch + 1}/{config.epochs}")
-                row = self._train_epoch(agent, epoch, bar)
+                row = self._train_epoch(name, agent, epoch, bar, stop, progress)
+                progress = Progress()
                 due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
                 # Test is touched once, in the end (paper section 3): nothing is chosen by it.
                 if due and config.eval_split != "test":
@@ -156,19 +191,34 @@ class Trainer:
                 for key, value in row.items():
                     writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
                 writer.flush()
-                agent.save(checkpoint_folder(self.folder.path, name))
+                self._save(name, agent, row)
+                stop.check()
 
-    def _train_epoch(self, agent: Agent, epoch: int, bar: tqdm) -> dict[str, float]:
+    def _save(self, name: str, agent: Agent, row: dict[str, float]) -> None:
+        """Write the checkpoint of an epoch, and keep it as the best one if it is."""
+        folder = checkpoint_folder(self.folder.path, name)
+        best = self.config.keep_best and self.folder.is_best(name, row.get("eval_ma"))
+        agent.save(folder, keep_last=self.config.keep_last, best=best)
+
+    def _train_epoch(
+        self, name: str, agent: Agent, epoch: int, bar: tqdm, stop: Stop, progress: Progress
+    ) -> dict[str, float]:
         config = self.config
         seed = epoch_seed(config.seed, epoch)
-        agent.set_epoch(epoch)
-        agent.seed(seed)
-        start, glimpses = time.perf_counter(), 0
-        metrics: list[dict[str, float]] = []
+        if progress.batches:
+            self.env.random_state = progress.env
+        else:
+            agent.set_epoch(epoch)
+            agent.seed(seed)
+        start = time.perf_counter() - progress.seconds
+        glimpses = progress.glimpses
+        metrics = [{key: float(value) for key, value in row.items()} for row in progress.metrics]
         batches = epoch_batches(
             len(self.env.dataset), config.batch_size, config.learning.samples, config.seed, epoch
         )
         for number, images in enumerate(batches):
+            if number < progress.batches:
+                continue
             trajectory = collect(
                 self.env, agent, seed=seed if number == 0 else None, options={"image": images},
                 grad=True,
@@ -176,10 +226,27 @@ class Trainer:
             metrics.append(agent.update(trajectory))
             glimpses += trajectory.num_glimpses * trajectory.batch
             bar.update()
+            if stop.asked and number + 1 < self.steps:
+                seconds = time.perf_counter() - start
+                # A metric may have no value, and JSON has no NaN.
+                rows = [
+                    {k: v if np.isfinite(v) else str(v) for k, v in row.items()} for row in metrics
+                ]
+                reached = Progress(number + 1, rows, self.env.random_state, glimpses, seconds)
+                self._save_within(name, agent, reached)
+                stop.check()
         keys = dict.fromkeys(key for row in metrics for key in row)
         mean = {key: float(np.mean([m[key] for m in metrics if key in m])) for key in keys}
         seconds = time.perf_counter() - start
         return mean | {"seconds": seconds, "glimpses_per_second": glimpses / seconds}
+
+    def _save_within(self, name: str, agent: Agent, progress: Progress) -> None:
+        """Write a checkpoint in the midst of an epoch, if all that the agent draws from is ours."""
+        if not isinstance(agent, ReinforceAgent):
+            return
+        folder = checkpoint_folder(self.folder.path, name)
+        path = agent.save(folder, {PROGRESS: asdict(progress)}, keep_last=self.config.keep_last)
+        print(f"\nsaved after batch {progress.batches} of {self.steps} of an epoch: {path}")
 
     def _evaluate(self, agent: Agent) -> dict[str, float]:
         """Score the mean location on the evaluation split."""
@@ -212,6 +279,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises:
         RunError: the run folder cannot be used as asked.
     """
+    with sole_user(config.out):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> dict[str, Any]:
     folder = RunFolder(config.out)
     trainer = Trainer(config, folder)
     folder.begin(config, environment_record(**trainer.facts()), resume=config.resume)

@@ -127,6 +127,21 @@ class DogsGlimpseVectorEnv(VectorEnv):
         """The seed of each environment's generator."""
         return tuple(self._seeds)
 
+    @property
+    def random_state(self) -> list[dict[str, Any]]:
+        """State of each environment's generator, as JSON can hold it; set it to go on from there.
+
+        Between episodes of pictures chosen by `options`, nothing else decides what comes.
+        """
+        return [generator.bit_generator.state for generator in self._generators]
+
+    @random_state.setter
+    def random_state(self, states: list[dict[str, Any]]) -> None:
+        if len(states) != self.num_envs:
+            raise ValueError(f"{len(states)} states of generators for {self.num_envs} environments")
+        for generator, state in zip(self._generators, states, strict=True):
+            generator.bit_generator.state = state
+
     def reset(
         self,
         *,
@@ -217,6 +232,10 @@ class DogsGlimpseVectorEnv(VectorEnv):
             self._window = Window("DogsGlimpse")
         self._window.show(tile_frames(frames))
         return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the window and the pictures: a copy plays on as this one would."""
+        return self.__dict__ | {"_window": None}
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the window, if there is one."""

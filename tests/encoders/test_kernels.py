@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from encoders import fused
+from encoders.allocation import keep_freed_memory
 from encoders.googlenet import LocalResponseNorm
-from encoders.threads import in_parts
+from encoders.threads import _openmp, in_parts
 
 kernels = pytest.importorskip("encoders.kernels", reason="numba is not installed")
 
@@ -94,13 +96,13 @@ def test_the_unfolded_stem_is_the_convolution_of_normalised_pixels(
     scaled = (pixels - torch.tensor(mean)) / torch.tensor(std)
     with torch.inference_mode():
         expected = conv(scaled.permute(0, 3, 1, 2)).relu()
-        got = kernels.UnfoldedStem(conv, mean, std)(pixels)
+        got = kernels.UnfoldedStem(conv, mean, std, fused.ConvReLU2d)(pixels)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_pixels_of_any_layout_are_unfolded() -> None:
     conv = nn.Conv2d(3, 4, 5, padding=2)
-    stem = kernels.UnfoldedStem(conv, (1.0, 2.0, 3.0), (1.0, 1.0, 1.0))
+    stem = kernels.UnfoldedStem(conv, (1.0, 2.0, 3.0), (1.0, 1.0, 1.0), fused.ConvReLU2d)
     pixels = torch.randint(0, 256, (2, 12, 24, 3), dtype=torch.uint8)
     with torch.inference_mode():
         torch.testing.assert_close(stem(pixels[:, :, ::2]), stem(pixels[:, :, ::2].contiguous()))
@@ -141,7 +143,8 @@ def threads():
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_every_row_is_worked_on_once(count, number, threads) -> None:
+@pytest.mark.parametrize("amid_torch", [False, True])
+def test_every_row_is_worked_on_once(count, number, amid_torch, threads) -> None:
     threads(number)
     seen = np.zeros(count, int)
     names = set()
@@ -150,9 +153,25 @@ def test_every_row_is_worked_on_once(count, number, threads) -> None:
         seen[start:stop] += 1
         names.add(threading.get_ident())
 
-    in_parts(work, count)
+    in_parts(work, count, amid_torch=amid_torch)
     assert (seen == 1).all()
     assert len(names) <= number
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="torch's threads are found there")
+def test_torchs_own_threads_are_reached(threads) -> None:
+    """Two parts that wait for one another can only end on two threads."""
+    threads(2)
+    assert _openmp() is not None
+    meeting = threading.Barrier(2, timeout=20)
+    in_parts(lambda start, stop: meeting.wait(), 2, amid_torch=True)
+
+
+def test_where_they_are_not_reached_others_do_it(monkeypatch, threads) -> None:
+    threads(2)
+    monkeypatch.setattr("encoders.threads._openmp", lambda: None)
+    meeting = threading.Barrier(2, timeout=20)
+    in_parts(lambda start, stop: meeting.wait(), 2, amid_torch=True)
 
 
 def test_few_rows_take_one_thread(threads) -> None:
@@ -162,7 +181,8 @@ def test_few_rows_take_one_thread(threads) -> None:
     assert calls == [(0, 9)]
 
 
-def test_an_error_in_any_part_is_raised(threads) -> None:
+@pytest.mark.parametrize("amid_torch", [False, True])
+def test_an_error_in_any_part_is_raised(amid_torch, threads) -> None:
     threads(2)
     for bad in (0, 5):
         with pytest.raises(RuntimeError, match="broken"):
@@ -171,7 +191,7 @@ def test_an_error_in_any_part_is_raised(threads) -> None:
                 if start == bad:
                     raise RuntimeError("broken")
 
-            in_parts(work, 10)
+            in_parts(work, 10, amid_torch=amid_torch)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -185,6 +205,19 @@ def test_a_forked_child_has_threads_of_its_own(threads) -> None:
         def work(start, stop):
             seen[start:stop] += 1
 
-        in_parts(work, 4)
+        in_parts(work, 4, amid_torch=True)
         os._exit(0 if (seen == 1).all() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_freed_memory_is_kept() -> None:
+    """A block as large as a layer's output, freed and taken again, is not paged in anew."""
+    import resource
+
+    assert keep_freed_memory()
+    for _ in range(3):
+        np.ones(5_000_000, np.float32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(5_000_000, np.float32)  # 4,900 pages
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000

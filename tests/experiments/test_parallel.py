@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from agents.checkpoint import load_checkpoint, unpack_state
 from experiments.data import DataConfig
 from experiments.parallel import Ranks, joined
 from experiments.pretrain import _pretrain, pretrain
@@ -36,6 +37,12 @@ TINY = PretrainConfig(
     probe=0,
     checkpoint_every=2,
 )
+
+
+def towers(run: Path) -> dict[str, torch.Tensor]:
+    """The towers' state at a run's last checkpoint."""
+    tensors, metadata = load_checkpoint(run / "checkpoint")
+    return unpack_state(tensors, metadata["state"])["towers"]
 
 
 def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch):
@@ -78,7 +85,7 @@ def test_two_processes_go_on_with_a_run_of_one_to_the_same_weights(
         with pytest.raises(KeyboardInterrupt):
             pretrain(replace(TINY, out=tmp_path / "two"))
     torch.set_num_threads(threads)
-    before = torch.load(tmp_path / "two" / "checkpoint.pt", weights_only=True)["towers"]
+    before = towers(tmp_path / "two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words = command(TINY).split()[1:]
     subprocess.run(
@@ -86,10 +93,7 @@ def test_two_processes_go_on_with_a_run_of_one_to_the_same_weights(
          "0", "--out", str(tmp_path / "two")],
         cwd=ROOT, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    states = [
-        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["towers"]
-        for name in ("one", "two")
-    ]
+    states = [towers(tmp_path / name) for name in ("one", "two")]
     ours, theirs, start = (
         torch.cat([value.flatten() for value in state.values()]) for state in (*states, before)
     )
@@ -98,5 +102,5 @@ def test_two_processes_go_on_with_a_run_of_one_to_the_same_weights(
     logs = [json.loads((tmp_path / name / "metrics.jsonl").read_text()) for name in ("one", "two")]
     assert logs[1] == pytest.approx(logs[0], rel=1e-3)
     names = {path.name for path in (tmp_path / "two").iterdir()}
-    assert names == {"checkpoint.pt", "core.json", "core.safetensors", "metrics.jsonl"}
+    assert names == {".lock", "checkpoint", "core.json", "core.safetensors", "metrics.jsonl"}
     assert load_file(tmp_path / "two" / "core.safetensors").keys() == load_file(one).keys()

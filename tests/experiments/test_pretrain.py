@@ -13,6 +13,7 @@ import tyro
 from safetensors.torch import load_file
 
 import encoders
+from agents.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from encoders.engine import make_encoder
 from experiments.data import DataConfig
 from experiments.patches import PatchSampler, normalise
@@ -257,17 +258,16 @@ def test_a_run_is_not_overwritten(finished: Path):
 
 @pytest.mark.parametrize("damage", ["cut", "rubbish", "empty", "foreign", "other network"])
 def test_a_damaged_checkpoint_is_a_sentence(finished: Path, tmp_path: Path, damage: str):
-    path = tmp_path / "checkpoint.pt"
-    whole = (finished.parent / "checkpoint.pt").read_bytes()
+    folder = tmp_path / "checkpoint"
+    tensors, metadata = load_checkpoint(finished.parent / "checkpoint")
+    if damage == "other network":
+        tensors = {name: value for name, value in tensors.items() if "towers" not in name}
+    save_checkpoint(folder, tensors, {} if damage == "foreign" else metadata)
+    weights = next(folder.glob("*.safetensors"))
+    whole = weights.read_bytes()
     contents = {"cut": whole[: len(whole) // 2], "rubbish": b"\x80\x02 rubbish", "empty": b""}
-    if damage in contents:
-        path.write_bytes(contents[damage])
-    elif damage == "foreign":
-        torch.save([1, 2], path)
-    else:
-        state = torch.load(finished.parent / "checkpoint.pt", weights_only=True)
-        torch.save(state | {"towers": {}}, path)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged.*without --resume"):
+    weights.write_bytes(contents.get(damage, whole))
+    with pytest.raises(CheckpointError, match=r"checkpoint.*(damaged|lack)"):
         pretrain(replace(TINY, out=tmp_path, resume=True))
 
 

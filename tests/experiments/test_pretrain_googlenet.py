@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from agents.checkpoint import load_checkpoint, save_checkpoint
 from encoders.engine import build_network, make_encoder
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import get_spec, register_spec, spec_from_record
@@ -77,8 +78,7 @@ def test_the_weights_are_the_trained_ones(finished: Path):
     """What the run holds at its last checkpoint is what the encoder computes."""
     run = Pretraining(TINY, 13)
     before = run.export(dogs_sampler(TINY).batch(0)).network.conv1.conv.weight
-    state = torch.load(finished.parent / "checkpoint.pt", weights_only=True)
-    run.towers.load_state_dict(state["towers"])
+    run.load(finished.parent / "checkpoint")
     trunk = run.export(dogs_sampler(TINY).batch(0))
     saved = load_file(finished.with_suffix(".safetensors"))
     assert {v.dtype for v in saved.values()} == {torch.float32}
@@ -243,9 +243,9 @@ def test_a_mini_is_never_half_pretrained(tmp_path: Path):
 
 def test_a_run_goes_on_from_its_own_files_only(finished: Path, tmp_path: Path):
     """A checkpoint knows what it stands on: pictures, start and list."""
-    state = torch.load(finished.parent / "checkpoint.pt", weights_only=True)
-    state["facts"]["pictures"] = "f" * 64
-    torch.save(state, tmp_path / "checkpoint.pt")
+    tensors, metadata = load_checkpoint(finished.parent / "checkpoint")
+    metadata["facts"]["pictures"] = "f" * 64
+    save_checkpoint(tmp_path / "checkpoint", tensors, metadata)
     with pytest.raises(ValueError, match="another pictures"):
         pretrain(replace(TINY, out=tmp_path, resume=True))
 

@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM: finish the step, save, and end; asked twice, end at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM; handled like Ctrl-C, with exit status 143."""
+
+
+class Stop:
+    """Whether somebody has asked for the end."""
+
+    def __init__(self) -> None:
+        """Nobody has."""
+        self.asked: type[KeyboardInterrupt] | None = None
+
+    def check(self) -> None:
+        """Raise what was asked for.
+
+        Raises:
+            KeyboardInterrupt, Terminated: If it was.
+        """
+        if self.asked is not None:
+            raise self.asked
+
+
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM where nothing need be finished first."""
+    raise Terminated
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Take note of signals meanwhile, for a loop that asks at the end of each step.
+
+    A second signal ends it in the midst of a step. In a thread other than the main one, which gets
+    no signals, nothing is changed.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        if stop.asked is not None:
+            raise kind
+        stop.asked = kind
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
