@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
 import numpy as np
-import scipy.io
 from jaxtyping import Float, Int64
 from platformdirs import user_cache_dir
 
 from glimpse_env.datasets.base import PictureFiles, image_size
 from glimpse_env.datasets.errors import AnnotationError, DatasetFormatError, DatasetNotFoundError
+from glimpse_env.datasets.matlab import read_mat
 from glimpse_env.datasets.split import stratified_split
 
 SPLITS = ("train", "val", "trainval", "test")
 VALIDATION_FRACTION = 0.2
 SPLIT_SEED = 0
+
+_MAX_XML_BYTES = 2**20  # a hundred times the longest official annotation
 
 # Two parts, so that a name can neither climb out of the folder nor be absolute.
 _NAME = re.compile(
@@ -143,23 +146,34 @@ def read_list(path: Path) -> tuple[list[str], Int64[np.ndarray, " N"]]:
         DatasetFormatError: If it is not what the official ones are.
     """
     try:
-        content = scipy.io.loadmat(path, variable_names=("file_list", "labels"))
-        names = [str(cell.item()) for cell in content["file_list"].ravel()]
-        raw = np.asarray(content["labels"]).ravel()
-        labels = raw.astype(np.int64)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # loadmat has no exception of its own for a broken file
+        content = read_mat(path, ("file_list", "labels"))
+        names, raw = content["file_list"], content["labels"]
+        if not isinstance(names, list) or not isinstance(raw, np.ndarray):
+            raise ValueError("file_list is no list of strings, or labels are no numbers")
+    except (KeyError, ValueError) as error:
         raise DatasetFormatError(
             f"cannot read {path} ({error!r}): fetch the lists again with `glimpse download`"
         ) from error
+    # Compared as they are: a label beyond the range of whole numbers must not become one.
+    whole = np.isfinite(raw) & (np.abs(raw.astype(np.float64)) < 2**31)
+    labels = np.where(whole, raw, 0).astype(np.int64)
     if not names or len(names) != len(labels) or not np.array_equal(labels, raw):
         raise DatasetFormatError(
             f"{path} lists {len(names)} names with {len(labels)} labels: fetch the lists again "
             "with `glimpse download`"
         )
+    if labels.min() < 1 or labels.max() > len(names):
+        raise DatasetFormatError(
+            f"{path} has labels from {labels.min()} to {labels.max()}, which must count the breeds "
+            "from 1: fetch the lists again with `glimpse download`"
+        )
     for name in names:
-        if _NAME.fullmatch(name) is None:
+        # 255 bytes are what file systems take.
+        if (
+            _NAME.fullmatch(name) is None
+            or not name.isprintable()
+            or any(len(os.fsencode(part)) > 255 for part in name.split("/"))
+        ):
             raise DatasetFormatError(
                 f"{path} lists {name!r}, which is not of the form n01234567-Breed/picture.jpg: "
                 "fetch the lists again with `glimpse download`"
@@ -197,7 +211,7 @@ def _read_annotation(
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "M 4"]]:
     """Size (width, height) of the original picture and corners, as the XML file gives them."""
     try:
-        root = ElementTree.parse(path).getroot()
+        root = _parse_xml(path)
         size = np.array([float(root.findtext(f"size/{key}", "")) for key in ("width", "height")])
         corners = [
             [float(box.findtext(key, "")) for key in ("xmin", "ymin", "xmax", "ymax")]
@@ -207,10 +221,41 @@ def _read_annotation(
         raise AnnotationError(
             f"no boxes at {path}: fetch the annotations with `glimpse download`"
         ) from error
-    except (ElementTree.ParseError, ValueError) as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:
         raise AnnotationError(
             f"cannot read {path} ({error}): fetch the annotations again with `glimpse download`"
         ) from error
-    if not (size > 0).all():
+    if not ((size > 0) & np.isfinite(size)).all():
         raise AnnotationError(f"{path} gives no size of the picture: the scale cannot be known")
-    return size, np.array(corners, dtype=np.float64).reshape(-1, 4)
+    edges = np.array(corners, dtype=np.float64).reshape(-1, 4)
+    if not np.isfinite(edges).all() or (edges[:, :2] > edges[:, 2:]).any():
+        raise AnnotationError(
+            f"{path} gives a box that is none: fetch the annotations again with `glimpse download`"
+        )
+    return size, edges
+
+
+def _parse_xml(path: Path) -> Element:
+    """Parse a small XML file that declares nothing: no entities, so nothing expands or is fetched.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is too long or has a document type.
+        ExpatError, LookupError: If it is not well formed, or of an unknown encoding.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MAX_XML_BYTES + 1)
+    if len(content) > _MAX_XML_BYTES:
+        raise ValueError(f"more than {_MAX_XML_BYTES:,} bytes")
+    parser, builder = expat.ParserCreate(), TreeBuilder()
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.buffer_text = True
+    parser.Parse(content, True)
+    return builder.close()
+
+
+def _refuse_doctype(*declared: object) -> None:
+    raise ValueError("it has a document type, which may define entities")
