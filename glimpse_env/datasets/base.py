@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,8 @@ from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
 from glimpse_env.datasets.errors import MissingImagesError, UnreadableImageError
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
 
 
 @runtime_checkable
@@ -77,7 +79,9 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "H W 3"]:
 
     Grey, palette, CMYK and 16-bit pictures are converted; an alpha channel is dropped. An EXIF
     orientation is ignored: Stanford Dogs' boxes, and everybody's results on it, are for the pixels
-    as stored. Pillow's limit against decompression bombs stays in force.
+    as stored. Beyond Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) a
+    picture is refused, not merely warned of; and only the formats of photographs are tried, since
+    others (EPS) start programs.
 
     Args:
         path: The file.
@@ -87,9 +91,9 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "H W 3"]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnreadableImageError: If it is no picture, or is cut short.
+        UnreadableImageError: If it is no picture, cut short or too large.
     """
-    with _decoding(path), Image.open(path) as picture:
+    with _decoding(path), _opened(path) as picture:
         picture.load()
         return np.array(_to_rgb(picture))
 
@@ -99,9 +103,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        UnreadableImageError: If it is no picture.
+        UnreadableImageError: If it is no picture, or too large.
     """
-    with _decoding(path), Image.open(path) as picture:
+    with _decoding(path), _opened(path) as picture:
         return picture.size
 
 
@@ -114,6 +118,18 @@ def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
     return width, height
 
 
+def _opened(path: str | os.PathLike[str]) -> Image.Image:
+    """Open a picture of one of the formats of photographs, if it is of a size to decode."""
+    picture = Image.open(path, formats=_FORMATS)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and picture.width * picture.height > limit:
+        picture.close()
+        raise Image.DecompressionBombError(
+            f"{picture.width} x {picture.height} pixels, more than {limit:,}"
+        )
+    return picture
+
+
 @contextmanager
 def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn whatever Pillow raises for a broken file into one exception that names it."""
@@ -121,14 +137,7 @@ def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except (
-        OSError,  # truncated, or not a picture at all
-        SyntaxError,  # what Pillow's PNG plug-in raises for broken chunks
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except Exception as error:  # each plug-in has its own: OSError, SyntaxError, KeyError, ...
         raise UnreadableImageError(
             f"cannot decode {os.fspath(path)} ({error}): replace the file, say by unpacking its "
             "archive again (`glimpse download` does it for Stanford Dogs)"
@@ -247,7 +256,8 @@ class PictureFiles:
         """A sha256 over names, labels and file sizes, in order: equal for equal splits."""
         digest = hashlib.sha256()
         for name, label, size in zip(self._names, self.labels, self._sizes, strict=True):
-            digest.update(f"{name}\0{label}\0{size}\n".encode())
+            # File systems hold names that are no UTF-8; Python shows such bytes as surrogates.
+            digest.update(f"{name}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
@@ -260,8 +270,19 @@ def _file_sizes(root: Path, names: Sequence[str]) -> Int64[np.ndarray, " N"]:
         if folder not in listings:
             try:
                 with os.scandir(root / folder) as entries:
-                    listings[folder] = {e.name: e.stat().st_size for e in entries if e.is_file()}
+                    listings[folder] = dict(_files(entries))
             except (FileNotFoundError, NotADirectoryError):
                 listings[folder] = {}
         sizes[index] = listings[folder].get(file, -1)
     return sizes
+
+
+def _files(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
+    """Name and size in bytes of each file; links that lead nowhere, or in a circle, are none."""
+    for entry in entries:
+        try:
+            if entry.is_file():
+                yield entry.name, entry.stat().st_size
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise

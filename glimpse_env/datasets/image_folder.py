@@ -180,6 +180,11 @@ def _read_cub(root: Path, split: str, holdout: float, seed: int) -> _Listing:
             raise DatasetFormatError(
                 f"{root / 'images.txt'} lists {name!r}, outside the folder: fetch the archive again"
             )
+        if not name.isprintable() or any(len(os.fsencode(part)) > 255 for part in posix.parts):
+            raise DatasetFormatError(
+                f"{root / 'images.txt'} lists {name[:80]!r}, a name that is no file's: fetch the "
+                "archive again"
+            )
         names.append(name)
         labels.append(numbers[class_of[identity]])
         training.append(in_training[identity] == "1")
@@ -198,8 +203,10 @@ def _read_cub(root: Path, split: str, holdout: float, seed: int) -> _Listing:
             raise DatasetFormatError(
                 f"cannot read {root / 'bounding_boxes.txt'} ({error!r}): fetch the archive again"
             ) from error
-        if any(len(box) != 4 for box in boxes.values()):
+        if any(len(box) != 4 or not np.isfinite(box).all() for box in boxes.values()):
             raise DatasetFormatError(f"{root / 'bounding_boxes.txt'}: a box has four numbers")
+        if any(min(box[2:]) < 0 for box in boxes.values()):
+            raise DatasetFormatError(f"{root / 'bounding_boxes.txt'}: a box has a size")
     return _Listing(
         root / "images",
         [names[index] for index in chosen],
@@ -212,7 +219,11 @@ def _read_cub(root: Path, split: str, holdout: float, seed: int) -> _Listing:
 def _read_table(path: Path) -> dict[str, str]:
     """Read lines of an identity, a space and a value."""
     rows: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetFormatError(f"{path} is no text ({error}): fetch it again") from error
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         identity, _, value = line.strip().partition(" ")
@@ -239,7 +250,15 @@ def _subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in entries if not e.name.startswith(".") and _is_dir(e))
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; a link that leads round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _scan(
