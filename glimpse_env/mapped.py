@@ -11,6 +11,7 @@ Shape key: N pictures, S resolutions.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -26,6 +27,8 @@ from glimpse_env.pyramid import RESOLUTIONS, build_pyramid, check_resolutions, l
 
 FORMAT = 1
 _DESCRIPTION = "pyramids.json"
+_MAX_SIDE = 2**24
+"""Pixels of a picture's side: far beyond any picture, and no sum of sizes overflows."""
 
 
 class PyramidsMismatchError(ValueError):
@@ -77,6 +80,11 @@ class MappedPyramids:
         sizes = self._map("sizes.i32", np.int32, (description.num_images, 2), "r")
         flat = self._map("levels.u8", np.uint8, (description.num_bytes,), "r")
         self.done: Any = self._map("done.u8", np.uint8, (description.num_chunks,), mode)
+        if sizes.size and not 0 < sizes.min() <= sizes.max() <= _MAX_SIDE:
+            raise PyramidsMismatchError(
+                f"{folder} is damaged: a picture of {sizes.min()} or {sizes.max()} pixels; delete "
+                "it and run `glimpse pyramids` again"
+            )
         arena = PyramidArena(
             description.num_images, description.resolutions, flat, used=description.num_bytes
         )
@@ -97,7 +105,8 @@ class MappedPyramids:
 
     def _map(self, name: str, dtype: Any, shape: tuple[int, ...], mode: str) -> np.ndarray:
         path = self.folder / name
-        expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        # In Python's numbers: numpy's may overflow to a size that fits.
+        expected = math.prod(shape) * np.dtype(dtype).itemsize
         size = path.stat().st_size if path.exists() else -1
         if size != expected:
             raise PyramidsMismatchError(
@@ -246,12 +255,16 @@ def _read_description(folder: Path) -> MappedDescription:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise TypeError("no JSON object")
         record["resolutions"] = check_resolutions(record["resolutions"])
         description = MappedDescription(**record)
         numbers = (description.num_images, description.num_bytes, description.chunk)
         if min(numbers[:2]) < 0 or numbers[2] < 1 or not all(type(n) is int for n in numbers):
             raise ValueError(f"numbers out of range: {numbers}")
-    except (ValueError, TypeError, KeyError) as error:
+        if not isinstance(description.dataset, str) or not isinstance(description.split, str):
+            raise TypeError("split and dataset are texts")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise PyramidsMismatchError(
             f"{path} is no description of pyramids ({error}): delete the folder and run `glimpse "
             "pyramids` again"
