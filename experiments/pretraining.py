@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agents.checkpoint import (
     CheckpointError,
+    check_optimizer,
     load_checkpoint,
     pack_state,
     save_checkpoint,
@@ -248,6 +249,7 @@ class Pretraining:
         found: Any = self.ranks.share_object(found, self.device)
         try:
             step, state = found
+            check_optimizer(self.optimizer, state["optimizer"])
             self.towers.load_state_dict(state["towers"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])

@@ -212,9 +212,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """
     path = run / "metrics.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}): train the run again") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise RunError(f"{path} holds other lines than rows of metrics: train the run again")
+    return rows
 
 
 def format_report(record: dict[str, Any]) -> str:
