@@ -16,6 +16,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 
+from agents.configs import check_types
+
 Config = TypeVar("Config")
 
 _PACKAGES = (
@@ -52,10 +54,10 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         RunError: there is no such file, or no JSON object in it.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {remedy}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}): {remedy}") from error
     if not isinstance(record, dict):
         raise RunError(f"{path} is not the record of a run: {remedy}")
@@ -87,7 +89,11 @@ def from_record(kind: type[Config], record: Mapping[str, Any]) -> Config:
 
     Raises:
         RunError: for a field that this version does not know.
+        TypeError: for a value of another type than its field's.
+        ValueError: for one that the configuration refuses.
     """
+    if not isinstance(record, Mapping):
+        raise TypeError(f"{kind.__name__} is no object of settings: {record!r}")
     hints = get_type_hints(kind)
     unknown = sorted(set(record) - set(hints))
     if unknown:
@@ -97,13 +103,15 @@ def from_record(kind: type[Config], record: Mapping[str, Any]) -> Config:
         hint = hints[name]
         if is_dataclass(hint) and isinstance(hint, type):
             values[name] = from_record(hint, value)
-        elif get_origin(hint) is tuple:
+        elif get_origin(hint) is tuple and isinstance(value, list):
             values[name] = tuple(value)
         elif value is not None and (hint is Path or Path in get_args(hint)):
             values[name] = Path(value)
         else:
             values[name] = value
-    return kind(**values)
+    config = kind(**values)
+    check_types(config)
+    return config
 
 
 def git_revision() -> str | None:
@@ -211,24 +219,34 @@ class RunFolder:
         """Whether no evaluation of an agent was better than this one; False without one."""
         if ma is None:
             return False
-        rows = [json.loads(line) for line in _whole_lines(self.metrics)]
+        rows = self._rows()
         return all(row.get("eval_ma", ma) <= ma for row in rows if row["agent"] == agent)
 
     def rewind(self, agent: str, epoch: int) -> None:
         """Drop the rows of `agent` from `epoch` on: they will be computed again."""
         if not self.metrics.exists():
             return
-        try:
-            rows = [json.loads(line) for line in _whole_lines(self.metrics)]
-        except ValueError as error:
-            raise RunError(f"{self.metrics} is damaged ({error}): {_RESTORE}") from error
-        kept = [row for row in rows if row["agent"] != agent or row["epoch"] < epoch]
+        kept = [row for row in self._rows() if row["agent"] != agent or row["epoch"] < epoch]
         write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
+    def _rows(self) -> list[dict[str, Any]]:
+        """Rows of metrics that were written to the end; RunError if one is none of ours."""
+        try:
+            rows = [json.loads(line) for line in whole_lines(self.metrics)]
+            for row in rows:
+                if not isinstance(row["agent"], str) or not isinstance(row["epoch"], int):
+                    raise TypeError("agent is a name and epoch a whole number")
+                if not isinstance(row.get("eval_ma", 0.0), (int, float)):
+                    raise TypeError("eval_ma is a number")
+        except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise RunError(f"{self.metrics} is damaged ({error}): {_RESTORE}") from error
+        return rows
 
-def _whole_lines(path: Path) -> Iterable[str]:
+
+def whole_lines(path: Path) -> Iterable[str]:
     """Lines that were written to the end; a killed run may leave half of one."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
