@@ -20,6 +20,11 @@ def load(algorithm: type[Algorithm], path: str | Path, env: Any, **options: Any)
 
         model = load(PPO, "model.zip", VectorFlatAction(envs))
 
+    Load only what you, or somebody you trust, has saved: Stable-Baselines3 pickles settings into
+    its zip files, and loading them can run any code. Of a stranger's file take the weights alone,
+    which unpickles nothing: make the algorithm with settings of your own, then
+    `model.set_parameters("model.zip", device="cpu")`.
+
     Args:
         algorithm: PPO, SAC, RecurrentPPO and so on.
         path: The zip file that `save` wrote.

@@ -45,6 +45,30 @@ def test_it_acts_and_trains_again_on_an_environment_that_fits(saved):
     assert again.learn(8).num_timesteps == 8
 
 
+def test_weights_alone_unpickle_nothing(saved, monkeypatch):
+    model, path = saved
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr("stable_baselines3.common.save_util.cloudpickle.loads", refuse)
+    with pytest.raises(AssertionError, match="unpickled"):  # it is what `load` does
+        load(PPO, path, VectorFlatAction(vector()), device="cpu")
+    other = PPO(
+        HybridPolicy, SB3VecEnv(VectorFlatAction(vector())), n_steps=4, batch_size=8, seed=1
+    )
+    other.set_parameters(path, device="cpu")
+    for name, value in model.policy.state_dict().items():
+        assert value.equal(other.policy.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"no zip file"])
+def test_a_file_that_is_no_agent(content, tmp_path):
+    (tmp_path / "model.zip").write_bytes(content)
+    with pytest.raises(ValueError):
+        load(PPO, tmp_path / "model.zip", VectorFlatAction(vector()))
+
+
 def test_a_scalar_environment_will_do(saved):
     env = DogsGlimpseEnv(
         dataset=SyntheticDogs("val", num_images=4), encoder=GridMeans(), device="cpu"
