@@ -254,6 +254,7 @@ def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
     Raises:
         BankMismatchError: the folder holds another bank.
         OSError: too little room on the disk.
+        RunError: another process computes it.
         WorkerDiedError: a worker process ended by itself; what is done is kept.
     """
     dataset = build_dataset(config.data, split)
@@ -267,25 +268,30 @@ def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
             f"the bank of {split} takes {description.num_bytes / 1e9:.2f} GB and {config.out} has "
             f"{free / 1e9:.2f} GB free: take a coarser lattice (--side) or another --out"
         )
-    builder = BankBuilder(FeatureBank.create(folder, description), dataset, encoder)
+    with sole_user(folder):
+        _compute(config, BankBuilder(FeatureBank.create(folder, description), dataset, encoder))
+    return FeatureBank.open(folder)
+
+
+def _compute(config: BankConfig, builder: BankBuilder) -> None:
+    """Compute the chunks that are not done, with an estimate of the time and a bar."""
+    description, encoder, total = builder.bank.description, builder.encoder, len(builder.dataset)
+    split = description.split
     left = np.flatnonzero(builder.bank.done == 0).tolist()
-    pictures = sum(
-        min(description.chunk, len(dataset) - chunk * description.chunk) for chunk in left
-    )
+    pictures = sum(min(description.chunk, total - chunk * description.chunk) for chunk in left)
     workers = min(config.workers, len(left)) if encoder.device.type == "cpu" else 1
     patches = pictures * builder.patches_per_image
     seconds = patches * _seconds_per_patch(encoder, workers) if left else 0.0
     tqdm.write(
-        f"{split}: {len(dataset)} pictures, lattice {len(description.fixations)} points, "
+        f"{split}: {total} pictures, lattice {len(description.fixations)} points, "
         f"{builder.patches_per_image} patches a picture; {description.num_bytes / 1e9:.2f} GB on "
         f"disk; about {seconds / 60:.0f} min for the {pictures} pictures left"
     )
     if left:
-        with tqdm(total=len(dataset), initial=len(dataset) - pictures, unit="img", desc=split,
+        with tqdm(total=total, initial=total - pictures, unit="img", desc=split,
                   smoothing=0.02) as bar:  # fmt: skip
             for count in _chunks(config, builder, left, encoder.device):
                 bar.update(count)
-    return FeatureBank.open(folder)
 
 
 def bank(config: BankConfig) -> None:
@@ -296,6 +302,5 @@ def bank(config: BankConfig) -> None:
     """
     encoder = make_encoder(config.encoder, device=config.device, precision=config.precision)
     for split in config.splits:
-        with sole_user(config.out / split):
-            finished = build_bank(config, split, encoder)
+        finished = build_bank(config, split, encoder)
         tqdm.write(f"{split}: complete in {finished.folder}")

@@ -326,9 +326,9 @@ def baseline(config: BaselineConfig) -> dict[str, Any]:
     Raises:
         RunError: the run folder cannot be used as asked.
     """
+    folder = RunFolder(config.out)
+    run = Finetuning(config, folder)
     with sole_user(config.out):
-        folder = RunFolder(config.out)
-        run = Finetuning(config, folder)
         folder.begin(config, environment_record(**run.facts()), resume=config.resume)
         run.train()
         record = run.report()

@@ -36,7 +36,7 @@ from experiments.parallel import Ranks, joined
 from experiments.patches import PatchSampler, normalise
 from experiments.pretrain_config import PretrainConfig, command, identity, settled
 from experiments.pretraining import Pretraining
-from experiments.runs import RunError, write_whole
+from experiments.runs import RunError, whole_lines, write_whole
 from experiments.stopping import stopping
 from experiments.synthetic_probe import probe
 from glimpse_env.datasets.degraded import Degraded
@@ -133,8 +133,7 @@ def pretrain(config: PretrainConfig) -> Path:
     """
     config = settled(config)
     with joined(resolve_device(config.device)) as ranks:
-        with sole_user(config.out) if ranks.first else nullcontext():
-            return _pretrain(config, ranks)
+        return _pretrain(config, ranks)
 
 
 def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
@@ -164,11 +163,13 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     run = Pretraining(config, len(pictures.dataset.class_names), ranks, facts)
     if config.resume:
         run.load(checkpoint)
-    if ranks.first:
-        config.out.mkdir(parents=True, exist_ok=True)
-    _train(config, run, pictures)
-    if not ranks.first:
-        return weights
+    with sole_user(config.out) if ranks.first else nullcontext():
+        _train(config, run, pictures)
+        return _finish(config, run, pictures) if ranks.first else weights
+
+
+def _finish(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> Path:
+    """Score the finished network on pictures kept aside, and write it."""
     unseen = PatchSampler(config, pictures.dataset, pictures.held_out)
     first, scores = unseen.batch(0), []
     for batch in unseen.batches(0, -(-len(pictures.held_out) // config.pictures)):
@@ -181,9 +182,9 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
     """Make the steps that are left; the first process logs and saves them."""
     log, ranks = config.out / "metrics.jsonl", run.ranks
     if ranks.first:
-        lines = log.read_text().splitlines() if config.resume and log.exists() else []
+        lines = whole_lines(log) if config.resume and log.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= run.step]
-        write_whole(log, "".join(f"{line}\n" for line in kept).encode())
+        write_whole(log, "".join(kept).encode())
     share = (ranks.rank, ranks.count)
     sampler = PatchSampler(config, pictures.dataset, pictures.training, share)
     with stopping() as stop, tqdm(

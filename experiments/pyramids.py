@@ -13,6 +13,7 @@ from tyro.conf import OmitArgPrefixes
 
 from experiments.data import DataConfig, build_dataset
 from experiments.locking import sole_user
+from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.mapped import MappedPyramids
 from glimpse_env.pyramid import RESOLUTIONS
 from glimpse_env.storage import usual_bytes
@@ -52,6 +53,7 @@ def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:
     Raises:
         OSError: Too little room on the disk.
         PyramidsMismatchError: The folder holds other pyramids.
+        RunError: Another process builds them.
     """
     dataset = build_dataset(config.data, split)
     folder = config.out / split
@@ -63,7 +65,15 @@ def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:
             f"the pyramids of {split} take about {needed / 1e9:.1f} GB and {config.out} has "
             f"{free / 1e9:.1f} GB free: build fewer --resolutions, or take another --out"
         )
-    mapped = MappedPyramids.create(folder, dataset, config.resolutions)
+    with sole_user(folder):
+        mapped = MappedPyramids.create(folder, dataset, config.resolutions)
+        _build(config, dataset, mapped)
+    return mapped
+
+
+def _build(config: PyramidsConfig, dataset: ImageDataset, mapped: MappedPyramids) -> None:
+    """Build the chunks that are not done, with a bar."""
+    split = dataset.split
     size = mapped.description.chunk
     done = sum(
         min(size, len(dataset) - chunk * size) for chunk in mapped.done.nonzero()[0].tolist()
@@ -75,11 +85,9 @@ def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:
     with tqdm(total=len(dataset), initial=done, unit="img", desc=split) as bar:
         for count in mapped.build(dataset, workers):
             bar.update(count)
-    return mapped
 
 
 def pyramids(config: PyramidsConfig) -> None:
     """Build every split asked for; started again, go on where it was."""
     for split in config.splits:
-        with sole_user(config.out / split):
-            tqdm.write(f"{split}: complete in {build_pyramids(config, split).folder}")
+        tqdm.write(f"{split}: complete in {build_pyramids(config, split).folder}")

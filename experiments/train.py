@@ -279,20 +279,16 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises:
         RunError: the run folder cannot be used as asked.
     """
-    with sole_user(config.out):
-        return _train(config)
-
-
-def _train(config: TrainConfig) -> dict[str, Any]:
     folder = RunFolder(config.out)
     trainer = Trainer(config, folder)
-    folder.begin(config, environment_record(**trainer.facts()), resume=config.resume)
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        epochs = ", ".join(f"{name} {agent.epoch}" for name, agent in trainer.agents.items())
-        print(f"\nwhole epochs are saved in {config.out}: {epochs}")
-        raise
-    record = trainer.report()
+    with sole_user(config.out):
+        folder.begin(config, environment_record(**trainer.facts()), resume=config.resume)
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            epochs = ", ".join(f"{name} {agent.epoch}" for name, agent in trainer.agents.items())
+            print(f"\nwhole epochs are saved in {config.out}: {epochs}")
+            raise
+        record = trainer.report()
     print(f"run: {config.out}")
     return record

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from agents.checkpoint import load_checkpoint
 from agents.reference import ReferenceAgent
 from agents.reinforce import ReinforceAgent
 from experiments.cli import main
@@ -111,8 +111,7 @@ def rows(run: Path) -> list[dict]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (path,) = (folder / "checkpoint").glob("weights-*.safetensors")
-    return load_file(path)
+    return load_checkpoint(folder / "checkpoint")[0]
 
 
 # Learning and keeping -----------------------------------------------------------------------------
@@ -218,8 +217,7 @@ def test_center_by_name_is_the_reference_s_own_run(
     record = train(config)
     ours = json.loads((watched_runs["high"] / "evaluation-val.json").read_text())
     assert record["learned"] == ours["center"]
-    (path,) = (watched_runs["high"] / "references/center").glob("weights-*.safetensors")
-    for name, value in load_file(path).items():
+    for name, value in load_checkpoint(watched_runs["high"] / "references/center")[0].items():
         assert torch.equal(value, weights(config.out)[name]), name
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from agents.checkpoint import load_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.reinforce import ReinforceAgent
 from encoders.engine import make_encoder
@@ -68,8 +68,7 @@ def config(banks: Path, tmp_path: Path) -> TrainConfig:
 def weights(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     found = {}
     for folder in (run / "checkpoint", run / "references/center", run / "references/random"):
-        (path,) = folder.glob("weights-*.safetensors")
-        found[folder.name] = load_file(path)
+        found[folder.name] = load_checkpoint(folder)[0]
     return found
 
 
@@ -149,11 +148,11 @@ def test_a_crash_around_saving_loses_no_row(
     train(whole)
     save, saved = ReinforceAgent.save, []
 
-    def failing(self, *arguments):
+    def failing(self, *arguments, **keep):
         saved.append(arguments)
         if len(saved) == 2 and moment == "before":
             raise OSError("power cut")
-        save(self, *arguments)
+        save(self, *arguments, **keep)
         if len(saved) == 2:
             raise OSError("power cut")
 
