@@ -114,12 +114,16 @@ def test_every_module_with_a_run_is_listed(capsys):
     found = {path.stem for path in folder.glob("*.py") if "\ndef run(" in path.read_text()}
     assert found == set(benchmarks.BENCHMARKS)
     assert main(["benchmark"]) == 0
-    assert all(name in capsys.readouterr().out for name in found)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in found)
 
 
 def test_an_unknown_benchmark_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["benchmark", "nonsense"])
+    try:
+        status = main(["benchmark", "nonsense"])
+    except SystemExit as end:  # how newer releases of tyro end, with the options beside it
+        status = end.code
+    assert status in (1, 2)
     assert "There is no benchmark nonsense" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"choose from .*recurrent.*, or all"):
         BenchmarkConfig(("nonsense",))
