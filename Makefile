@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+AUDIT := .venv-audit
 
-.PHONY: install demo test clean
+.PHONY: install demo test test-lowest test-package audit clean
 
 install: $(VENV)/.installed
 
@@ -19,7 +21,9 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(BIN)/glimpse demo --out demo
 
+# With the newest release of every dependency that pip finds; `test-lowest` is the other end.
 test: install
+	@$(BIN)/python .ci/versions.py installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -29,5 +33,33 @@ test: install
 		tests/agents/test_losses.py tests/agents/test_networks.py tests/agents/test_rollout.py \
 		tests/encoders/test_bank.py tests/encoders/test_spec.py
 
+# The bounds of pyproject.toml: what is declared to be enough is.
+$(LOWEST)/.installed: pyproject.toml .ci/versions.py | install
+	$(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python .ci/versions.py lowest > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
+		--editable . pytest hypothesis beartype
+	@touch $@
+
+# Every dependency is in use in these: tyro by the commands, matplotlib by the figures, and so on.
+test-lowest: $(LOWEST)/.installed
+	@$(LOWEST)/bin/python .ci/versions.py installed
+	$(LOWEST)/bin/pytest -q -m "not slow" tests/agents tests/encoders tests/glimpse_env \
+		$(addprefix tests/experiments/test_, attention.py bank.py baseline.py benchmark.py \
+		benchmarks.py cli.py download.py figures.py pretrain.py sweep.py train.py)
+
+# The wheel and the source distribution, built and run far from the checkout.
+test-package: install
+	$(BIN)/pytest -q .ci/test_package.py
+
+# Known vulnerabilities of what is installed. It asks an advisory service, so CI does not run it;
+# --strict, since what the service does not know would else pass for safe.
+audit: install
+	test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && \
+		$(AUDIT)/bin/python -m pip install --quiet pip-audit; }
+	$(BIN)/python -m pip freeze --exclude-editable > $(AUDIT)/installed.txt
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(AUDIT)/installed.txt
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) build dist *.egg-info
