@@ -83,7 +83,7 @@ def mutate_value(random: random.Random, value: Any, times: int | None = None) ->
             holder[key] = holder[key][: random.randrange(len(holder[key]) + 1)] + random.choice(
                 ("", "/", "\0", "é", *NAMES)
             )
-        elif kind == 4 and isinstance(holder[key], (int, float)):
+        elif kind == 4 and isinstance(holder[key], (int, float)) and abs(holder[key]) < 1e300:
             holder[key] = holder[key] * random.choice((-1, 0, 2, 1.5, 10**18))
         else:
             holder[key] = copy.deepcopy(random.choice(VALUES))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.fuzz.harness import Hang, Place, Target, run_once
 from tests.fuzz.targets import TARGETS
 
-EXAMPLES = 150
+EXAMPLES = 200
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
