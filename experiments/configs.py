@@ -58,6 +58,9 @@ class TrainConfig:
     """M, scanpaths a picture in Monte-Carlo evaluation at the end."""
     references: bool = True
     """Train classifiers under centre and random fixations too, and report the oracle."""
+    deterministic: bool = False
+    """Deterministic algorithms only (CUDA; a CPU computes so anyway), and resume only with as many
+    threads as begun with."""
     keep_last: int = 2
     """Checkpoints kept of each agent, the newest included."""
     keep_best: bool = False

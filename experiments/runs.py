@@ -263,7 +263,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stands_on(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Pictures, encoder and banks in an environment.json, as far as they determine a run.
+    """Pictures, encoder, banks and threads in an environment.json, as far as they determine a run.
 
     The weight file counts where the encoder ran; with banks it need not even be there.
     """
@@ -271,7 +271,13 @@ def stands_on(environment: Mapping[str, Any]) -> dict[str, Any]:
     facts = {"fingerprint": encoder.get("fingerprint")}
     if bank is None:
         facts["weights_sha256"] = encoder.get("weights_sha256")
-    return {"datasets": environment.get("datasets"), "encoder": facts, "bank": bank}
+    return {
+        "datasets": environment.get("datasets"),
+        "encoder": facts,
+        "bank": bank,
+        # Sums over other parts differ in their last bits; told only where that was ruled out.
+        "threads": environment.get("threads"),
+    }
 
 
 def differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:

@@ -14,12 +14,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from experiments.configs import TrainConfig
+from experiments.determinism import deterministic
 from experiments.environment import (
     build_agents,
     build_play_env,
@@ -130,6 +132,7 @@ class Trainer:
             "bank": None if live else {split: each["bank"] for split, each in sources.items()},
             "live": sources[self.env.dataset.split].get("live"),
             "datasets": {data.split: describe_dataset(data) for data in sets},
+            "threads": torch.get_num_threads() if self.config.deterministic else None,
             **describe_policy(self.config.policy),
         }
 
@@ -279,6 +282,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises:
         RunError: the run folder cannot be used as asked.
     """
+    with deterministic(config.deterministic):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> dict[str, Any]:
     folder = RunFolder(config.out)
     trainer = Trainer(config, folder)
     with sole_user(config.out):
