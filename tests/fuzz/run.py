@@ -43,13 +43,13 @@ def fuzz(name: str, first: int, count: int, seconds: float, folder: Path, out: C
     slowest, start = 0.0, time.perf_counter()
     for seed in range(first, first + count):
         (folder.parent / "seed").write_text(str(seed))
-        began = time.perf_counter()
+        began = time.process_time()  # of the processor: others may keep it busy
         try:
             outcomes[run_once(target, prepared, seed, place)] += 1
         except (Exception, Hang) as error:
             outcomes["failure"] += 1
             failures.append({"seed": seed, "error": f"{type(error).__name__}: {error}"[:300]})
-        slowest = max(slowest, time.perf_counter() - began)
+        slowest = max(slowest, time.process_time() - began)
         last = seed == first + count - 1 or time.perf_counter() - start > seconds
         if last or (seed - first) % 1000 == 999:
             out.send((seed + 1 - first, dict(outcomes), slowest, failures[:_KEPT]))
@@ -103,7 +103,7 @@ def run_target(name: str, inputs: int, seconds: float) -> dict[str, Any]:
         "documented_errors": dict(sorted(outcomes.items())),
         "failed": failed,
         "failures": failures[:_KEPT],
-        "slowest_ms": round(1000 * slowest, 1),
+        "slowest_cpu_ms": round(1000 * slowest, 1),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
