@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from encoders.allocation import keep_freed_memory
 from encoders.fused import KernelTrunk, fuse_googlenet, kernels_available
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.graphs import GraphedForward
@@ -246,6 +247,8 @@ def make_encoder(
     if isinstance(encoder, Encoder):
         return encoder
     target = resolve_device(device)
+    if target.type == "cpu":
+        keep_freed_memory()
     if isinstance(encoder, nn.Module):
         module = _ModuleAdapter(copy.deepcopy(encoder)).eval()
         dtype = resolve_precision("fp32" if precision == "auto" else precision, target)

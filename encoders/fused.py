@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.googlenet import GoogLeNet, Inception
 
-from encoders.allocation import keep_freed_memory
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
 from encoders.spec import Normalisation
 
@@ -127,7 +126,6 @@ class KernelTrunk(nn.Module):
     def __init__(self, trunk: GoogLeNetTrunk, normalisation: Normalisation) -> None:
         """Take the result of `fuse_googlenet`, in fp32, and exchange its parts."""
         super().__init__()
-        keep_freed_memory()
         from encoders.kernels import KernelMaxPool, KernelResponseNorm, UnfoldedStem
 
         self.trunk = copy.deepcopy(trunk)

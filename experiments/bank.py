@@ -204,10 +204,6 @@ def _chunks(
     if config.workers <= 1 or device.type != "cpu":
         yield from map(builder.build_chunk, chunks)
         return
-    # By default glibc hands every activation back to the system and faults its pages in anew: one
-    # thread of GoogLeNet in bf16 computes 64-105 patches a second so, and 98-107 if it keeps them.
-    for variable in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
-        os.environ.setdefault(variable, str(8 << 30))
     bystanders = set(active_children())
     # spawn: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(
