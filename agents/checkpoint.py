@@ -263,7 +263,7 @@ def read_settings(kind: type[Settings], record: Any) -> Settings:
         settings = kind(**record)
         check_types(settings)
         return settings
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"The checkpoint's {kind.__name__} is of another version ({error}): load it with the "
             "version that wrote it, or train again."

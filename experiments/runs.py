@@ -311,5 +311,5 @@ def load_config(kind: type[Config], folder: Path) -> Config:
         raise RunError(f"{path} is not the configuration of a run")
     try:
         return from_record(kind, record)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error

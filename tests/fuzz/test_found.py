@@ -320,6 +320,7 @@ def test_structures_of_checkpoints_that_are_refused(structure: Any) -> None:
         ({"hidden_size": 10**9}, "does not fit"),  # 4 EB, asked for before anything was compared
         ({"hidden_size": 2.0}, "hidden_size"),
         ({"sigma": "0.1"}, "another version"),
+        ({"sigma": 10**400}, "another version"),
         ({"dropout": False}, "dropout"),
     ],
 )
@@ -380,6 +381,7 @@ def test_types_of_settings() -> None:
         {"resolutions": "low"},
         {"policy_options": {"a": 1}},
         {"learning": {"learning_rate": math.inf}},
+        {"network": {"sigma": 10**400}},
     ],
 )
 def test_configurations_of_runs_that_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
