@@ -6,6 +6,7 @@ Shape key: N pictures of the data set, S resolutions kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,29 @@ class PyramidArena:
             return cls(count, resolutions, np.empty(capacity, np.uint8))
         flat = torch.empty(capacity, dtype=torch.uint8, device=device)
         return cls(count, resolutions, flat)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it is without its pictures; see the class."""
+        state = self.__dict__.copy()
+        if isinstance(self.flat, np.memmap):
+            state["flat"] = (str(self.flat.filename), self.flat.shape)
+            return state
+        device = self.flat.device if isinstance(self.flat, Tensor) else None
+        room = len(self), self.resolutions, self.capacity, device
+        return {"room": room}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start empty, or map the file again.
+
+        Raises:
+            FileNotFoundError: If there was a mapped file, and it is gone.
+        """
+        if "room" in state:
+            state = PyramidArena.in_memory(*state["room"]).__dict__
+        else:
+            path, shape = state["flat"]
+            state = state | {"flat": np.memmap(path, np.uint8, mode="r", shape=shape)}
+        self.__dict__.update(state)
 
     def __len__(self) -> int:
         """Number of pictures there are, kept or not."""

@@ -201,6 +201,10 @@ class DogsGlimpseEnv(gym.Env):
         self._window.show(frame)
         return None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the window and the pictures: a copy plays on as this one would."""
+        return self.__dict__ | {"_window": None}
+
     def close(self) -> None:
         """Close the window, if there is one."""
         if self._window is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _live_encoders: weakref.WeakValueDictionary[tuple, Encoder] = weakref.WeakValueDictionary()
 
+if hasattr(os, "register_at_fork"):  # Windows has none
+    # GNU's OpenMP does not survive a fork: once the parent has computed with several threads, a
+    # child that does so too waits for ever for threads that only the parent has. `AsyncVectorEnv`
+    # makes an environment in the parent before it forks, so its first reset would never return.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 def shared_encoder(options: EnvOptions) -> Encoder:
     """Return the encoder; environments of one process that name the same one share it."""
@@ -44,7 +51,11 @@ def shared_encoder(options: EnvOptions) -> Encoder:
 
 
 class LiveObserver:
-    """Cuts patches from pictures and encodes them; see `Observer`."""
+    """Cuts patches from pictures and encodes them; see `Observer`.
+
+    A pickled one leaves the pictures behind, and fetches those of running episodes again when they
+    are looked at.
+    """
 
     def __init__(
         self,
@@ -94,6 +105,11 @@ class LiveObserver:
         if self.shapes:  # pictures will be looked at
             _log.info(self.storage.reason)
         self._arena = make_arena(self.storage, asked, dataset, self._levels, self.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the pictures."""
+        nothing = [None] * len(self._pyramids)
+        return self.__dict__ | {"_pyramids": nothing, "_pictures": list(nothing)}
 
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Return the fixations as they are: a retina looks anywhere."""
@@ -167,7 +183,7 @@ class LiveObserver:
         """
         if gaze.scale is None:
             return self._cut(gaze, fixation, noise_key, resolutions or self.resolutions)
-        pictures: list[Any] = [self._pictures[row] for row in gaze.rows.tolist()]
+        pictures = [self._picture(*at) for at in _places(gaze)]
         return cut_scaled_patches(
             pictures, fixation, gaze.scale, gaze.mirror, noise_key, self.resolutions
         )
@@ -176,10 +192,24 @@ class LiveObserver:
         """Height and width of the pictures looked at."""
         shapes = self._arena.image_shape[gaze.image]
         for place in np.flatnonzero(~self._arena.holds(gaze.image)).tolist():
-            pyramid = self._pyramids[int(gaze.rows[place])]
-            assert pyramid is not None
+            pyramid = self._pyramid(int(gaze.rows[place]), int(gaze.image[place]))
             shapes[place] = pyramid.image_shape
         return shapes
+
+    def _pyramid(self, row: int, image: int) -> Pyramid:
+        """Pyramid of an episode's picture that the arena does not hold."""
+        found = self._pyramids[row]
+        if found is None:  # left behind by pickling
+            found = build_pyramid(self._dataset.image(image), self._levels)
+            self._pyramids[row] = found
+        return found
+
+    def _picture(self, row: int, image: int) -> np.ndarray:
+        """An episode's picture."""
+        found = self._pictures[row]
+        if found is None:  # left behind by pickling
+            found = self._pictures[row] = self._dataset.image(image)
+        return found
 
     def _cut(
         self,
@@ -203,7 +233,7 @@ class LiveObserver:
             if inside:
                 cut = cut_from_arena(self._arena, gaze.image[chosen], *rest)
             else:
-                own: list[Any] = [self._pyramids[row] for row in gaze.rows[chosen].tolist()]
+                own = [self._pyramid(*at) for at in _places(gaze, chosen)]
                 cut = cut_patches(own, *rest)
             parts[inside] = chosen, torch.as_tensor(cut, device=self._arena_device)
         order = np.argsort(np.concatenate([chosen for chosen, _ in parts.values()]))
@@ -225,6 +255,11 @@ class LiveObserver:
             name: part.unflatten(0, patches.shape[:-3])
             for (name, patches), part in zip(cut.items(), parts, strict=True)
         }
+
+
+def _places(gaze: Gaze, chosen: Any = slice(None)) -> list[tuple[int, int]]:
+    """Row and picture of each gaze, or of those chosen."""
+    return list(zip(gaze.rows[chosen].tolist(), gaze.image[chosen].tolist(), strict=True))
 
 
 def context_fixations(
