@@ -84,9 +84,10 @@ def save_checkpoint(
         raise ValueError(f"The checkpoint's metadata cannot be written as JSON: {error}") from error
     _write(weights, data)
     _shift_records(folder, keep_last)
-    _write(folder / RECORD, text.encode())
+    # The best first: killed between the two, the same epoch is done and found best again.
     if best:
         _write(folder / BEST, text.encode())
+    _write(folder / RECORD, text.encode())
     _remove_unused(folder)
     return folder / RECORD
 

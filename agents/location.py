@@ -44,7 +44,9 @@ class LocationDensity:
         index = torch.zeros(batch, dtype=torch.long, device=self.means.device)
         if components > 1:
             threshold = torch.rand(batch, 1, generator=generator).to(self.means)
-            below = self.logits.detach().softmax(-1).cumsum(-1) < threshold
+            # Of a handful of components, and on CUDA a running sum is not deterministic.
+            reached = self.logits.detach().softmax(-1).cpu().cumsum(-1).to(threshold)
+            below = reached < threshold
             index = below.sum(-1).clamp(max=components - 1)
         return self._component(index) + noise
 

@@ -10,6 +10,7 @@ import copy
 import logging
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class ConvReLU2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and rectify."""
         # Weights are packed for batches; those of a single patch are laid out otherwise.
-        if not self.packs or len(x) < _FEWEST_PACKED:
+        if not self.packs or len(x) < _FEWEST_PACKED or not _packable(x.dtype):
             return F.relu_(self.conv(x))
         conv = self.conv
         settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
@@ -61,6 +62,10 @@ class ConvReLU2d(nn.Module):
             x, self._packed, conv.bias, *settings, "relu", [], ""
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed weights, which cannot be copied; they are packed again."""
+        return self.__dict__ | {"_packed": None}
+
 
 @cache
 def packing_available() -> bool:
@@ -69,6 +74,14 @@ def packing_available() -> bool:
     return torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, name) for name in names
     )
+
+
+@cache
+def _packable(dtype: torch.dtype) -> bool:
+    """Whether the one call computes in a dtype here; bf16 without such instructions it refuses."""
+    if not torch.backends.mkldnn.enabled:
+        return False
+    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class FusedInception(nn.Module):

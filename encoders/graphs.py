@@ -7,6 +7,7 @@ running them. A graph launches all of them at once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,8 +17,7 @@ from torch import Tensor
 class GraphedForward:
     """Replays `forward` from a graph; inputs of every shape are captured when first seen.
 
-    Inputs and outputs live in buffers of the graph: what is returned is valid until the next call
-    with an input of the same shape.
+    Inputs and outputs live in buffers of the graphs; what is returned is a copy.
     """
 
     def __init__(self, forward: Callable[[Tensor], Tensor], device: torch.device) -> None:
@@ -25,16 +25,27 @@ class GraphedForward:
         self.forward, self.device = forward, device
         self._captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._pool: Any = None
+        self._lock = Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The output of `forward`, in the graph's own buffer."""
+        """The output of `forward`."""
         shape = tuple(x.shape)
-        if shape not in self._captured:
-            self._captured[shape] = self._capture(x)
-        graph, given, result = self._captured[shape]
-        given.copy_(x)
-        graph.replay()
-        return result
+        # Environments of one process share an encoder, and may step in threads of their own.
+        with self._lock, torch.cuda.device(self.device):
+            if shape not in self._captured:
+                self._captured[shape] = self._capture(x)
+            graph, given, result = self._captured[shape]
+            given.copy_(x)
+            graph.replay()
+            return result.clone()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the graphs, which belong to this process; a copy captures its own."""
+        return {"forward": self.forward, "device": self.device}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start without a graph."""
+        self.__init__(state["forward"], state["device"])
 
     def _capture(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
         given = x.clone()
@@ -47,7 +58,7 @@ class GraphedForward:
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         # One pool of memory for all shapes: they never run at the same time.
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             result = self.forward(given)
         self._pool = self._pool or graph.pool()
         return graph, given, result

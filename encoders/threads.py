@@ -64,16 +64,26 @@ def _by_openmp(run: Callable[[int], None], parts: int) -> None:
     After an operation of torch's these wait for the next one for a while, at full speed; threads of
     our own would share the cores with them and take twice as long.
     """
-    waiting = list(range(parts))
+    waiting, interrupts = list(range(parts)), []
 
     def one(_: Any) -> None:
-        run(waiting.pop())
+        # Nothing may be raised into C, and no part may get lost.
+        part = None
+        try:
+            part = waiting.pop()
+            run(part)
+        except BaseException as error:
+            interrupts.append(error)
+            if part is not None:
+                waiting.append(part)
 
     callback = _CALLBACK(one)
     _openmp()(callback, None, parts, 0)  # type: ignore[misc]
     # The library may give fewer threads than asked for.
     while waiting:
-        one(None)
+        run(waiting.pop())
+    if interrupts:
+        raise interrupts[0]
 
 
 @cache
@@ -103,10 +113,17 @@ def _openmp() -> Callable[..., None] | None:
 def _by_pool(run: Callable[[int], None], parts: int) -> None:
     """On threads of our own, and the calling one."""
     global _pool, _pool_key
-    key = (os.getpid(), parts)
+    key = (os.getpid(), torch.get_num_threads())
     if _pool is None or _pool_key != key:
-        _pool, _pool_key = ThreadPoolExecutor(parts - 1, thread_name_prefix="glimpse"), key
+        _pool, _pool_key = ThreadPoolExecutor(key[1] - 1, thread_name_prefix="glimpse"), key
     others = [_pool.submit(run, part) for part in range(1, parts)]
+    interrupt: BaseException | None = None
     run(0)
-    for other in others:
-        other.result()
+    while others:
+        try:
+            others[-1].result()
+            others.pop()
+        except KeyboardInterrupt as error:  # waiting goes on: parts still write
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt

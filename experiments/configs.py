@@ -65,6 +65,9 @@ class TrainConfig:
     """Checkpoints kept of each agent, the newest included."""
     keep_best: bool = False
     """Keep the checkpoint of the best evaluation too (`glimpse evaluate --best`)."""
+    storage: str = "auto"
+    """Where a live encoder's pictures are kept: `auto`, `device`, `host`, `demand`, or a folder of
+    `glimpse pyramids`, that of the split in it."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda[:i]`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -21,6 +21,7 @@ from experiments.data import build_dataset
 from experiments.outside import Agent, build_policy
 from experiments.privileged import PrivilegedVectorEnv
 from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.storage import STORAGES
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 # Of a bank's description: what may differ between the splits of one experiment.
@@ -82,12 +83,18 @@ def build_env(
         mirror=mirror,
         context=config.context if training else "center",
         device=config.device,
+        storage=_storage(config, split),
         array="torch",
         autoreset_mode=autoreset_mode,
         # Where nobody says which pictures come next, another seed walks them in another order.
         order_seed=config.seed,
         observation=observation,
     )
+
+
+def _storage(config: TrainConfig, split: str) -> str | Path:
+    """The environment's option: of a folder of several splits' pyramids, the split's own."""
+    return config.storage if config.storage in STORAGES else Path(config.storage) / split
 
 
 def build_play_env(

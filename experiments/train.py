@@ -230,23 +230,27 @@ class Trainer:
             glimpses += trajectory.num_glimpses * trajectory.batch
             bar.update()
             if stop.asked and number + 1 < self.steps:
-                seconds = time.perf_counter() - start
-                # A metric may have no value, and JSON has no NaN.
-                rows = [
-                    {k: v if np.isfinite(v) else str(v) for k, v in row.items()} for row in metrics
-                ]
-                reached = Progress(number + 1, rows, self.env.random_state, glimpses, seconds)
-                self._save_within(name, agent, reached)
+                self._stop_within(name, agent, metrics, glimpses, start)
                 stop.check()
+        if stop.asked:
+            # An evaluation may take longer than whoever asks is willing to wait.
+            self._stop_within(name, agent, metrics, glimpses, start)
+            stop.check()
         keys = dict.fromkeys(key for row in metrics for key in row)
         mean = {key: float(np.mean([m[key] for m in metrics if key in m])) for key in keys}
         seconds = time.perf_counter() - start
         return mean | {"seconds": seconds, "glimpses_per_second": glimpses / seconds}
 
-    def _save_within(self, name: str, agent: Agent, progress: Progress) -> None:
+    def _stop_within(
+        self, name: str, agent: Agent, metrics: list[dict[str, float]], glimpses: int, start: float
+    ) -> None:
         """Write a checkpoint in the midst of an epoch, if all that the agent draws from is ours."""
         if not isinstance(agent, ReinforceAgent):
             return
+        # A metric may have no value, and JSON has no NaN.
+        rows = [{k: v if np.isfinite(v) else str(v) for k, v in row.items()} for row in metrics]
+        seconds = time.perf_counter() - start
+        progress = Progress(len(rows), rows, self.env.random_state, glimpses, seconds)
         folder = checkpoint_folder(self.folder.path, name)
         path = agent.save(folder, {PROGRESS: asdict(progress)}, keep_last=self.config.keep_last)
         print(f"\nsaved after batch {progress.batches} of {self.steps} of an epoch: {path}")

@@ -5,6 +5,7 @@ Shape key: N pictures of the data set, S resolutions kept.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from glimpse_env.pyramid import Pyramid, check_resolutions, level_shape
+
+_on_host: weakref.WeakSet[PyramidArena] = weakref.WeakSet()
 
 
 class PyramidArena:
@@ -60,9 +63,16 @@ class PyramidArena:
     ) -> PyramidArena:
         """Make an empty arena of `capacity` bytes, in this process's memory or on a device."""
         if device is None or device.type == "cpu":
-            return cls(count, resolutions, np.empty(capacity, np.uint8))
+            arena = cls(count, resolutions, np.empty(capacity, np.uint8))
+            _on_host.add(arena)
+            return arena
         flat = torch.empty(capacity, dtype=torch.uint8, device=device)
         return cls(count, resolutions, flat)
+
+    @staticmethod
+    def promised() -> int:
+        """Bytes of this process's memory that arenas may still fill."""
+        return sum(arena.capacity - arena.used for arena in _on_host)
 
     def __getstate__(self) -> dict[str, Any]:
         """What it is without its pictures; see the class."""

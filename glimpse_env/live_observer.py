@@ -248,7 +248,8 @@ class LiveObserver:
     def _encode(self, cut: dict[str, Any]) -> dict[str, Tensor]:
         """Encode patches of several shapes in one call of the encoder."""
         assert self.encoder is not None
-        flat = [torch.as_tensor(patches).flatten(0, -4) for patches in cut.values()]
+        device = self._arena_device
+        flat = [torch.as_tensor(part, device=device).flatten(0, -4) for part in cut.values()]
         features = self.encoder(torch.cat(flat) if len(flat) > 1 else flat[0])
         parts = features.split([len(patches) for patches in flat])
         return {

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -79,7 +80,9 @@ def cut_by_triton(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N
     out = flat.new_empty((count, PATCH_SIDE, PATCH_SIDE, 3))
     if count:
         grid = (count, _PATCH_BYTES // _BLOCK)
-        _triton_kernel()[grid](flat, table, plan, out, count, PATCH_SIDE, _BLOCK)
+        # Triton launches on the current device, whatever the tensors'.
+        with torch.cuda.device(flat.device) if flat.is_cuda else nullcontext():
+            _triton_kernel()[grid](flat, table, plan, out, count, PATCH_SIDE, _BLOCK)
     return out
 
 

@@ -95,7 +95,11 @@ def _cut(flat, table, start, shape, origin, mirror, offset, out, begin, end):
                 _copy(target, line + 3 * before, flat, seen, 3 * (last - first))
             else:
                 here, left_over = line + 3 * before, last - first
-                # The sixteenth byte of a group is the next pixel's, so the last must be another.
+                # Groups move sixteen bytes, one more than they mean: the pixel before the first
+                # group was there to be read, the pixel after the last will overwrite it.
+                left_over -= 1
+                _copy(target, here, flat, seen + 3 * left_over, 3)
+                here += 3
                 while left_over > 5:
                     left_over -= 5
                     _reverse_five(target, here, flat, seen + 3 * left_over)

@@ -75,14 +75,15 @@ def choose_storage(
             f"storage='device' keeps pictures on a CUDA device, and the encoder is on {device}: "
             "pass storage='host' or 'auto'"
         )
+    if asked == "auto" and num_envs == 1:
+        room = min(needed, _SCALAR_BYTES)
+        kind = "device" if device.type == "cuda" else "host"
+        return StorageChoice(kind, room, f"{size}, one environment keeps {_amount(room)}")
     if device.type == "cuda" and asked in ("device", "auto"):
         free = int(torch.cuda.mem_get_info(device)[0] * _SHARE)
         if asked == "device" or needed <= free:
             return StorageChoice("device", min(needed, free), _fitting(size, needed, free, device))
-    if asked == "auto" and num_envs == 1:
-        room = min(needed, _SCALAR_BYTES)
-        return StorageChoice("host", room, f"{size}, one environment keeps {_amount(room)}")
-    room = int(available_memory() * _SHARE)
+    room = int(max(0, available_memory() - PyramidArena.promised()) * _SHARE)
     return StorageChoice("host", min(needed, room), _fitting(size, needed, room, "memory"))
 
 
@@ -146,11 +147,32 @@ def _from_meminfo(path: str = "/proc/meminfo") -> int | None:
     return None
 
 
-def _from_cgroup(folder: str = "/sys/fs/cgroup") -> int | None:
-    """What a container (cgroup v2) may still take; None without a limit."""
+def _from_cgroup(own: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> int | None:
+    """What the process's control groups, a container's say, may still take; None without a limit.
+
+    Version 2 has one hierarchy, version 1 one for memory; a limit may stand at any level of it.
+    """
     try:
-        limit = Path(folder, "memory.max").read_text().strip()
-        used = int(Path(folder, "memory.current").read_text())
-    except (OSError, ValueError):
+        lines = Path(own).read_text().splitlines()
+    except OSError:
         return None
-    return None if limit == "max" else max(0, int(limit) - used)
+    left: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, limit, used = Path(root), "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base = Path(root) / "memory"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # In a container the path may be the host's; its own group is then the root.
+        inside = base / path.lstrip("/")
+        for folder in (inside, *inside.parents):
+            try:
+                left.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
+            except (OSError, ValueError):  # not here, or "max"
+                pass
+            if folder == base:
+                break
+    return max(0, min(left)) if left else None

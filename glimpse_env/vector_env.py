@@ -133,7 +133,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
 
         Between episodes of pictures chosen by `options`, nothing else decides what comes.
         """
-        return [generator.bit_generator.state for generator in self._generators]
+        return [dict(generator.bit_generator.state) for generator in self._generators]
 
     @random_state.setter
     def random_state(self, states: list[dict[str, Any]]) -> None:

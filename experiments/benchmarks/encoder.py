@@ -2,7 +2,7 @@
 
 On CPU, 96x96 patches in batches of 32. Two networks: torchvision's own (batch norm, 7x7 stem at
 stride 1), which is what a user would write, and BVLC's (LRN, resampled stem), which is `googlenet`.
-Weights are random: speed does not depend on them. On CUDA, larger batches, and TensorRT.
+Weights are random: speed does not depend on them. On CUDA, larger batches and no peers but torch.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents import checkpoint
 from agents.checkpoint import (
     BEST,
     RECORD,
@@ -94,3 +95,19 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / ".checkpoint.json.12ab.part").write_bytes(b"half")
     save(tmp_path, 1)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_killed_between_the_two_records_the_best_is_not_lost(tmp_path, monkeypatch):
+    """What was newest stays so: the epoch is done again, and is found best again."""
+    save(tmp_path, 1, best=True)
+    write = checkpoint._write
+
+    def failing(path, data):
+        if path.name == RECORD:
+            raise OSError("killed")
+        write(path, data)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
+        patched.setattr(checkpoint, "_write", failing)
+        save(tmp_path, 2, best=True)
+    assert number_of(tmp_path) == 1 and number_of(tmp_path, BEST) == 2

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,6 +245,34 @@ def test_kernels_equal_torch_in_the_fused_form(precision: str, bound: float, mon
     by_torch = make_encoder(spec, device="cpu", precision=precision)
     assert type(with_kernels.network) is not type(by_torch.network)
     assert relative_error(with_kernels(x), by_torch(x)) < bound
+
+
+def test_an_encoder_that_was_used_can_be_copied() -> None:
+    spec = replace(get_spec("googlenet"), weights=None, sha256=None)
+    encoder = make_encoder(spec, device="cpu")
+    x = patches(8)
+    features = encoder(x)
+    for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert torch.equal(copied(x), features)
+
+
+def test_bf16_without_instructions_for_it_computes_all_the_same() -> None:
+    """As on most desktops: slow, but right. oneDNN is told of an older processor."""
+    code = """
+from dataclasses import replace
+import torch
+from encoders.engine import make_encoder
+from encoders.spec import get_spec
+spec = replace(get_spec("googlenet"), weights=None, sha256=None)
+x = torch.randint(0, 256, (5, 96, 96, 3), dtype=torch.uint8)
+fp32, bf16 = (make_encoder(spec, device="cpu", precision=p)(x) for p in ("fp32", "bf16"))
+assert (fp32 - bf16).norm() < 0.03 * fp32.norm()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True,
+        text=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1000:]
 
 
 def test_fusing_leaves_the_plain_module_alone() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -221,3 +223,36 @@ def test_freed_memory_is_kept() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     np.ones(5_000_000, np.float32)  # 4,900 pages
     assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
+
+
+def test_changing_numbers_of_parts_share_one_pool(threads) -> None:
+    threads(4)
+    seen = set()
+
+    def work(start, stop):
+        seen.add(threading.get_ident())
+
+    for count in (2, 4, 3, 4, 2) * 10:
+        in_parts(work, count)
+    assert len(seen) <= 4
+
+
+def test_an_interrupted_wait_goes_on_waiting(threads) -> None:
+    """Nobody may find that a part still writes once the call is over."""
+    threads(2)
+    ended = []
+
+    def work(start, stop):
+        if start == 0:
+            signal.raise_signal(signal.SIGINT)
+        else:
+            time.sleep(0.3)
+            ended.append(start)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            in_parts(work, 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [1]

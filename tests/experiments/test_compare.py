@@ -278,7 +278,7 @@ def test_anybodys_policy_takes_part_and_learns(bank: Path, tmp_path: Path) -> No
     assert record["learns"] and record["run"]["policy_options"] == {"rate": "0.02"}
     # Its loss tells what 32 held-out pictures cannot: one of them more is three points.
     assert len(Softmax.losses) >= 20
-    assert np.mean(Softmax.losses[-5:]) < 0.9 * np.mean(Softmax.losses[:5])
+    assert np.mean(Softmax.losses[-5:]) < np.mean(Softmax.losses[:5]) - 0.1
     with pytest.raises(ValueError, match="cannot be built .*speed"):
         contest(a_contest(agent, bank, tmp_path / "bad", set=("speed=1",)))
     with pytest.raises(ValueError, match="No policy is registered as 'pppo'.*there are ppo, "):

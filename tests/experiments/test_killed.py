@@ -159,6 +159,39 @@ def test_training_killed_while_it_writes(banks, unkilled, tmp_path, monkeypatch,
     assert not list((config.out / "checkpoint").glob(".*.part"))
 
 
+def test_a_signal_while_an_epoch_is_evaluated_loses_nothing(banks, unkilled, tmp_path, monkeypatch):
+    """It is asked for in the last batch, and whoever asks may not wait for an evaluation."""
+    from agents.reinforce import ReinforceAgent
+    from experiments.train import Trainer
+
+    config = training(banks, tmp_path / "run")
+    update, calls = ReinforceAgent.update, [0]
+
+    def signalled(self, trajectory):
+        calls[0] += 1
+        if calls[0] == 8:  # the last of the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(self, trajectory)
+
+    def child() -> None:
+        monkeypatch.setattr(ReinforceAgent, "update", signalled)
+        evaluate = Trainer._evaluate
+        monkeypatch.setattr(
+            Trainer, "_evaluate",
+            lambda self, agent: os._exit(99) if calls[0] == 8 else evaluate(self, agent),
+        )  # fmt: skip
+        try:
+            train(config)
+        except KeyboardInterrupt:
+            os._exit(7)
+
+    assert run_child(child) == 7
+    _, metadata = load_checkpoint(config.out / "checkpoint")
+    assert metadata["progress"]["batches"] == 4
+    assert run_child(lambda: train(replace(config, resume=True))) == 0
+    assert trained(config.out) == unkilled[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_midst_of_an_epoch_saves_and_says_where(
     banks, unkilled, tmp_path, number, monkeypatch, capfd

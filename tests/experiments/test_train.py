@@ -25,6 +25,7 @@ from experiments.configs import TrainConfig
 from experiments.data import DataConfig
 from experiments.environment import build_env
 from experiments.evaluate import EvaluateConfig, batches, evaluate, load_run, play
+from experiments.pyramids import PyramidsConfig, pyramids
 from experiments.runs import RunError
 from experiments.train import epoch_batches, epoch_seed, train
 from tests.experiments.conftest import interrupt_after
@@ -324,3 +325,15 @@ def test_evaluation_plays_every_picture_once_in_order(config: TrainConfig) -> No
     np.testing.assert_array_equal(answers.labels, env.dataset.labels)
     part = play(agent, env, images=np.array([5, 3]))
     np.testing.assert_allclose(part.log_probs, answers.log_probs[[5, 3]], atol=1e-4)
+
+
+def test_a_live_encoder_reads_mapped_pyramids(config: TrainConfig, tmp_path: Path) -> None:
+    pyramids(PyramidsConfig(out=tmp_path / "pyramids", data=DATA, workers=1))
+    live = replace(config, bank=None, epochs=1, references=False, precision="fp32")
+    train(live)
+    mapped = replace(live, out=live.out.with_name("mapped"), storage=str(tmp_path / "pyramids"))
+    train(mapped)
+    ours, theirs = (load_checkpoint(run.out / "checkpoint")[0] for run in (mapped, live))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    with pytest.raises(FileNotFoundError, match="glimpse pyramids"):
+        train(replace(mapped, out=live.out.with_name("none"), storage=str(tmp_path / "nowhere")))

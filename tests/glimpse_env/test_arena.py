@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +19,7 @@ from glimpse_env.pyramid import RESOLUTIONS, build_pyramid
 from glimpse_env.retina import cut_patches
 from tests.glimpse_env.test_retina import random_picture
 
+ROOT = Path(__file__).parents[2]
 SHAPES = [(96, 96), (30, 200), (200, 31), (1, 3), (101, 77), (384, 500)]
 
 
@@ -140,3 +145,33 @@ def test_unequal_batches_are_refused():
 def test_bytes_are_known_beforehand():
     expected = [pyramid.nbytes for pyramid in PYRAMIDS]
     assert pyramid_bytes(np.array(SHAPES), RESOLUTIONS).tolist() == expected
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
+@pytest.mark.parametrize("mirror", [False, True])
+def test_no_byte_beyond_the_arena_is_read(mirror):
+    """The page behind it may not be read; a patch at the last corner of the last level ends there.
+
+    In a process of its own, which a fault would end.
+    """
+    code = f"""
+import ctypes, mmap
+import numpy as np
+from glimpse_env.arena import PyramidArena
+from glimpse_env.batch_retina import cut_from_arena
+from glimpse_env.pyramid import build_pyramid
+pyramids = [build_pyramid(np.full((96, 96, 3), 9, np.uint8), ("low",)) for _ in range(4)]
+size = sum(p.nbytes for p in pyramids)
+assert size % mmap.PAGESIZE == 0
+room = mmap.mmap(-1, size + mmap.PAGESIZE)
+start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + size), mmap.PAGESIZE, 0) == 0
+arena = PyramidArena(4, ("low",), np.frombuffer(room, np.uint8, size))
+for index, pyramid in enumerate(pyramids):
+    assert arena.add(index, pyramid)
+for x in np.linspace(-1, 1, 41):
+    look, key = np.array([[-x if {mirror} else x, 1.0]]), np.array([5], np.uint64)
+    cut_from_arena(arena, np.array([3]), look, np.array([{mirror}]), key, ("low",))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]

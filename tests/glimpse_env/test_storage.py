@@ -136,16 +136,67 @@ def test_the_choice_is_said(dataset, caplog):
     assert any("12 pictures need about" in record.message for record in caplog.records)
 
 
-def test_memory_limits_of_machine_and_container(tmp_path):
+def test_memory_of_the_machine(tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  1000 kB\n")
     assert storage._from_meminfo(str(tmp_path / "meminfo")) == 1_024_000
     assert storage._from_meminfo(str(tmp_path / "absent")) is None
-    (tmp_path / "memory.current").write_text("300\n")
-    for text, expected in (("1000\n", 700), ("200\n", 0), ("max\n", None)):
-        (tmp_path / "memory.max").write_text(text)
-        assert storage._from_cgroup(str(tmp_path)) == expected
-    assert storage._from_cgroup(str(tmp_path / "absent")) is None
     assert available_memory() > 2**26
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_of_control_groups(tmp_path, version):
+    """The tightest limit on the way from the process's own group to the root."""
+    if version == 2:
+        line, base, limit, used = "0::/job/step", tmp_path, "memory.max", "memory.current"
+    else:
+        line, base = "7:cpu,memory:/job/step", tmp_path / "memory"
+        limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+    own = tmp_path / "cgroup"
+    own.write_text(f"3:cpuset:/elsewhere\n{line}\n")
+
+    def left():
+        return storage._from_cgroup(str(own), str(tmp_path))
+
+    def write(folder, most, taken):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / limit).write_text(f"{most}\n")
+        (folder / used).write_text(f"{taken}\n")
+
+    assert left() is None  # no such group here
+    write(base / "job" / "step", "max", 10)
+    assert left() is None
+    write(base / "job", 1000, 300)  # what a scheduler sets
+    assert left() == 700
+    write(base / "job" / "step", 400, 350)
+    assert left() == 50
+    write(base / "job" / "step", 400, 450)
+    assert left() == 0
+    write(base, 30, 10)  # all that a container sees of itself
+    (base / "job" / "step" / limit).unlink()
+    assert left() == 20
+    own.write_text("0::/\n" if version == 2 else "7:memory:/\n")
+    assert left() == 20
+    assert storage._from_cgroup(str(tmp_path / "absent"), str(tmp_path)) is None
+
+
+def test_memory_is_not_given_out_twice(monkeypatch):
+    monkeypatch.setattr(storage, "available_memory", lambda: 10**9)
+    facts = {"count": 10**6, "resolutions": RESOLUTIONS, "num_envs": 8, "device": CPU}
+    before = PyramidArena.promised()
+    first = choose_storage("host", **facts)
+    arena = PyramidArena.in_memory(10, RESOLUTIONS, first.capacity)
+    second = choose_storage("host", **facts)
+    assert first.capacity == (10**9 - before) // 2
+    assert second.capacity == pytest.approx((10**9 - before - first.capacity) / 2, abs=2)
+    arena.add(0, build_pyramid(np.zeros((100, 100, 3), np.uint8)))
+    assert PyramidArena.promised() == before + first.capacity - arena.used
+
+
+def test_one_environment_hoards_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * 10**9, 80 * 10**9))
+    facts = {"count": 20_580, "resolutions": RESOLUTIONS, "device": GPU}
+    assert choose_storage("auto", num_envs=1, **facts).capacity == 2**26
+    assert choose_storage("auto", num_envs=8, **facts).capacity > 10**10
 
 
 @pytest.mark.parametrize("bad", [3, None])
