@@ -421,8 +421,12 @@ class ReinforceAgent:
         tensors, metadata = load_checkpoint(folder)
         network, learning = read_agent_settings(folder, metadata)
         state = unpack_state(tensors, metadata["state"])
-        with torch.device("meta"):  # without memory: a damaged setting may ask for any size
-            check_fit(TwoDeckNetwork(network).state_dict(), network_state(state))
+        try:
+            with torch.device("meta"):  # without memory: a damaged setting may ask for any size
+                expected = TwoDeckNetwork(network).state_dict()
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder} asks for a network beyond measure: {error}") from error
+        check_fit(expected, network_state(state))
         agent = cls(network=network, learning=learning, **options)
         agent.restore(folder)
         return agent

@@ -318,6 +318,7 @@ def test_structures_of_checkpoints_that_are_refused(structure: Any) -> None:
     "change, said",
     [
         ({"hidden_size": 10**9}, "does not fit"),  # 4 EB, asked for before anything was compared
+        ({"hidden_size": 2 * 10**18}, "beyond measure"),
         ({"hidden_size": 2.0}, "hidden_size"),
         ({"sigma": "0.1"}, "another version"),
         ({"sigma": 10**400}, "another version"),
