@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -223,6 +223,21 @@ def network_state(state: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
         raise CheckpointError("The agent's state is damaged: it has no weights of a network.")
     return found
+
+
+@contextlib.contextmanager
+def building(folder: str | Path) -> Iterator[None]:
+    """Turn what a checkpoint's settings raise, where an agent is built of them, into its error."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{folder} has settings of no agent: {error}") from error
+    except RuntimeError as error:
+        if "overflow" not in str(error):  # of the device, say
+            raise
+        raise CheckpointError(f"{folder} asks for a network beyond measure: {error}") from error
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, given: Any) -> None:

@@ -20,6 +20,7 @@ from agents import losses
 from agents.checkpoint import (
     RECORD,
     CheckpointError,
+    building,
     check_fit,
     check_optimizer,
     check_settings,
@@ -421,13 +422,10 @@ class ReinforceAgent:
         tensors, metadata = load_checkpoint(folder)
         network, learning = read_agent_settings(folder, metadata)
         state = unpack_state(tensors, metadata["state"])
-        try:
+        with building(folder):
             with torch.device("meta"):  # without memory: a damaged setting may ask for any size
-                expected = TwoDeckNetwork(network).state_dict()
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder} asks for a network beyond measure: {error}") from error
-        check_fit(expected, network_state(state))
-        agent = cls(network=network, learning=learning, **options)
+                check_fit(TwoDeckNetwork(network).state_dict(), network_state(state))
+            agent = cls(network=network, learning=learning, **options)
         agent.restore(folder)
         return agent
 

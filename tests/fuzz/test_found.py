@@ -336,6 +336,15 @@ def test_settings_of_agents_that_are_refused(
         ReinforceAgent.load(tmp_path, device="cpu")
 
 
+def test_settings_that_contradict_each_other_are_a_damaged_checkpoint(tmp_path: Path) -> None:
+    model_targets._small_agent().save(tmp_path)
+    tensors, metadata = load_checkpoint(tmp_path)
+    metadata["agent"]["learning"] |= {"entropy_weight": 1.0}  # of a mixture, which there is not
+    save_checkpoint(tmp_path, tensors, metadata)
+    with pytest.raises(CheckpointError, match="settings of no agent"):
+        ReinforceAgent.load(tmp_path, device="cpu")
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
