@@ -174,7 +174,7 @@ def _peers(
     threads, found = torch.get_num_threads(), []
     path = folder / f"{kind.replace(' ', '-')}.onnx"
     try:
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401  # pyright: ignore[reportMissingImports]
 
         _export(spec, floats, path)
     except ImportError:
@@ -182,7 +182,7 @@ def _peers(
         return []
     array = floats.numpy()
     try:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -194,7 +194,7 @@ def _peers(
     except ImportError:
         absent += [name for name in ("onnxruntime",) if name not in absent]
     try:
-        import openvino
+        import openvino  # pyright: ignore[reportMissingImports]
 
         core, model = openvino.Core(), openvino.convert_model(str(path))
         for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):

@@ -7,6 +7,7 @@ same places, and on CPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -199,13 +200,10 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
     Raises:
         ImportError: ap_gym, or one of the packages that it needs, is not installed.
     """
-    from ap_gym.envs.image.image_classification_dataset import ImageClassificationDataset
-    from ap_gym.envs.image.image_perception_module import (
-        ImagePerceptionConfig,
-        ImagePerceptionModule,
-    )
+    data: Any = import_module("ap_gym.envs.image.image_classification_dataset")
+    sensor: Any = import_module("ap_gym.envs.image.image_perception_module")
 
-    class Pictures(ImageClassificationDataset):
+    class Pictures(data.ImageClassificationDataset):
         """The same pictures, as ap_gym wants them: float32 in [0, 1]."""
 
         def _get_num_classes(self) -> int:
@@ -222,13 +220,13 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
 
     modules = []
     for name in RESOLUTIONS:
-        config = ImagePerceptionConfig(
-            Pictures(),  # pyright: ignore[reportAbstractUsage]
+        config = sensor.ImagePerceptionConfig(
+            Pictures(),
             sensor_size=(PATCH_SIDE, PATCH_SIDE),
             sensor_scale=LEVEL_SHORT_SIDE["high"] / LEVEL_SHORT_SIDE[name],
             prefetch=False,
         )
-        module = ImagePerceptionModule(batch, config)
+        module = sensor.ImagePerceptionModule(batch, config)
         module.seed(0)
         module.reset()
         modules.append(module)
