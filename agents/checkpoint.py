@@ -39,6 +39,12 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or does not fit; the message names the file."""
 
 
+def _metadata_digest(metadata: Any) -> str:
+    """Hash of what JSON gives back of the metadata, however it is laid out."""
+    text = json.dumps(json.loads(json.dumps(metadata, allow_nan=False)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def previous(number: int) -> str:
     """Name of the record of the checkpoint so many before the newest."""
     return f"previous-{number}.json"
@@ -79,6 +85,7 @@ def save_checkpoint(
     weights = folder / f"weights-{digest[:16]}.safetensors"
     record = {"format": FORMAT, "weights": weights.name, "sha256": digest, "metadata": metadata}
     try:
+        record["metadata_sha256"] = _metadata_digest(metadata)
         text = json.dumps(record, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The checkpoint's metadata cannot be written as JSON: {error}") from error
@@ -173,6 +180,12 @@ def _verified(record_path: Path) -> tuple[Path, dict[str, Any]]:
     if version != FORMAT:
         raise CheckpointError(
             f"{record_path} has format {version}; this version reads format {FORMAT}."
+        )
+    # Records of before the metadata were hashed have none.
+    if record.get("metadata_sha256", _metadata_digest(metadata)) != _metadata_digest(metadata):
+        raise CheckpointError(
+            f"{record_path} was changed or damaged after it was written. Restore it from a copy, "
+            "or train again."
         )
     if not there:
         raise CheckpointError(f"The weights {weights} are missing: copy the whole folder.")

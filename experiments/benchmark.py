@@ -67,7 +67,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Result]:
         result: Result = module.run(quick=config.quick)
         path = config.out / f"benchmark-{name}.json"
         write_json(path, result.record() | {"quick": config.quick})
-        print(f"\n{result.markdown()}\n\n{path} written.")
+        print(f"\n{result.markdown(quick=config.quick)}\n\n{path} written.")
         if hasattr(module, "draw"):
             module.draw(result.record(), path.with_suffix(".png"))
             print(f"{path.with_suffix('.png')} drawn.")

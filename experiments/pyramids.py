@@ -45,6 +45,8 @@ class PyramidsConfig:
         for name in ("splits", "resolutions"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} names at least one")
+        if "low" not in self.resolutions:
+            raise ValueError("--resolutions must name low, which every context is cut from")
 
 
 def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:

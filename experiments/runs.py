@@ -203,6 +203,12 @@ class RunFolder:
             )
             begun = begun | {"bank": environment["bank"]}
         names = differences(stands_on(begun), stands_on(json.loads(_dump(environment))))
+        if names == ["threads"]:
+            raise RunError(
+                f"the run in {self.path} was begun with --deterministic and {begun['threads']} "
+                f"thread(s), and there are {environment['threads']} now: set "
+                f"OMP_NUM_THREADS={begun['threads']}"
+            )
         if names:
             raise RunError(
                 f"the run in {self.path} stands on something else than what is here now "

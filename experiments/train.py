@@ -253,7 +253,10 @@ class Trainer:
         progress = Progress(len(rows), rows, self.env.random_state, glimpses, seconds)
         folder = checkpoint_folder(self.folder.path, name)
         path = agent.save(folder, {PROGRESS: asdict(progress)}, keep_last=self.config.keep_last)
-        print(f"\nsaved after batch {progress.batches} of {self.steps} of an epoch: {path}")
+        print(
+            f"\nsaved after batch {progress.batches} of {self.steps} of epoch "
+            f"{agent.epoch + 1}: {path}"
+        )
 
     def _evaluate(self, agent: Agent) -> dict[str, float]:
         """Score the mean location on the evaluation split."""
@@ -299,7 +302,7 @@ def _train(config: TrainConfig) -> dict[str, Any]:
             trainer.train()
         except KeyboardInterrupt:
             epochs = ", ".join(f"{name} {agent.epoch}" for name, agent in trainer.agents.items())
-            print(f"\nwhole epochs are saved in {config.out}: {epochs}")
+            print(f"\nwhole epochs saved in {config.out}: {epochs}")
             raise
         record = trainer.report()
     print(f"run: {config.out}")

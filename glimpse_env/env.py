@@ -104,6 +104,7 @@ class DogsGlimpseEnv(gym.Env):
     | `allow_missing` | leave absent pictures out instead of raising | `False` |
     | `choose_scale` | let the action zoom; not from every `FeatureBank` | `False` |
     | `device`, `precision` | `auto`, `cpu`, `cuda[:i]`; `auto`, `fp32`, `bf16` | `auto` |
+    | `storage` | `device`, `host`, `demand`, a split's folder of `glimpse pyramids` | `auto` |
     | `render_mode` | `rgb_array` (480x480), `human` (a window) | `None` |
 
     ## Errors

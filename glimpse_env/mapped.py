@@ -234,9 +234,10 @@ def _check(
     held = found.description
     if held.dataset != dataset.fingerprint or held.split != dataset.split:
         raise PyramidsMismatchError(
-            f"{found.folder} holds pyramids of split {held.split!r} (fingerprint "
-            f"{held.dataset[:12]}), not of {dataset.split!r} ({dataset.fingerprint[:12]}): make "
-            "them with `glimpse pyramids` in another folder"
+            f"{found.folder} holds pyramids of {held.num_images:,} pictures of split "
+            f"{held.split!r} (fingerprint {held.dataset[:12]}), not of the {len(dataset):,} of "
+            f"{dataset.split!r} asked for here ({dataset.fingerprint[:12]}): make them with "
+            "`glimpse pyramids` in another folder, or open the data set that they were made of"
         )
     absent = [name for name in resolutions if name not in held.resolutions]
     if absent or (exactly and held.resolutions != resolutions):
@@ -250,8 +251,8 @@ def _read_description(folder: Path) -> MappedDescription:
     path = folder / _DESCRIPTION
     if not path.exists():
         raise FileNotFoundError(
-            f"{folder} holds no pyramids ({_DESCRIPTION} is not there): make them with `glimpse "
-            "pyramids`, or pass storage='auto'"
+            f"{folder} holds no pyramids ({_DESCRIPTION} is not there): give one split's folder of "
+            "`glimpse pyramids`, or storage='auto', 'device', 'host' or 'demand'"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -102,9 +102,11 @@ class Result:
             **self.measured,
         }
 
-    def markdown(self) -> str:
+    def markdown(self, *, quick: bool = False) -> str:
         """The claim, the table and the notes."""
         verdict = "It holds here." if self.holds else "It does not hold here."
+        if quick:
+            verdict = "Not judged by a quick run."
         lines = [f"**{self.claim}** {verdict}", ""]
         lines += ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
         lines.insert(3, "|---|" + "---:|" * (len(self.header) - 1))

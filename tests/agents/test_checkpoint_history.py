@@ -57,7 +57,10 @@ def test_the_best_stays_whatever_comes(tmp_path):
     assert len(list(tmp_path.glob("weights-*"))) == 1
 
 
-@pytest.mark.parametrize("damage", ["weights changed", "weights gone", "record cut", "record gone"])
+@pytest.mark.parametrize(
+    "damage", ["weights changed", "weights gone", "record cut", "record gone",
+               "record edited"]
+)  # fmt: skip
 def test_a_damaged_one_is_told_and_the_one_before_is_offered(tmp_path, damage):
     save(tmp_path, 0, keep_last=2)
     save(tmp_path, 1, keep_last=2)
@@ -68,6 +71,9 @@ def test_a_damaged_one_is_told_and_the_one_before_is_offered(tmp_path, damage):
         weights.write_bytes(content)
     elif damage == "weights gone":
         weights.unlink()
+    elif damage == "record edited":
+        text = (tmp_path / RECORD).read_text()
+        (tmp_path / RECORD).write_text(text.replace('"number": 1', '"number": 7'))
     elif damage == "record cut":
         (tmp_path / RECORD).write_text((tmp_path / RECORD).read_text()[:20])
     else:
@@ -111,3 +117,11 @@ def test_killed_between_the_two_records_the_best_is_not_lost(tmp_path, monkeypat
         patched.setattr(checkpoint, "_write", failing)
         save(tmp_path, 2, best=True)
     assert number_of(tmp_path) == 1 and number_of(tmp_path, BEST) == 2
+
+
+def test_a_record_of_before_metadata_were_hashed_is_read(tmp_path):
+    save(tmp_path, 3)
+    record = json.loads((tmp_path / RECORD).read_text())
+    del record["metadata_sha256"]
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    assert number_of(tmp_path) == 3

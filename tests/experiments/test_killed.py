@@ -220,7 +220,7 @@ def test_a_signal_in_the_midst_of_an_epoch_saves_and_says_where(
     process.start()
     process.join()
     assert process.exitcode == 128 + number
-    assert "saved after batch 2 of 4 of an epoch" in capfd.readouterr().out
+    assert "saved after batch 2 of 4 of epoch 2" in capfd.readouterr().out
     _, metadata = load_checkpoint(config.out / "checkpoint")
     assert metadata["progress"]["batches"] == 2
     assert run_child(lambda: train(replace(config, resume=True))) == 0
