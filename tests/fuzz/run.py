@@ -60,20 +60,20 @@ def fuzz(name: str, first: int, count: int, seconds: float, folder: Path, out: C
     out.close()
 
 
-def run_target(name: str, inputs: int, seconds: float) -> dict[str, Any]:
+def run_target(name: str, inputs: int, seconds: float, first: int = 0) -> dict[str, Any]:
     """Fuzz one reader; a process that dies is a failure, and the next goes on after that seed."""
     spawn, start = multiprocessing.get_context("spawn"), time.perf_counter()
     outcomes: Counter[str] = Counter()
     failures: list[dict[str, Any]] = []
-    slowest, seed = 0.0, 0
+    slowest, seed = 0.0, first
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if memory.is_dir() else None))
     try:
-        while seed < inputs and time.perf_counter() - start < seconds:
+        while seed < first + inputs and time.perf_counter() - start < seconds:
             mine, theirs = spawn.Pipe(duplex=False)
             left = seconds - (time.perf_counter() - start)
             place = root / f"from-{seed}"
-            arguments = (name, seed, inputs - seed, left, place, theirs)
+            arguments = (name, seed, first + inputs - seed, left, place, theirs)
             process = spawn.Process(target=fuzz, args=arguments)
             process.start()
             theirs.close()
@@ -114,6 +114,7 @@ def main() -> None:
     """Fuzz, print a line a reader, write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=100_000, help="for each reader")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first input")
     parser.add_argument("--seconds", type=float, default=7200.0, help="at most, shared out")
     parser.add_argument("--targets", nargs="*", default=sorted(TARGETS), choices=sorted(TARGETS))
     parser.add_argument("--out", type=Path, help="JSON file; what it says of others is kept")
@@ -124,7 +125,7 @@ def main() -> None:
     end = time.perf_counter() + config.seconds
     for number, name in enumerate(config.targets):
         share = (end - time.perf_counter()) / (len(config.targets) - number)
-        found = run_target(name, config.inputs, share)
+        found = run_target(name, config.inputs, share, config.first)
         print(name, json.dumps(found), flush=True)
         record.setdefault("targets", {})[name] = found
         record["command"] = "python -m tests.fuzz.run"
