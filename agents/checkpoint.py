@@ -166,6 +166,7 @@ def _verified(record_path: Path) -> tuple[Path, dict[str, Any]]:
         version = record["format"]
         if not isinstance(name, str) or not isinstance(metadata, dict):
             raise TypeError("weights is a name and metadata an object")
+        metadata_digest = _metadata_digest(metadata)
         weights = record_path.parent / Path(name).name
         there = weights.is_file()
     except FileNotFoundError as error:
@@ -182,7 +183,7 @@ def _verified(record_path: Path) -> tuple[Path, dict[str, Any]]:
             f"{record_path} has format {version}; this version reads format {FORMAT}."
         )
     # Records of before the metadata were hashed have none.
-    if record.get("metadata_sha256", _metadata_digest(metadata)) != _metadata_digest(metadata):
+    if record.get("metadata_sha256", metadata_digest) != metadata_digest:
         raise CheckpointError(
             f"{record_path} was changed or damaged after it was written. Restore it from a copy, "
             "or train again."

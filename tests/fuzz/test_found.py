@@ -336,6 +336,13 @@ def test_settings_of_agents_that_are_refused(
         ReinforceAgent.load(tmp_path, device="cpu")
 
 
+def test_metadata_that_json_does_not_know_are_a_damaged_checkpoint(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, {"a": torch.ones(1)}, {"note": 0.5})
+    path.write_text(path.read_text().replace("0.5", "NaN"))
+    with pytest.raises(CheckpointError, match="not a checkpoint's record"):
+        load_checkpoint(tmp_path)
+
+
 def test_settings_that_contradict_each_other_are_a_damaged_checkpoint(tmp_path: Path) -> None:
     model_targets._small_agent().save(tmp_path)
     tensors, metadata = load_checkpoint(tmp_path)
