@@ -362,7 +362,9 @@ def test_a_checkpoint_of_another_policy_is_refused(config: TrainConfig) -> None:
     config = replace(config, policy=f"{HERE}:Wandering", epochs=1)
     train(config)
     record = config.out / "checkpoint/checkpoint.json"
-    record.write_text(record.read_text().replace(":Wandering", ":Sitting"))
+    content = json.loads(record.read_text().replace(":Wandering", ":Sitting"))
+    del content["metadata_sha256"]  # another policy's record, not a damaged one
+    record.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="holds no checkpoint of the policy.*but one of"):
         evaluate(EvaluateConfig(config.out))
 
