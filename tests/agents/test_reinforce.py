@@ -12,7 +12,7 @@ from agents.policy import AttentionPolicy, LearningPolicy
 from agents.reference import ReferenceAgent, center
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
-from tests.agents.toys import TargetEnv, observations, play, tiny
+from tests.agents.toys import TargetEnv, observations, play, resave, tiny
 
 LABELS = torch.tensor([0, 2, 1, 0])
 
@@ -330,10 +330,7 @@ def test_an_optimiser_that_does_not_fit_is_refused_untouched(tmp_path, changes, 
 
 def test_a_checkpoint_of_another_version_names_its_unknown_field(tmp_path):
     make().save(tmp_path)
-    path = tmp_path / "checkpoint.json"
-    record = json.loads(path.read_text())
-    record["metadata"]["agent"]["learning"]["warmup"] = 3
-    path.write_text(json.dumps(record))
+    resave(tmp_path, lambda metadata: metadata["agent"]["learning"].update(warmup=3))
     with pytest.raises(CheckpointError, match="warmup"):
         ReinforceAgent.load(tmp_path, device="cpu")
 

@@ -8,8 +8,16 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.networks import TwoDeckConfig
 from agents.rollout import Trajectory
+
+
+def resave(folder, change):
+    """Write a checkpoint again with other metadata: another's or an older one, not a damaged one."""
+    tensors, metadata = load_checkpoint(folder)
+    change(metadata)
+    save_checkpoint(folder, tensors, metadata)
 
 
 class TargetEnv(VectorEnv):

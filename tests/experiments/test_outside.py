@@ -30,6 +30,7 @@ from experiments.outside import OutsidePolicy, build_policy
 from experiments.runs import RunError, load_config, to_record
 from experiments.train import train
 from experiments.watching import open_run
+from tests.agents.toys import resave
 from tests.experiments.conftest import interrupt_after
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -361,10 +362,10 @@ def test_bad_options_end_in_one_sentence(
 def test_a_checkpoint_of_another_policy_is_refused(config: TrainConfig) -> None:
     config = replace(config, policy=f"{HERE}:Wandering", epochs=1)
     train(config)
-    record = config.out / "checkpoint/checkpoint.json"
-    content = json.loads(record.read_text().replace(":Wandering", ":Sitting"))
-    del content["metadata_sha256"]  # another policy's record, not a damaged one
-    record.write_text(json.dumps(content))
+    resave(
+        config.out / "checkpoint",
+        lambda metadata: metadata["policy"].update(name=f"{HERE}:Sitting"),
+    )
     with pytest.raises(ValueError, match="holds no checkpoint of the policy.*but one of"):
         evaluate(EvaluateConfig(config.out))
 
