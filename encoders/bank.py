@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 from jaxtyping import Float, Integer, Shaped, UInt64
 
 from encoders.bank_description import BankDescription
+from encoders.folders import lay_out
 from encoders.fused import kernels_available
 
 FORMAT = 1
@@ -142,13 +142,7 @@ class FeatureBank:
                 "glimpse.f16": 2 * int(np.prod(description.glimpse_shape)),
                 "done.u8": description.num_chunks,
             }
-            for name, size in sizes.items():
-                with open(folder / name, "wb") as file:
-                    file.truncate(size)
-            # Written last and moved into place: a folder with a description is a whole bank.
-            partial = folder / (_DESCRIPTION + ".part")
-            partial.write_text(json.dumps(record, indent=1))
-            os.replace(partial, path)
+            lay_out(folder, sizes, _DESCRIPTION, json.dumps(record, indent=1))
         return cls(folder, description, "r+")
 
     @classmethod

@@ -224,7 +224,9 @@ class LiveObserver:
             return cut_from_arena(
                 self._arena, gaze.image, fixation, gaze.mirror, noise_key, resolutions
             )
-        parts = {}
+        device = self._arena_device
+        shape = (len(kept), len(resolutions), PATCH_SIDE, PATCH_SIDE, 3)
+        out = torch.empty(shape, dtype=torch.uint8, device=device)
         for inside in (True, False):
             chosen = np.flatnonzero(kept == inside)
             if len(chosen) == 0:
@@ -235,10 +237,8 @@ class LiveObserver:
             else:
                 own = [self._pyramid(*at) for at in _places(gaze, chosen)]
                 cut = cut_patches(own, *rest)
-            parts[inside] = chosen, torch.as_tensor(cut, device=self._arena_device)
-        order = np.argsort(np.concatenate([chosen for chosen, _ in parts.values()]))
-        together = torch.cat([cut for _, cut in parts.values()])[torch.from_numpy(order)]
-        return together.numpy() if isinstance(self._arena.flat, np.ndarray) else together
+            out[torch.from_numpy(chosen).to(device)] = torch.as_tensor(cut, device=device)
+        return out.numpy() if isinstance(self._arena.flat, np.ndarray) else out
 
     @property
     def _arena_device(self) -> torch.device:

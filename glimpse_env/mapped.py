@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from encoders.folders import lay_out
 from glimpse_env.arena import PyramidArena, pyramid_bytes
 from glimpse_env.datasets.base import ImageDataset, picture_size
 from glimpse_env.pyramid import RESOLUTIONS, build_pyramid, check_resolutions, level_shape
@@ -149,15 +150,8 @@ class MappedPyramids:
             chunk=chunk,
         )
         sizes.tofile(folder / "sizes.i32")
-        for name, length in (
-            ("levels.u8", description.num_bytes), ("done.u8", description.num_chunks),
-        ):  # fmt: skip
-            with open(folder / name, "wb") as file:
-                file.truncate(length)
-        # Last, and at once: a folder without it is not yet one.
-        part = folder / f"{_DESCRIPTION}.part"
-        part.write_text(json.dumps(asdict(description), indent=1) + "\n")
-        os.replace(part, folder / _DESCRIPTION)
+        lengths = {"levels.u8": description.num_bytes, "done.u8": description.num_chunks}
+        lay_out(folder, lengths, _DESCRIPTION, json.dumps(asdict(description), indent=1) + "\n")
         return cls(folder, description, "r+")
 
     def build(self, dataset: ImageDataset, workers: int) -> Iterator[int]:

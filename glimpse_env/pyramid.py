@@ -22,6 +22,10 @@ from jaxtyping import UInt8
 PATCH_SIDE = 96
 """Side of a patch, in level pixels (paper section 2)."""
 
+ROW_BYTES = 3 * PATCH_SIDE
+PATCH_BYTES = ROW_BYTES * PATCH_SIDE
+"""Of one row of a patch, and of all, in RGB bytes."""
+
 RESOLUTIONS: tuple[str, ...] = ("low", "medium", "high")
 """All resolutions, coarsest first."""
 

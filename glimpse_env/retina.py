@@ -21,6 +21,7 @@ from PIL import Image
 
 from glimpse_env.pyramid import (
     LEVEL_SHORT_SIDE,
+    PATCH_BYTES,
     PATCH_SIDE,
     RESOLUTIONS,
     Pyramid,
@@ -43,7 +44,6 @@ __all__ = [
     "splitmix64",
 ]
 
-_PATCH_BYTES = PATCH_SIDE * PATCH_SIDE * 3
 _NOISE_TABLE_BYTES = 2**20
 _NOISE_SEED = 20141222
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -110,7 +110,7 @@ def noise_offsets(noise_key: np.ndarray, resolutions: Sequence[str]) -> np.ndarr
     """Where each patch's noise starts in the table, [B, S]. The same whichever else is cut."""
     salts = np.array([LEVEL_SHORT_SIDE[name] for name in resolutions], np.uint64)
     hashed = splitmix64(splitmix64(noise_key)[:, None] + salts)
-    return (hashed % np.uint64(_NOISE_TABLE_BYTES - _PATCH_BYTES + 1)).astype(np.int64)
+    return (hashed % np.uint64(_NOISE_TABLE_BYTES - PATCH_BYTES + 1)).astype(np.int64)
 
 
 def noise_patches(
@@ -121,9 +121,9 @@ def noise_patches(
     shape = (len(noise_key), len(names), PATCH_SIDE, PATCH_SIDE, 3)
     noise = np.empty(shape, np.uint8)
     for patch, offset in zip(
-        noise.reshape(-1, _PATCH_BYTES), noise_offsets(noise_key, names).ravel(), strict=True
+        noise.reshape(-1, PATCH_BYTES), noise_offsets(noise_key, names).ravel(), strict=True
     ):
-        patch[:] = table[offset : offset + _PATCH_BYTES]
+        patch[:] = table[offset : offset + PATCH_BYTES]
     return noise
 
 
@@ -219,7 +219,7 @@ def _copy_patches(
     for level, patch, (top, left), (y0, x0), (y1, x1), is_whole, is_mirrored, offset in rows:
         if not is_whole:
             # As seen: the noise belongs to the patch, so a mirrored look does not turn it.
-            patch.reshape(-1)[:] = table[offset : offset + _PATCH_BYTES]
+            patch.reshape(-1)[:] = table[offset : offset + PATCH_BYTES]
             if y1 <= y0 or x1 <= x0:
                 continue
         part = level[top + y0 : top + y1, left + x0 : left + x1]
@@ -237,7 +237,7 @@ def _copy_patches(
 @cache
 def _flip_index() -> np.ndarray:
     """Where each byte of a mirrored patch comes from: four times faster than patch[:, ::-1]."""
-    order = np.arange(_PATCH_BYTES).reshape(PATCH_SIDE, PATCH_SIDE, 3)
+    order = np.arange(PATCH_BYTES).reshape(PATCH_SIDE, PATCH_SIDE, 3)
     return np.ascontiguousarray(order[:, ::-1]).reshape(-1)
 
 

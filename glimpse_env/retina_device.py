@@ -16,11 +16,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from glimpse_env.pyramid import PATCH_SIDE
+from glimpse_env.pyramid import PATCH_BYTES, PATCH_SIDE
 from glimpse_env.retina import noise_table
 
-_ROW_BYTES = 3 * PATCH_SIDE
-_PATCH_BYTES = _ROW_BYTES * PATCH_SIDE
 _BLOCK = 1024
 # Indices of the torch path take 24 bytes a byte of patch.
 _TORCH_PORTION = 256
@@ -60,7 +58,7 @@ def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N 
     side = PATCH_SIDE
     line = torch.arange(side, device=flat.device)
     channel = torch.arange(3, device=flat.device)
-    place = torch.arange(_PATCH_BYTES, device=flat.device).view(side, side, 3)
+    place = torch.arange(PATCH_BYTES, device=flat.device).view(side, side, 3)
     parts = []
     for part in plan.split(_TORCH_PORTION, dim=1):
         start, height, width, top, left, mirror, offset = part.view(7, -1, 1)
@@ -79,7 +77,7 @@ def cut_by_triton(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N
     count = plan.shape[1]
     out = flat.new_empty((count, PATCH_SIDE, PATCH_SIDE, 3))
     if count:
-        grid = (count, _PATCH_BYTES // _BLOCK)
+        grid = (count, PATCH_BYTES // _BLOCK)
         # Triton launches on the current device, whatever the tensors'.
         with torch.cuda.device(flat.device) if flat.is_cuda else nullcontext():
             _triton_kernel()[grid](flat, table, plan, out, count, PATCH_SIDE, _BLOCK)

@@ -16,9 +16,7 @@ from numba.extending import intrinsic
 
 from encoders.kernels import compiled
 from encoders.threads import in_parts
-from glimpse_env.pyramid import PATCH_SIDE
-
-ROW_BYTES = 3 * PATCH_SIDE
+from glimpse_env.pyramid import PATCH_SIDE, ROW_BYTES
 
 # A glimpse is some microseconds of copying, a thread's call some tens of them.
 _FEWEST_PATCHES = 32
