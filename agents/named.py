@@ -40,6 +40,14 @@ def two_deck(
     )  # fmt: skip
 
 
+_SETTINGS = {
+    name: each
+    for name, each in signature(two_deck).parameters.items()
+    if each.kind is Parameter.KEYWORD_ONLY
+}
+"""Arguments that all of our own policies take, besides the two spaces."""
+
+
 def _reference(
     *requires: str,
 ) -> Callable[[Callable[..., Chooser]], Callable[..., ReferenceAgent]]:
@@ -55,23 +63,18 @@ def _reference(
     def decorate(choose: Callable[..., Chooser]) -> Callable[..., ReferenceAgent]:
         @wraps(choose)
         def build(
-            observation_space: spaces.Dict,
-            action_space: spaces.Dict,
-            *,
-            network: TwoDeckConfig | None = None,
-            learning: ReinforceConfig | None = None,
-            device: str | torch.device = "auto",
-            seed: int = 0,
-            **options: Any,
+            observation_space: spaces.Dict, action_space: spaces.Dict, **given: Any
         ) -> ReferenceAgent:
-            chooser = choose((network or TwoDeckConfig()).num_glimpses, **options)
+            settings = {name: given.pop(name) for name in _SETTINGS.keys() & given.keys()}
+            network = settings.get("network") or TwoDeckConfig()
+            chooser = choose(network.num_glimpses, **given)
             return ReferenceAgent.from_spaces(
-                observation_space, action_space, chooser=chooser, network=network,
-                learning=learning, device=device, seed=seed,
+                observation_space, action_space, chooser=chooser,
+                **{name: each.default for name, each in _SETTINGS.items()} | settings,
             )  # fmt: skip
 
         # Who builds a policy asks its signature which arguments it takes.
-        *common, _ = signature(build, follow_wrapped=False).parameters.values()
+        common = signature(two_deck).parameters.values()
         _, *own = signature(choose).parameters.values()
         assert all(each.kind is Parameter.KEYWORD_ONLY for each in own)
         made: Any = build

@@ -6,14 +6,13 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import tyro
 
-from experiments.stopping import Terminated, raise_terminated
+from experiments.stopping import Terminated, handling, raise_terminated
 
 # Modules load when their command is chosen: `glimpse --help` should not wait for torch.
 _COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -131,11 +130,10 @@ def main(arguments: list[str] | None = None) -> int:
     # What the library chose for its user (where pictures are kept, say) is worth a line.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("glimpse_env").setLevel(logging.INFO)
-    main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, raise_terminated) if main_thread else None
     try:
-        run, config = _parse(name, arguments[1:])
-        run(config)
+        with handling({signal.SIGTERM: raise_terminated}):
+            run, config = _parse(name, arguments[1:])
+            run(config)
     except KeyboardInterrupt as interrupt:
         if os.environ.get("GLIMPSE_DEBUG"):
             raise
@@ -147,9 +145,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"glimpse {name}: {error}", file=sys.stderr)
         return 1
-    finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, before)
     return 0
 
 

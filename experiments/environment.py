@@ -203,7 +203,11 @@ def describe_evaluation(
 
 
 def evaluation_name(
-    settings: Mapping[str, Any], config: TrainConfig, environment: Mapping[str, Any]
+    settings: Mapping[str, Any],
+    config: TrainConfig,
+    environment: Mapping[str, Any],
+    *,
+    best: bool = False,
 ) -> str:
     """File name of an evaluation: `evaluation-<split>.json` for the run's own kind only.
 
@@ -211,6 +215,7 @@ def evaluation_name(
         settings: Of `describe_evaluation`.
         config: The run's own.
         environment: The run's environment.json.
+        best: Whether it is of the best checkpoint, not the newest.
     """
     split, source = settings["split"], settings["source"]
     parts = ["evaluation", split]
@@ -230,6 +235,8 @@ def evaluation_name(
         parts.append(f"scanpaths-{settings['scanpaths']}")
     if (settings["oracle_candidates"] > 0) != config.references:
         parts.append("no-oracle" if config.references else "oracle")
+    if best:
+        parts.append("best")
     return "-".join(parts) + ".json"
 
 

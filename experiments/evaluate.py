@@ -346,8 +346,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if "bank" not in environment and config.bank is None and isinstance(source, FeatureBank):
         # A run of before banks were recorded: those in its own place are taken for its own.
         environment["bank"] = {config.split: settings["source"]["bank"]}
-    name = evaluation_name(settings, own, environment)
-    path = config.run / (name.replace(".json", "-best.json") if config.best else name)
+    path = config.run / evaluation_name(settings, own, environment, best=config.best)
     write_json(path, {"settings": settings, **record})
     print(f"written: {path}")
     if config.pictures:

@@ -36,7 +36,7 @@ from experiments.parallel import Ranks, joined
 from experiments.patches import PatchSampler, normalise
 from experiments.pretrain_config import PretrainConfig, command, identity, settled
 from experiments.pretraining import Pretraining
-from experiments.runs import RunError, whole_lines, write_whole
+from experiments.runs import RunError, read_rows, write_rows, write_whole
 from experiments.stopping import stopping
 from experiments.synthetic_probe import probe
 from glimpse_env.datasets.degraded import Degraded
@@ -182,9 +182,8 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
     """Make the steps that are left; the first process logs and saves them."""
     log, ranks = config.out / "metrics.jsonl", run.ranks
     if ranks.first:
-        lines = whole_lines(log) if config.resume and log.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= run.step]
-        write_whole(log, "".join(kept).encode())
+        rows = read_rows(log, {"step": int}) if config.resume and log.exists() else []
+        write_rows(log, [row for row in rows if row["step"] <= run.step])
     share = (ranks.rank, ranks.count)
     sampler = PatchSampler(config, pictures.dataset, pictures.training, share)
     with stopping() as stop, tqdm(

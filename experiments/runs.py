@@ -233,26 +233,41 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = [row for row in self._rows() if row["agent"] != agent or row["epoch"] < epoch]
-        write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        write_rows(self.metrics, kept)
 
     def _rows(self) -> list[dict[str, Any]]:
         """Rows of metrics that were written to the end; RunError if one is none of ours."""
-        try:
-            rows = [json.loads(line) for line in whole_lines(self.metrics)]
-            for row in rows:
-                if not isinstance(row["agent"], str) or not isinstance(row["epoch"], int):
-                    raise TypeError("agent is a name and epoch a whole number")
-                if not isinstance(row.get("eval_ma", 0.0), (int, float)):
-                    raise TypeError("eval_ma is a number")
-        except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
-            raise RunError(f"{self.metrics} is damaged ({error}): {_RESTORE}") from error
+        rows = read_rows(self.metrics, {"agent": str, "epoch": int})
+        if not all(isinstance(row.get("eval_ma", 0.0), (int, float)) for row in rows):
+            raise RunError(f"{self.metrics} is damaged (eval_ma is a number): {_RESTORE}")
         return rows
 
 
-def whole_lines(path: Path) -> Iterable[str]:
-    """Lines that were written to the end; a killed run may leave half of one."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+def read_rows(path: Path, kinds: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Rows of JSON lines that were written to the end; a killed run may leave half of one.
+
+    Args:
+        path: The file.
+        kinds: What every row has, and of which type.
+
+    Raises:
+        RunError: The file cannot be read, or holds other rows.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        for row in rows:
+            for name, kind in kinds.items():
+                if not isinstance(row[name], kind):
+                    raise TypeError(f"{name} is of type {kind.__name__}")
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}): {_RESTORE}") from error
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file of JSON lines."""
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Terminated(KeyboardInterrupt):
@@ -35,17 +36,33 @@ def raise_terminated(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+Handler = Callable[[int, FrameType | None], Any]
+
+
+@contextmanager
+def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Handle signals otherwise meanwhile.
+
+    In a thread other than the main one, which gets no signals, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def stopping() -> Iterator[Stop]:
     """Take note of signals meanwhile, for a loop that asks at the end of each step.
 
-    A second signal ends it in the midst of a step. In a thread other than the main one, which gets
-    no signals, nothing is changed.
+    A second signal ends it in the midst of a step.
     """
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def note(number: int, frame: FrameType | None) -> None:
         kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
@@ -53,9 +70,5 @@ def stopping() -> Iterator[Stop]:
             raise kind
         stop.asked = kind
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handling({signal.SIGINT: note, signal.SIGTERM: note}):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from experiments.runs import RunError, differences, load_config, settings_of, to_record
-from experiments.stopping import raise_terminated
+from experiments.stopping import handling, raise_terminated
 
 _POLL_SECONDS = 0.5
 # Found before a child is forked, where nothing may be loaded any more.
@@ -144,7 +143,10 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
     running: dict[subprocess.Popen, Job] = {}
     failed: list[Job] = []
     bar = tqdm(total=len(jobs), initial=len(jobs) - len(waiting), unit="run")
-    with bar, _like_ctrl_c():
+    # Ended by a scheduler, say, or with its terminal, a sweep must not leave its jobs to go on
+    # unseen.
+    handlers = {signal.SIGTERM: raise_terminated, signal.SIGHUP: signal.default_int_handler}
+    with bar, handling(handlers):
         try:
             while waiting or running:
                 while waiting and len(running) < parallel:
@@ -167,21 +169,6 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
     if failed:
         reasons = "; ".join(f"{job.name}: {_last_line(job)} ({_log(job)})" for job in failed)
         raise RunError(f"{len(failed)} of {len(jobs)} runs failed: {reasons}")
-
-
-@contextmanager
-def _like_ctrl_c() -> Iterator[None]:
-    """Answer SIGTERM and a closed terminal as Ctrl-C meanwhile.
-
-    Ended by a scheduler, say, a sweep must not leave its jobs to go on unseen.
-    """
-    handlers = {signal.SIGTERM: raise_terminated, signal.SIGHUP: signal.default_int_handler}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _start(job: Job, threads: int) -> subprocess.Popen:
