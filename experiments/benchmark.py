@@ -10,7 +10,7 @@ import torch
 from tyro.conf import Positional
 
 from experiments.benchmarks import BENCHMARKS
-from experiments.benchmarks.timing import Result
+from experiments.benchmarks.timing import Result, load_average
 from experiments.runs import write_json
 
 
@@ -65,6 +65,7 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Result]:
                 f"Benchmark {name!r} measures sb3-contrib's agents: pip install sb3-contrib"
             ) from error
         result: Result = module.run(quick=config.quick)
+        result.measured["environment"]["machine"]["load_average_at_end"] = load_average()
         path = config.out / f"benchmark-{name}.json"
         write_json(path, result.record() | {"quick": config.quick})
         print(f"\n{result.markdown(quick=config.quick)}\n\n{path} written.")

@@ -26,7 +26,6 @@ from experiments.benchmarks.timing import (
     Rate,
     Result,
     interleave,
-    load_average,
     machine_record,
     quartiles,
 )
@@ -75,7 +74,6 @@ def run(*, quick: bool = False) -> Result:
         *squares[torch.float32],
     ]
     rates = interleave(contenders, windows=sizes.windows, seconds=sizes.seconds)
-    machine["machine"]["load_average_at_end"] = load_average()
 
     peaks = {
         str(dtype).removeprefix("torch."): max(

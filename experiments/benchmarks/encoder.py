@@ -27,8 +27,8 @@ from experiments.benchmarks.timing import (
     Rate,
     Result,
     interleave,
-    load_average,
     machine_record,
+    wait,
 )
 
 CLAIM = (
@@ -70,7 +70,6 @@ def run(*, quick: bool = False) -> Result:
         str(dtype).removeprefix("torch."): matmul_peak(dtype, device, quick=quick)
         for dtype in (torch.bfloat16, torch.float32)
     }
-    machine["machine"]["load_average_at_end"] = load_average()
     ratios, verdicts = _verdicts(rates)
     return Result(
         claim=CLAIM,
@@ -106,8 +105,7 @@ def _synchronised(device: torch.device, work: Callable[[], Any], units: int) -> 
     def run_once() -> int:
         with torch.inference_mode():
             work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         return units
 
     return run_once
@@ -254,9 +252,8 @@ def _rows(
                 cells.append("-")
                 continue
             median = float(np.median(rate.clock))
-            low, high = np.quantile(rate.clock, (0.25, 0.75))
             share = median * flops[kind] / peaks["bfloat16" if "bf16" in name else "float32"]
-            cells.append(f"{median:,.1f} ({low:,.1f} to {high:,.1f}), {share:.0%} of peak")
+            cells.append(f"{rate.clock_cell(1)}, {share:.0%} of peak")
         rows.append((name, *cells))
     return tuple(rows)
 

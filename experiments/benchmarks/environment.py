@@ -24,8 +24,9 @@ from experiments.benchmarks.timing import (
     Rate,
     Result,
     interleave,
-    load_average,
     machine_record,
+    turns,
+    wait,
 )
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.env import DogsGlimpseEnv
@@ -91,7 +92,6 @@ def run(*, quick: bool = False) -> Result:
             for array in ("numpy", "torch")
         ]
         rates |= interleave(banked, windows=windows, seconds=seconds)
-    machine["machine"]["load_average_at_end"] = load_average()
     found = _found(rates, live, encoder)
     return Result(
         claim=CLAIM,
@@ -115,22 +115,14 @@ def _free(encoder: Encoder) -> Encoder:
 
 def _actions(num_envs: int) -> Callable[[], dict[str, np.ndarray]]:
     """Actions drawn beforehand, in turn."""
-    rng = np.random.default_rng(0)
-    made = [
-        {
+    return turns(
+        lambda rng: {
             "fixation": rng.uniform(-1, 1, (num_envs, 2)).astype(np.float32),
             "label": np.zeros(num_envs, np.int64),
-        }
-        for _ in range(8)
-    ]
-    number = 0
-
-    def following() -> dict[str, np.ndarray]:
-        nonlocal number
-        number += 1
-        return made[number % len(made)]
-
-    return following
+        },
+        count=8,
+        seed=0,
+    )
 
 
 def _play(
@@ -146,12 +138,12 @@ def _play(
         _decode_all(env, dataset)
     env.reset(seed=0)
     action = _actions(num_envs)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def work() -> int:
         for _ in range(GLIMPSES + 1):
             env.step(action())
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        wait(device)
         return num_envs * GLIMPSES
 
     return Contender(label, work)
@@ -176,8 +168,7 @@ def _bare(label: str, encoder: Encoder, num_envs: int) -> Contender:
         for _ in range(GLIMPSES):
             encoder(patches)
         encoder(patches[:num_envs])
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        wait(encoder.device)
         return num_envs * GLIMPSES
 
     return Contender(label, work)

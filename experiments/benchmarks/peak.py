@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.benchmarks.timing import wait
+
 
 def count_flops(network: nn.Module, x: Tensor) -> int:
     """Floating-point operations of a forward pass (a multiply-add is two)."""
@@ -24,8 +26,7 @@ def best_seconds(work: Callable[[], Any], device: torch.device, *, repeats: int)
     def once() -> float:
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         return time.perf_counter() - start
 
     for _ in range(2):

@@ -8,18 +8,12 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.step_work import BYTES, Product, all_flops
-from experiments.benchmarks.timing import Contender
+from experiments.benchmarks.timing import Contender, wait
 
 ALONE = ("all", "all, new memory", "forward", "input", "weight", "weight, new memory")
 """Which of a step's products are measured alone; `input` has the first pass's too."""
 MOVES = ("copy", "scale in place", "add in place")
 """Ways to move memory, of which the fastest tells the bandwidth."""
-
-
-def wait(device: torch.device) -> None:
-    """Until a GPU has done what it was given; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def products_alone(name: str, products: Sequence[Product], device: torch.device) -> list[Contender]:

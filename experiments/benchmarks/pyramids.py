@@ -22,7 +22,6 @@ from experiments.benchmarks.timing import (
     Rate,
     Result,
     interleave,
-    load_average,
     machine_record,
 )
 from glimpse_env.arena import PyramidArena
@@ -54,7 +53,6 @@ def run(*, quick: bool = False) -> Result:
             [_decoding(dataset), _in_memory(dataset), _in_a_file(dataset, Path(folder))],
             windows=windows, seconds=seconds,
         )  # fmt: skip
-    machine["machine"]["load_average_at_end"] = load_average()
     ratios = {name: rates[DECODE].over(rates[name])[1] for name in (MEMORY, FILE)}
     return Result(
         claim=CLAIM,

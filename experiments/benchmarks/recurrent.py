@@ -26,7 +26,6 @@ from experiments.benchmarks.timing import (
     Rate,
     Result,
     interleave,
-    load_average,
     machine_record,
 )
 
@@ -69,7 +68,6 @@ def run(*, quick: bool = False) -> Result:
         for name, rollout in (("shortened", None), ("default", 16 if quick else 128))
     ]
     rollouts = interleave(lengths, windows=2, seconds=seconds)
-    machine["machine"]["load_average_at_end"] = load_average()
     ratios = [rates[OURS].over(rates[STOCK]) for rates in measured.values()]
     return Result(
         claim=CLAIM,

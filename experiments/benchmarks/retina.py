@@ -20,8 +20,8 @@ from experiments.benchmarks.timing import (
     Rate,
     Result,
     interleave,
-    load_average,
     machine_record,
+    turns,
 )
 from glimpse_env.arena import PyramidArena
 from glimpse_env.batch_retina import cut_from_arena
@@ -36,6 +36,8 @@ OURS, FRESH, MIRRORED = "ours", "ours, into fresh memory", "ours, half of them m
 PLAIN, MEMCPY, BOTH = "ours, picture by picture", "memcpy", "memcpy by all threads"
 GRID, PEER = "grid_sample", "ap_gym"
 SIZE = (384, 512)
+# So many batches, each of other pictures, that none finds its own in the cache.
+_TURNS = 16
 
 
 def run(*, quick: bool = False) -> Result:
@@ -63,7 +65,6 @@ def run(*, quick: bool = False) -> Result:
             print(f"ap_gym is left out: {error}", flush=True)
         measured[batch] = interleave(field, windows=windows, seconds=seconds)
         print(f"batch {batch}: measured", flush=True)
-    machine["machine"]["load_average_at_end"] = load_average()
     last = measured[batches[-1]]
     ratios = {name: last[OURS].over(last[name])[1] for name in last if name != OURS}
     return Result(
@@ -94,20 +95,6 @@ def _pyramids(count: int) -> list[Pyramid]:
     return [build_pyramid(image) for image in images]
 
 
-def _turns(make: Callable[[np.random.Generator], Any], count: int = 16) -> Callable[[], Any]:
-    """Different inputs in turn, made beforehand: no batch finds its pictures in the cache."""
-    rng = np.random.default_rng(1)
-    made = [make(rng) for _ in range(count)]
-    number = 0
-
-    def following() -> Any:
-        nonlocal number
-        number = (number + 1) % count
-        return made[number]
-
-    return following
-
-
 def _contenders(arena: PyramidArena, pyramids: list[Pyramid], batch: int) -> list[Contender]:
     pictures = len(pyramids)
 
@@ -120,13 +107,13 @@ def _contenders(arena: PyramidArena, pyramids: list[Pyramid], batch: int) -> lis
                 rng.integers(0, 2**64, batch, dtype=np.uint64),
             )
 
-        return _turns(draw)
+        return turns(draw, _TURNS, seed=1)
 
     straight, mirrored = looks(0.0), looks(0.5)
     out = np.empty((batch, len(RESOLUTIONS), PATCH_SIDE, PATCH_SIDE, 3), np.uint8)
     flat: Any = arena.flat
     room = arena.capacity - out.nbytes
-    places = _turns(lambda rng: int(rng.integers(0, max(room, 1))))
+    places = turns(lambda rng: int(rng.integers(0, max(room, 1))), _TURNS, seed=1)
 
     def by_kernel() -> int:
         cut_from_arena(arena, *straight(), out=out)
@@ -178,8 +165,10 @@ def _grid_sample(pyramids: list[Pyramid], batch: int) -> Contender:
         stacked = torch.from_numpy(np.stack([pyramid.levels[name] for pyramid in chosen]))
         levels[name] = stacked.permute(0, 3, 1, 2).float().div_(255)
     offset = (torch.arange(PATCH_SIDE) + 0.5) - PATCH_SIDE / 2
-    fixations = _turns(
-        lambda rng: torch.from_numpy(rng.uniform(-1, 1, (batch, 1, 1, 2)).astype(np.float32))
+    fixations = turns(
+        lambda rng: torch.from_numpy(rng.uniform(-1, 1, (batch, 1, 1, 2)).astype(np.float32)),
+        _TURNS,
+        seed=1,
     )
 
     def work() -> int:
@@ -230,7 +219,7 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
         module.seed(0)
         module.reset()
         modules.append(module)
-    fixations = _turns(lambda rng: rng.uniform(-1, 1, (batch, 2)))
+    fixations = turns(lambda rng: rng.uniform(-1, 1, (batch, 2)), _TURNS, seed=1)
 
     def work() -> int:
         fixation = fixations()
@@ -241,15 +230,10 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
     return Contender(PEER, work, {"input": "float32 picture", "output": "float32"})
 
 
-def _cell(rate: Rate) -> str:
-    low, high = np.quantile(rate.clock, (0.25, 0.75))
-    return f"{np.median(rate.clock):,.0f} ({low:,.0f} to {high:,.0f})"
-
-
 def _rows(measured: dict[int, dict[str, Rate]]) -> tuple[tuple[str, ...], ...]:
     fields = list(measured.values())
     names = list(fields[0])
-    rows = [(name, *(_cell(rates[name]) for rates in fields)) for name in names]
+    rows = [(name, *(rates[name].clock_cell() for rates in fields)) for name in names]
     for name in names[1:]:
         ratios = [rates[OURS].over(rates[name])[1] for rates in fields]
         rows.append((f"{OURS} / {name}", *(f"{ratio:,.2f}x" for ratio in ratios)))

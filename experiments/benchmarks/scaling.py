@@ -29,8 +29,8 @@ from experiments.benchmarks.timing import (
     Rate,
     Result,
     interleave,
-    load_average,
     machine_record,
+    turns,
 )
 from glimpse_env.arena import PyramidArena
 from glimpse_env.batch_retina import cut_from_arena
@@ -106,7 +106,6 @@ def run(*, quick: bool = False) -> Result:
         "matmul_fp32_gflops": matmul_peak(torch.float32, cpu, quick=quick) / 1e9,
         "copy_gb_a_second": copy_bandwidth(cpu, quick=quick) / 1e9,
     }
-    machine["machine"]["load_average_at_end"] = load_average()
     verdicts = _verdicts(curves)
     return Result(
         claim=CLAIM,
@@ -157,23 +156,20 @@ def _cutting(
     arena: PyramidArena, batch: int, resolutions: tuple[str, ...] = RESOLUTIONS
 ) -> Callable[[], int]:
     """One unit is a glimpse; another batch of looks each time."""
-    rng = np.random.default_rng(1)
-    looks = [
-        (
+    looks = turns(
+        lambda rng: (
             rng.integers(0, len(arena), batch),
             rng.uniform(-1, 1, (batch, 2)),
             np.zeros(batch, bool),
             rng.integers(0, 2**64, batch, dtype=np.uint64),
-        )
-        for _ in range(16)
-    ]
+        ),
+        count=16,
+        seed=1,
+    )
     out = np.empty((batch, len(resolutions), 96, 96, 3), np.uint8)
-    number = 0
 
     def work() -> int:
-        nonlocal number
-        number += 1
-        cut_from_arena(arena, *looks[number % 16], resolutions, out=out)
+        cut_from_arena(arena, *looks(), resolutions=resolutions, out=out)
         return batch
 
     return work
@@ -215,14 +211,10 @@ def _encode(sizes: Sizes) -> dict[str, Rate]:
 
 
 def _reading(table: np.ndarray, batch: int) -> Callable[[], int]:
-    rng = np.random.default_rng(1)
-    rows = [rng.integers(0, len(table), batch) for _ in range(16)]
-    number = 0
+    rows = turns(lambda rng: rng.integers(0, len(table), batch), count=16, seed=1)
 
     def work() -> int:
-        nonlocal number
-        number += 1
-        widen_rows(table, rows[number % 16])
+        widen_rows(table, rows())
         return batch
 
     return work

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from experiments.runs import environment_record
 
@@ -52,6 +54,13 @@ class Rate:
             f"{np.median(self.processor):,.0f} ({low:,.0f} to {high:,.0f}), clock "
             f"{np.median(self.clock):,.0f}"
         )
+
+    def clock_cell(self, digits: int = 0) -> str:
+        """A table's cell: by the clock with quartiles."""
+        low, high = quartiles(self.clock)
+        numbers = (float(np.median(self.clock)), low, high)
+        middle, low, high = (f"{number:,.{digits}f}" for number in numbers)
+        return f"{middle} ({low} to {high})"
 
     def over(self, other: Rate) -> tuple[float, float]:
         """Ratio of the medians, by processor time and by the clock."""
@@ -153,6 +162,18 @@ def interleave(
     return {
         name: Rate(*map(tuple, zip(*rates[name], strict=True)), units=units[name]) for name in names
     }
+
+
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def turns(make: Callable[[np.random.Generator], Any], count: int, seed: int) -> Callable[[], Any]:
+    """Inputs made beforehand, handed out in turn: none is drawn in a window, none is the last."""
+    rng = np.random.default_rng(seed)
+    return cycle([make(rng) for _ in range(count)]).__next__
 
 
 def machine_record(packages: Sequence[str] = (), **facts: Any) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from agents.learning import batch_metrics, clip_gradients
 from agents.reinforce import ReinforceAgent
 from agents.rollout import Trajectory, collect
 from experiments.benchmarks.free_env import FreeVectorEnv
-from experiments.benchmarks.products import wait
 from experiments.benchmarks.step_work import products_of_step
+from experiments.benchmarks.timing import wait
 
 PARTS = ("collect", "losses", "first pass", "backward", "clip", "optimiser", "metrics")
 """A step's, in order."""
