@@ -14,7 +14,7 @@ from agents.rollout import Trajectory
 
 
 def resave(folder, change):
-    """Write a checkpoint again with other metadata: another's or an older one, not a damaged one."""
+    """Write a checkpoint again with other metadata: another's or an older, not a damaged one."""
     tensors, metadata = load_checkpoint(folder)
     change(metadata)
     save_checkpoint(folder, tensors, metadata)
