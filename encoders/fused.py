@@ -24,7 +24,8 @@ from encoders.spec import Normalisation
 # Patches whose first layers are computed together: 37 MB of conv1's output for 32 of them would
 # leave the caches, and be paged in anew each time.
 STEM_PORTION = 8
-_FEWEST_PACKED, _PACKED_FOR = 4, 16
+# Batch sizes for which a convolution keeps packed weights; the engine asks for no more than these.
+_MOST_PACKED = 16
 
 
 def _folded(block: nn.Module) -> nn.Conv2d:
@@ -45,26 +46,31 @@ class ConvReLU2d(nn.Module):
         super().__init__()
         self.conv = conv
         self.packs = False
-        self._packed: Tensor | None = None
+        self._packed: dict[tuple[int, ...], Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and rectify."""
-        # Weights are packed for batches; those of a single patch are laid out otherwise.
-        if not self.packs or len(x) < _FEWEST_PACKED or not _packable(x.dtype):
+        if not self.packs or not _packable(x.dtype):
             return F.relu_(self.conv(x))
         conv = self.conv
         settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        if self._packed is None:
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-                conv.weight.contiguous(), *settings, (_PACKED_FOR, *x.shape[1:])
+        packed = self._packed.get(x.shape)
+        if packed is None:
+            # oneDNN's layout depends on the batch. Given that of another one it packs anew at every
+            # call, with AMX now and then by a loop that takes longer than the rest of the network.
+            packed = torch.ops.mkldnn._reorder_convolution_weight(
+                conv.weight.contiguous(), *settings, tuple(x.shape)
             )
+            if len(self._packed) >= _MOST_PACKED:
+                del self._packed[next(iter(self._packed))]
+            self._packed[x.shape] = packed
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed, conv.bias, *settings, "relu", [], ""
+            x, packed, conv.bias, *settings, "relu", [], ""
         )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the packed weights, which cannot be copied; they are packed again."""
-        return self.__dict__ | {"_packed": None}
+        return self.__dict__ | {"_packed": {}}
 
 
 @cache

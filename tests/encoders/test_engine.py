@@ -18,6 +18,7 @@ from torch import nn
 from encoders.engine import (
     CPU_BUCKETS,
     CUDA_BUCKETS,
+    PACKED_BUCKETS,
     Encoder,
     build_network,
     make_encoder,
@@ -115,7 +116,7 @@ def test_a_patch_does_not_see_its_neighbours(precision: str, bound: float) -> No
     assert relative_error(whole[[0, 5, 36]], singles) < bound
 
 
-@pytest.mark.parametrize("buckets", [CPU_BUCKETS, CUDA_BUCKETS, (1,), tuple(range(1, 33))])
+@pytest.mark.parametrize("buckets", [CPU_BUCKETS, PACKED_BUCKETS, CUDA_BUCKETS, (1,)])
 def test_batches_are_cut_into_buckets_with_little_waste(buckets: tuple[int, ...]) -> None:
     for count in [*range(70), 700, 1023, 1025, 5000]:
         parts = split_batch(count, buckets)
@@ -245,6 +246,22 @@ def test_kernels_equal_torch_in_the_fused_form(precision: str, bound: float, mon
     by_torch = make_encoder(spec, device="cpu", precision=precision)
     assert type(with_kernels.network) is not type(by_torch.network)
     assert relative_error(with_kernels(x), by_torch(x)) < bound
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_are_packed_once_for_every_size_of_batch(precision: str, capfd) -> None:
+    spec = replace(get_spec("googlenet"), weights=None, sha256=None)
+    encoder = make_encoder(spec, device="cpu", precision=precision)
+    for count in (*range(1, 34), 64):
+        x = patches(count)
+        encoder(x)
+        capfd.readouterr()
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            encoder(x)
+        said = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
+        if not any(",convolution," in line for line in said):
+            pytest.skip("torch does not convolve by oneDNN here, or does not say so")
+        assert not [line for line in said if ",reorder," in line], count
 
 
 def test_an_encoder_that_was_used_can_be_copied() -> None:
