@@ -21,10 +21,11 @@ from encoders.fused import KernelTrunk, fuse_googlenet, kernels_available
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.graphs import GraphedForward
 from encoders.inception_mini import InceptionMini
+from encoders.quantised import QuantisedTrunk, int8_available
 from encoders.spec import EncoderSpec, Normalisation, get_spec
 from encoders.weights import find_weights, load_state
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 # Sizes that batches are cut and padded to where a new one costs something: compilation, the
 # capture of a graph, or weights packed for it (12 MB in bf16). On CPU larger ones are slower, since
@@ -128,7 +129,8 @@ class Encoder:
     Attributes:
         feature_size: D.
         device: where it computes and where the features are.
-        dtype: its arithmetic (`torch.float32` or `torch.bfloat16`).
+        dtype: of its floats (`torch.float32` or `torch.bfloat16`).
+        precision: its arithmetic, `fp32`, `bf16` or `int8`.
         fingerprint: hash of what determines the features, arithmetic aside.
     """
 
@@ -148,6 +150,9 @@ class Encoder:
         self.fingerprint = fingerprint
         self.device = device
         self.dtype = dtype
+        self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        if isinstance(network, KernelTrunk) and network.quantised:
+            self.precision = "int8"
         self.compiled = compiled
         network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval().requires_grad_(False)
@@ -234,6 +239,7 @@ def make_encoder(
     precision: Precision = "auto",
     compile: bool = False,
     patch_side: int = 96,
+    calibration: UInt8[Tensor, "N P P 3"] | None = None,
 ) -> Encoder:
     """Turn anything that the environment's `encoder` option takes into a frozen `Encoder`.
 
@@ -242,18 +248,25 @@ def make_encoder(
             [N, 3, P, P] in 0..1 to features [N, D] (it is used in evaluation mode, in fp32 unless
             bf16 is asked for); or an `Encoder`, which is returned as it is.
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
-        precision: `auto` (bf16 where native), `fp32` or `bf16`.
+        precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
+            multiplies bytes), which needs `calibration` and is never chosen by itself.
         compile: compile and freeze, which takes a minute or so. On CPU it is slower than the
             kernels used otherwise (`glimpse benchmark encoder`).
         patch_side: P, to probe a module's feature size with.
+        calibration: Some hundred patches like those to be encoded, from training pictures, whose
+            largest activations are what int8 can express.
 
     Raises:
         TypeError: for anything else.
-        ValueError: for an unknown name, or a module that does not give [N, D].
+        ValueError: for an unknown name, a module that does not give [N, D], or int8 of what is no
+            GoogLeNet, on another device or without patches.
+        DeviceNotAvailableError: for int8 on a processor without instructions for it.
     """
     if isinstance(encoder, Encoder):
         return encoder
     target = resolve_device(device)
+    if precision == "int8" or calibration is not None:
+        _check_int8(encoder, target, precision, compile, calibration)
     if target.type == "cpu":
         keep_freed_memory()
     if isinstance(encoder, nn.Module):
@@ -272,10 +285,16 @@ def make_encoder(
                 "encoder must be a registered name, an EncoderSpec, a FeatureBank or a "
                 f"torch.nn.Module, not {type(encoder).__name__}"
             )
-        dtype = resolve_precision(precision, target)
+        # In int8 what stays in floats is as it would be by default.
+        dtype = resolve_precision("auto" if precision == "int8" else precision, target)
         plain = build_network(spec)
         fused = fuse_googlenet(plain) if isinstance(plain, GoogLeNetTrunk) else plain
-        network = fast_form(fused, spec.normalisation, target, dtype, compile=compile)
+        if calibration is None:
+            network = fast_form(fused, spec.normalisation, target, dtype, compile=compile)
+        elif isinstance(fused, GoogLeNetTrunk):
+            network = QuantisedTrunk(fused, spec.normalisation, calibration.cpu(), dtype)
+        else:
+            raise ValueError(f"int8 is for GoogLeNets, and {spec.name!r} is none")
         size, fingerprint = spec.feature_size, spec.fingerprint
     return Encoder(
         network,
@@ -287,6 +306,32 @@ def make_encoder(
         # A user's module may synchronise or branch on values, which a graph would not see.
         graphed=target.type == "cuda" and not compile and not isinstance(encoder, nn.Module),
     )
+
+
+def _check_int8(
+    encoder: object,
+    device: torch.device,
+    precision: str,
+    compile: bool,
+    calibration: Tensor | None,
+) -> None:
+    """Say what is wrong with a request for int8."""
+    if precision != "int8":
+        raise ValueError(f"calibration is for precision='int8', not {precision!r}")
+    if isinstance(encoder, nn.Module):
+        raise ValueError("int8 is for GoogLeNets, not for a module of your own")
+    if device.type != "cpu" or compile:
+        raise ValueError("int8 computes on the CPU, not compiled: give device='cpu'")
+    if calibration is None or calibration.dtype != torch.uint8 or not calibration.numel():
+        raise ValueError(
+            "int8 needs calibration=patches, uint8 [N, P, P, 3]: some hundred like those to be "
+            "encoded"
+        )
+    if not int8_available():
+        raise DeviceNotAvailableError(
+            "int8: this processor has no instructions for products of bytes (VNNI), or numba is "
+            "not installed"
+        )
 
 
 def fast_form(

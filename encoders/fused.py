@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,30 @@ def _folded(block: nn.Module) -> nn.Conv2d:
     return fuse_conv_bn_eval(conv, block.bn) if hasattr(block, "bn") else copy.deepcopy(conv)  # type: ignore[arg-type]
 
 
+class PackedWeights:
+    """A convolution's weights as oneDNN lays them out, for each of a few shapes of its input.
+
+    The layout depends on the batch. Given that of another one oneDNN packs anew at every call, with
+    AMX now and then by a loop that takes longer than the rest of the network.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is packed yet."""
+        self._kept: dict[tuple[int, ...], Tensor] = {}
+
+    def get(self, shape: tuple[int, ...], pack: Callable[[], Tensor]) -> Tensor:
+        """Those for inputs of a shape, packed if they are not there."""
+        if shape not in self._kept:
+            if len(self._kept) >= _MOST_PACKED:
+                del self._kept[next(iter(self._kept))]
+            self._kept[shape] = pack()
+        return self._kept[shape]
+
+    def __reduce__(self) -> tuple[type[PackedWeights], tuple[()]]:
+        """Copies begin empty: what is packed is opaque and cannot be copied."""
+        return PackedWeights, ()
+
+
 class ConvReLU2d(nn.Module):
     """Convolution and ReLU: two calls of torch, or one of oneDNN on weights that it has packed.
 
@@ -46,7 +70,7 @@ class ConvReLU2d(nn.Module):
         super().__init__()
         self.conv = conv
         self.packs = False
-        self._packed: dict[tuple[int, ...], Tensor] = {}
+        self._packed = PackedWeights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve and rectify."""
@@ -54,23 +78,16 @@ class ConvReLU2d(nn.Module):
             return F.relu_(self.conv(x))
         conv = self.conv
         settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        packed = self._packed.get(x.shape)
-        if packed is None:
-            # oneDNN's layout depends on the batch. Given that of another one it packs anew at every
-            # call, with AMX now and then by a loop that takes longer than the rest of the network.
-            packed = torch.ops.mkldnn._reorder_convolution_weight(
-                conv.weight.contiguous(), *settings, tuple(x.shape)
-            )
-            if len(self._packed) >= _MOST_PACKED:
-                del self._packed[next(iter(self._packed))]
-            self._packed[x.shape] = packed
+        shape = tuple(x.shape)
+        packed = self._packed.get(
+            shape,
+            lambda: torch.ops.mkldnn._reorder_convolution_weight(
+                conv.weight.contiguous(), *settings, shape
+            ),
+        )
         return torch.ops.mkldnn._convolution_pointwise(
             x, packed, conv.bias, *settings, "relu", [], ""
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the packed weights, which cannot be copied; they are packed again."""
-        return self.__dict__ | {"_packed": {}}
 
 
 @cache
@@ -142,6 +159,8 @@ def kernels_available() -> bool:
 class KernelTrunk(nn.Module):
     """A fused trunk on the kernels of `encoders.kernels`: uint8 NHWC pixels -> [N, D]. CPU only."""
 
+    quantised = False
+
     def __init__(self, trunk: GoogLeNetTrunk, normalisation: Normalisation) -> None:
         """Take the result of `fuse_googlenet`, in fp32, and exchange its parts."""
         super().__init__()
@@ -154,7 +173,7 @@ class KernelTrunk(nn.Module):
         network.conv1 = stem  # type: ignore[assignment]
         for module in list(network.modules()):
             for name, child in list(module.named_children()):
-                if isinstance(child, nn.MaxPool2d) and child.kernel_size == 3:
+                if isinstance(child, nn.MaxPool2d):
                     setattr(module, name, KernelMaxPool(child))
                 elif isinstance(child, LocalResponseNorm):
                     setattr(module, name, KernelResponseNorm(child.alpha / child.size, child.k))
@@ -162,8 +181,11 @@ class KernelTrunk(nn.Module):
             if isinstance(module, ConvReLU2d):
                 module.packs = packing_available()
 
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """The last block's output for raw patches."""
+        maps = [self.trunk.stem(portion) for portion in pixels.split(STEM_PORTION)]
+        return self.trunk.blocks(maps[0] if len(maps) == 1 else torch.cat(maps))
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of raw patches."""
-        maps = [self.trunk.stem(portion) for portion in pixels.split(STEM_PORTION)]
-        x = maps[0] if len(maps) == 1 else torch.cat(maps)
-        return self.trunk.blocks(x).mean(dim=(2, 3))
+        return self.feature_map(pixels).mean(dim=(2, 3))

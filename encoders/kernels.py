@@ -4,7 +4,7 @@ torch's own max pooling and an LRN made of its elementwise operations take 40% o
 on CPU: the former also finds the place of each maximum, the latter goes through memory ten times.
 These go through it once. Convolutions, the rest, run at the machine's matrix peak in oneDNN.
 
-Activations are channels-last arrays [N, H, W, C] of float32, or of bfloat16 seen as int16: for
+Activations are channels-last arrays [N, H, W, C] of float32, uint8, or bfloat16 seen as int16: for
 values that are not negative, as after a ReLU, the order of bfloat16 is that of its bits.
 `tests/encoders/test_kernels.py` holds each against torch.
 """
@@ -26,6 +26,8 @@ _FEWEST_ROWS = 128
 _FAST_MATH = {"contract", "arcp", "nsz"}  # fuse multiply and add, divide by reciprocals
 _LOWER, _SIGN, _FRACTION = np.uint32(0x7FFF), np.uint32(0x8000), np.uint32(13)
 _HALF_ULP, _ONE, _SHIFT = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+_HALF, _TOP = np.float32(0.5), np.float32(255)
+_BLOCK = 4096  # numbers worked on at once by kernels of several passes; they stay in the cache
 
 
 def compiled(function: Callable[..., None], **options: Any) -> Callable[..., None]:
@@ -65,52 +67,92 @@ def _unfold(pixels, table, out, taps, stride, pad, start, stop):
                     target[here + i] = line[there + i]
 
 
-def _max_pool(x, out, stride, pad, start, stop):
-    """Rows start to stop of the 3x3 maximum: down the columns first, then along the row."""
+def _max_pool(x, out, window, stride, pad, start, stop):
+    """Rows start to stop of the maximum over 2x2 or 3x3: down the columns, then along the row."""
     height, width, channels = x.shape[1], x.shape[2], x.shape[3]
     rows, columns = out.shape[1], out.shape[2]
     column = np.empty((width, channels), x.dtype)
     flat = column.reshape(-1)
     for row in range(start, stop):
         picture, y = row // rows, row % rows
-        top, end = max(y * stride - pad, 0), min(y * stride - pad + 3, height)
+        top, end = max(y * stride - pad, 0), min(y * stride - pad + window, height)
         upper = x[picture, top].reshape(-1)
         middle = x[picture, (top + end) // 2].reshape(-1)
         lower = x[picture, end - 1].reshape(-1)
         for i in range(len(flat)):
             flat[i] = max(max(upper[i], middle[i]), lower[i])
         for ox in range(columns):
-            left, right = max(ox * stride - pad, 0), min(ox * stride - pad + 3, width)
+            left, right = max(ox * stride - pad, 0), min(ox * stride - pad + window, width)
             one, two, three = column[left], column[(left + right) // 2], column[right - 1]
             target = out[picture, y, ox]
             for c in range(channels):
                 target[c] = max(max(one[c], two[c]), three[c])
 
 
-def _response_norm(x, out, strength, k, start, stop):
-    """Rows start to stop of x [rows, C]: x / (k + strength * sum of 5 squares) ** 0.75."""
-    channels = x.shape[1]
-    bits, squares = np.zeros(channels, np.uint32), np.zeros(channels + 4, np.float32)
+@numba.njit(inline="always")
+def _read_rows(x, first, count, bits, value):  # pragma: no cover
+    """Rows of x as float32; `value` is the same memory as `bits`."""
+    for row in range(count):
+        if x.itemsize == 2:
+            for c in range(x.shape[1]):
+                bits[row, c] = np.uint32(np.uint16(x[first + row, c])) << _SHIFT
+        else:
+            for c in range(x.shape[1]):
+                value[row, c] = x[first + row, c]
+
+
+@numba.njit(inline="always")
+def _write_levels(value, inverse, out, first, count):  # pragma: no cover
+    """Rows of numbers that are not negative as multiples of 1 / inverse, 255 at most."""
+    for row in range(count):
+        for c in range(out.shape[1]):
+            out[first + row, c] = np.uint8(min(value[row, c] * inverse[c] + _HALF, _TOP))
+
+
+def _quantise(x, out, inverse, start, stop):
+    """Rows start to stop of x [rows, C] in steps of 1 / inverse [C]."""
+    block = max(1, _BLOCK // x.shape[1])
+    bits = np.empty((block, x.shape[1]), np.uint32)
     value = bits.view(np.float32)
-    for row in range(start, stop):
-        if x.itemsize == 2:
+    for first in range(start, stop, block):
+        count = min(block, stop - first)
+        _read_rows(x, first, count, bits, value)
+        _write_levels(value, inverse, out, first, count)
+
+
+def _response_norm(x, out, strength, k, inverse, start, stop):
+    """Rows start to stop of x [rows, C]: x / (k + strength * sum of 5 squares) ** 0.75.
+
+    In steps of 1 / inverse [C] where `out` is uint8.
+    """
+    channels = x.shape[1]
+    # Some rows at once: what has just been written cannot be read at another offset without a wait.
+    block = max(1, _BLOCK // channels)
+    bits = np.empty((block, channels), np.uint32)
+    squares = np.zeros((block, channels + 4), np.float32)
+    value = bits.view(np.float32)
+    for first in range(start, stop, block):
+        count = min(block, stop - first)
+        _read_rows(x, first, count, bits, value)
+        for row in range(count):
             for c in range(channels):
-                bits[c] = np.uint32(np.uint16(x[row, c])) << _SHIFT
+                squares[row, c + 2] = value[row, c] * value[row, c]
+        for row in range(count):
+            near = squares[row]
+            for c in range(channels):
+                u = k + strength * (near[c] + near[c + 1] + near[c + 2] + near[c + 3] + near[c + 4])
+                root = np.sqrt(u)
+                value[row, c] = value[row, c] / (root * np.sqrt(root))
+        if out.itemsize == 1:
+            _write_levels(value, inverse, out, first, count)
+        elif out.itemsize == 2:
+            for row in range(count):
+                for c in range(channels):
+                    out[first + row, c] = _as_bfloat16(bits[row, c])
         else:
-            for c in range(channels):
-                value[c] = x[row, c]
-        for c in range(channels):
-            squares[c + 2] = value[c] * value[c]
-        for c in range(channels):
-            near = squares[c] + squares[c + 1] + squares[c + 2] + squares[c + 3] + squares[c + 4]
-            root = np.sqrt(k + strength * near)
-            value[c] = value[c] / (root * np.sqrt(root))
-        if x.itemsize == 2:
-            for c in range(channels):
-                out[row, c] = _as_bfloat16(bits[c])
-        else:
-            for c in range(channels):
-                out[row, c] = value[c]
+            for row in range(count):
+                for c in range(channels):
+                    out[first + row, c] = value[row, c]
 
 
 def _widen(rows, index, out, start, stop):
@@ -135,6 +177,7 @@ def _widen(rows, index, out, start, stop):
 _unfold = compiled(_unfold)
 _widen = compiled(_widen)
 _max_pool = compiled(_max_pool)
+_quantise = compiled(_quantise)
 _response_norm = compiled(_response_norm, fastmath=_FAST_MATH)
 
 
@@ -146,6 +189,20 @@ def _bits(x: Tensor) -> np.ndarray:
 def _pixels_first(x: Tensor) -> np.ndarray:
     """A channels-last [N, C, H, W] tensor as an array [N, H, W, C], bfloat16 as int16."""
     return _bits(x.permute(0, 2, 3, 1).contiguous())
+
+
+def _pixelwise(kernel: Callable[..., None], x: Tensor, dtype: torch.dtype, *settings) -> Tensor:
+    """What a kernel makes of the pixels of a channels-last [N, C, H, W], in a tensor of its own."""
+    image = _pixels_first(x)
+    rows = image.reshape(-1, image.shape[-1])
+    out = torch.empty(image.shape, dtype=dtype)
+    target = _bits(out).reshape(rows.shape)
+    in_parts(
+        lambda start, stop: kernel(rows, target, *settings, start, stop),
+        len(rows),
+        amid_torch=True,
+    )
+    return out.permute(0, 3, 1, 2)
 
 
 def widen_rows(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -167,21 +224,22 @@ def widen_rows(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 class KernelMaxPool(nn.Module):
-    """3x3 maximum of values that are not negative, as after a ReLU; inference on CPU only."""
+    """Maximum of values that are not negative, as after a ReLU; inference on CPU only."""
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         """Take torch's module.
 
         Raises:
-            ValueError: for another window than 3x3, or a dilated one.
+            ValueError: for another window than 2x2 or 3x3, or a dilated one.
         """
         super().__init__()
-        if pool.kernel_size not in (3, (3, 3)) or pool.dilation not in (1, (1, 1)):
-            raise ValueError(f"the kernel pools over 3x3 pixels; got {pool}")
-        self.stride, self.pad, self.ceil = int(pool.stride), int(pool.padding), pool.ceil_mode  # type: ignore[arg-type]
+        if pool.kernel_size not in (2, 3) or pool.dilation not in (1, (1, 1)):
+            raise ValueError(f"the kernel pools over 2x2 or 3x3 pixels; got {pool}")
+        self.window, self.stride = int(pool.kernel_size), int(pool.stride)  # type: ignore[arg-type]
+        self.pad, self.ceil = int(pool.padding), pool.ceil_mode  # type: ignore[arg-type]
 
     def _length(self, size: int) -> int:
-        span = size + 2 * self.pad - 3
+        span = size + 2 * self.pad - self.window
         count = (-(-span // self.stride) if self.ceil else span // self.stride) + 1
         # torch: a window that would start in the padding on the right is left out.
         return count - ((count - 1) * self.stride >= size + self.pad)
@@ -192,35 +250,41 @@ class KernelMaxPool(nn.Module):
         count, height, width, channels = image.shape
         rows, columns = self._length(height), self._length(width)
         out = torch.empty(count, rows, columns, channels, dtype=x.dtype)
-        target = _bits(out)
+        target, settings = _bits(out), (self.window, self.stride, self.pad)
         in_parts(
-            lambda start, stop: _max_pool(image, target, self.stride, self.pad, start, stop),
+            lambda start, stop: _max_pool(image, target, *settings, start, stop),
             count * rows,
             amid_torch=True,
         )
         return out.permute(0, 3, 1, 2)
 
 
+class Quantise(nn.Module):
+    """Numbers that are not negative as uint8, in steps of one size a channel."""
+
+    def __init__(self, step: Tensor) -> None:
+        """Take the steps, float32 [C]."""
+        super().__init__()
+        self.inverse = (1 / step).numpy()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] channels-last, rounded to the nearest step and cut at 255 of them."""
+        return _pixelwise(_quantise, x, torch.uint8, self.inverse)
+
+
 class KernelResponseNorm(nn.Module):
     """Across-channel LRN over five channels, beta 3/4; inference on CPU only."""
 
-    def __init__(self, strength: float, k: float) -> None:
-        """Set alpha / 5 and the offset."""
+    def __init__(self, strength: float, k: float, step: Tensor | None = None) -> None:
+        """Set alpha / 5 and the offset; with steps (float32 [C]) what comes out is uint8."""
         super().__init__()
         self.strength, self.k = np.float32(strength), np.float32(k)
+        self.inverse = np.empty(0, np.float32) if step is None else (1 / step).numpy()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] channels-last, normalised into a tensor of its own."""
-        image = _pixels_first(x)
-        rows = image.reshape(-1, image.shape[-1])
-        out = torch.empty(image.shape, dtype=x.dtype)
-        target = _bits(out).reshape(rows.shape)
-        in_parts(
-            lambda start, stop: _response_norm(rows, target, self.strength, self.k, start, stop),
-            len(rows),
-            amid_torch=True,
-        )
-        return out.permute(0, 3, 1, 2)
+        dtype = torch.uint8 if len(self.inverse) else x.dtype
+        return _pixelwise(_response_norm, x, dtype, self.strength, self.k, self.inverse)
 
 
 class UnfoldedStem(nn.Module):

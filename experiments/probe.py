@@ -17,10 +17,11 @@ from jaxtyping import Float
 from tyro.conf import OmitArgPrefixes
 
 from encoders.bank import FeatureBank
-from encoders.engine import make_encoder
+from encoders.engine import Precision
 from encoders.spec import get_spec
 from experiments.answers import Score
 from experiments.bank import BankConfig, build_bank
+from experiments.calibration import build_encoder
 from experiments.data import DataConfig, build_dataset
 from experiments.linear import hidden_reading, linear_reading, ridge_reading, standardise
 from experiments.metrics import accuracy, bootstrap_interval, mean_class_accuracy
@@ -51,8 +52,8 @@ class ProbeConfig:
     """Fit a network with a hidden layer of so many units too (0: none)."""
     seed: int = 0
     """Which tenth of the pictures serves to choose, and the initial weights of a hidden layer."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; `int8` is calibrated on pictures of the split `train`."""
     device: str = "auto"
     """Where the encoder computes: `auto`, `cpu` or `cuda[:i]`."""
     workers: int = 2
@@ -190,10 +191,12 @@ def _bank(config: ProbeConfig, dataset: ImageDataset) -> FeatureBank:
             resolutions=config.resolutions,
         )
         return bank
-    encoder = make_encoder(spec, device=config.device, precision=config.precision)
-    what = (spec.fingerprint, str(encoder.dtype), dataset.fingerprint, config.resolutions)
+    encoder = build_encoder(
+        config.encoder, config.data, device=config.device, precision=config.precision
+    )
+    what = (spec.fingerprint, encoder.precision, dataset.fingerprint, config.resolutions)
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
-    precision: Any = "bf16" if encoder.dtype == torch.bfloat16 else "fp32"
+    precision: Any = encoder.precision
     centre = BankConfig(
         out=config.out.parent / "features" / key, data=config.data, splits=(dataset.split,),
         encoder=config.encoder, resolutions=config.resolutions, side=1, mirror=False,

@@ -37,15 +37,18 @@ def activations(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> t
 @few
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 40), st.integers(3, 14), st.integers(3, 14)),
+    window=st.sampled_from([2, 3]),
     stride=st.sampled_from([1, 2]),
     pad=st.sampled_from([0, 1]),
     ceil=st.booleans(),
-    dtype=dtypes,
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.uint8]),
 )
-def test_pooling_is_torchs(shape, stride, pad, ceil, dtype) -> None:
-    pool = nn.MaxPool2d(3, stride=stride, padding=pad, ceil_mode=ceil)
+def test_pooling_is_torchs(shape, window, stride, pad, ceil, dtype) -> None:
+    pool = nn.MaxPool2d(window, stride=stride, padding=pad, ceil_mode=ceil)
     x = activations(sum(shape), *shape, dtype=dtype)
-    torch.testing.assert_close(kernels.KernelMaxPool(pool)(x), pool(x), rtol=0, atol=0)
+    # torch pools bytes in tiny pictures only; as floats they are the same.
+    expected = pool(x.float()).to(dtype)
+    torch.testing.assert_close(kernels.KernelMaxPool(pool)(x), expected, rtol=0, atol=0)
 
 
 def test_pooling_passes_infinity_and_nan_on() -> None:
@@ -56,7 +59,7 @@ def test_pooling_passes_infinity_and_nan_on() -> None:
         torch.testing.assert_close(kernels.KernelMaxPool(pool)(x), pool(x), equal_nan=True)
 
 
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, dilation=2)])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(5), nn.MaxPool2d(3, dilation=2)])
 def test_other_windows_are_refused(pool) -> None:
     with pytest.raises(ValueError, match="3x3"):
         kernels.KernelMaxPool(pool)
@@ -78,6 +81,27 @@ def test_response_norm_is_torchs(shape, size, dtype) -> None:
     torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=1e-30)
     plain = LocalResponseNorm()(x.float())
     torch.testing.assert_close(got.float(), plain, rtol=2 * tolerance, atol=1e-30)
+
+
+@few
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 5), st.integers(1, 5)),
+    normed=st.booleans(),
+    dtype=dtypes,
+)
+def test_levels_are_the_nearest_multiples_of_their_channels_step(shape, normed, dtype) -> None:
+    x = activations(sum(shape), *shape, dtype=dtype)
+    # A quarter of the channels saturates.
+    step = torch.rand(shape[1], generator=torch.Generator().manual_seed(1)) * 0.8 + 0.2
+    if normed:
+        exact = F.local_response_norm(x.double(), 5, alpha=1e-4, beta=0.75, k=1.0)
+        got = kernels.KernelResponseNorm(1e-4 / 5, 1.0, step)(x)
+    else:
+        exact, got = x.double(), kernels.Quantise(step)(x)
+    levels = exact / step[:, None, None]
+    assert got.dtype == torch.uint8 and got.is_contiguous(memory_format=torch.channels_last)
+    # To the nearest, but for what float32 cannot tell.
+    assert bool(((got - levels.clamp(max=255)).abs() <= 0.5 + 1e-4).all())
 
 
 @few
