@@ -252,7 +252,8 @@ def _verdicts(rates: dict[str, Rate]) -> tuple[dict[str, float], dict[str, bool]
     for kind in (BN, LRN):
         ours, ours32, ours8 = (_name(kind, each) for each in (BF16, FP32, INT8))
         pairs = [(ours, USER, 5.0), (ours, COMPILED, 1.0), (ours, "OpenVINO, bf16", 1.0),
-                 (ours32, "OpenVINO, fp32", 1.0), (ours32, "ONNX Runtime, fp32", 1.0)]  # fmt: skip
+                 (ours32, "OpenVINO, fp32", 1.0), (ours32, "ONNX Runtime, fp32", 1.0),
+                 (ours8, USER, 5.0), (ours8, "ONNX Runtime, int8", 1.0)]  # fmt: skip
         for one, other, least in pairs:
             ratio = over(one, _name(kind, other))
             if ratio is not None:
@@ -308,7 +309,8 @@ def _notes(
         f"and {peaks['float32'] / 1e9:,.0f} in fp32 here. Convolutions may exceed that a little.",
         *(f"{name}: {ratio:.2f}x" for name, ratio in ratios.items()),
         "Ours takes bytes and normalises them; the others are given normalised floats. ONNX "
-        "Runtime has no bf16 on CPU; its int8 is of its own static quantisation, by channel. OpenVINO runs one request at a time, as ours does.",
+        "Runtime has no bf16 on CPU; its int8 is of its own static quantisation, by channel. "
+        "OpenVINO runs one request at a time, as ours does.",
     ]
     if absent:
         notes.append(
