@@ -73,6 +73,14 @@ _GO_ON = {
 }
 
 
+def _next(name: str, config: Any) -> str:
+    """What a person who has interrupted a command can do."""
+    resumes = "--resume" in _GO_ON[name]
+    if resumes and (config is None or not (config.out / "config.json").exists()):
+        return "nothing was written, the same command begins again"
+    return _GO_ON[name]
+
+
 def _usage() -> str:
     lines = ["usage: glimpse COMMAND [OPTIONS]", "", "Study where to look.", ""]
     lines += [f"  {name:<10} {entry[3]}" for name, entry in _COMMANDS.items()]
@@ -130,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     # What the library chose for its user (where pictures are kept, say) is worth a line.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("glimpse_env").setLevel(logging.INFO)
+    config = None
     try:
         with handling({signal.SIGTERM: raise_terminated}):
             run, config = _parse(name, arguments[1:])
@@ -137,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         if os.environ.get("GLIMPSE_DEBUG"):
             raise
-        print(f"\nglimpse {name}: interrupted; {_GO_ON[name]}", file=sys.stderr)
+        print(f"\nglimpse {name}: interrupted; {_next(name, config)}", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
         # A bare RuntimeError is torch's, and a mistake of this program's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,9 +66,11 @@ def ending(error: BaseException):
 
 @pytest.mark.parametrize("name", ["bank", "train", "report"])
 def test_ctrl_c_says_how_to_go_on(
-    name: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.cli._parse", lambda *_: (ending(KeyboardInterrupt()), None))
+    (tmp_path / "config.json").touch()
+    asked = (ending(KeyboardInterrupt()), SimpleNamespace(out=tmp_path))
+    monkeypatch.setattr("experiments.cli._parse", lambda *_: asked)
     assert main([name]) == 130
     shown = capsys.readouterr()
     assert shown.err.strip() == f"glimpse {name}: interrupted; {_GO_ON[name]}" and not shown.out
@@ -75,6 +78,22 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setenv("GLIMPSE_DEBUG", "1")
     with pytest.raises(KeyboardInterrupt):
         main([name])
+
+
+@pytest.mark.parametrize("name", ["pretrain", "train", "baseline"])
+@pytest.mark.parametrize("parsed", [False, True])
+def test_ctrl_c_before_a_run_has_begun_offers_nothing_to_resume(
+    name: str, parsed: bool, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse(*_):
+        if not parsed:  # while the modules load
+            raise KeyboardInterrupt
+        return ending(KeyboardInterrupt()), SimpleNamespace(out=tmp_path)
+
+    monkeypatch.setattr("experiments.cli._parse", parse)
+    assert main([name]) == 130
+    said = capsys.readouterr().err
+    assert "--resume" not in said and "begins again" in said
 
 
 def test_ctrl_c_has_a_sentence_for_every_command() -> None:
