@@ -23,7 +23,7 @@ class BankDescription:
     encoder_name: str
     """Name of the encoder's spec, for people."""
     precision: str
-    """Arithmetic it was computed in: `fp32` or `bf16`."""
+    """Arithmetic it was computed in: `fp32`, `bf16`, or `int8:` and a hash of the calibration."""
     num_images: int
     """N."""
     feature_size: int

@@ -17,11 +17,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from encoders.allocation import keep_freed_memory
-from encoders.fused import KernelTrunk, fuse_googlenet, kernels_available
+from encoders.fused import KernelTrunk, fuse_googlenet, kernels_available, packing_available
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.graphs import GraphedForward
 from encoders.inception_mini import InceptionMini
-from encoders.quantised import QuantisedTrunk, int8_available
+from encoders.quantised import QuantisedTrunk, int8_obstacle
 from encoders.spec import EncoderSpec, Normalisation, get_spec
 from encoders.weights import find_weights, load_state
 
@@ -31,7 +31,7 @@ Precision = Literal["auto", "fp32", "bf16", "int8"]
 # capture of a graph, or weights packed for it (12 MB in bf16). On CPU larger ones are slower, since
 # their activations leave the cache.
 CPU_BUCKETS = (1, 4, 16, 32)
-PACKED_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 28, 32)
+PACKED_BUCKETS = (*range(1, 13), 14, 16, 18, 20, 24, 28, 32)
 CUDA_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024)
 
 
@@ -97,7 +97,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
         native = mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if native else torch.float32
     if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision is 'auto', 'fp32' or 'bf16', not {precision!r}")
+        raise ValueError(
+            f"precision is 'auto', 'fp32' or 'bf16' (of a frozen GoogLeNet 'int8' too), not "
+            f"{precision!r}"
+        )
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
@@ -130,7 +133,7 @@ class Encoder:
         feature_size: D.
         device: where it computes and where the features are.
         dtype: of its floats (`torch.float32` or `torch.bfloat16`).
-        precision: its arithmetic, `fp32`, `bf16` or `int8`.
+        precision: its arithmetic: `fp32`, `bf16`, or `int8:` and a hash of the calibration.
         fingerprint: hash of what determines the features, arithmetic aside.
     """
 
@@ -151,8 +154,8 @@ class Encoder:
         self.device = device
         self.dtype = dtype
         self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        if isinstance(network, KernelTrunk) and network.quantised:
-            self.precision = "int8"
+        if isinstance(network, KernelTrunk) and network.calibration:
+            self.precision = f"int8:{network.calibration}"
         self.compiled = compiled
         network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval().requires_grad_(False)
@@ -162,7 +165,7 @@ class Encoder:
         elif graphed:
             self._forward = GraphedForward(self.network, device)
         self.buckets = CUDA_BUCKETS if device.type == "cuda" else CPU_BUCKETS
-        if isinstance(network, KernelTrunk):
+        if isinstance(network, KernelTrunk) and (network.calibration or packing_available()):
             self.buckets = PACKED_BUCKETS
         elif not (compiled or graphed):
             # Nothing is gained by a fixed size where every size is served alike.
@@ -246,15 +249,17 @@ def make_encoder(
     Args:
         encoder: name of a registered spec; a spec; a `torch.nn.Module` that maps float32 patches
             [N, 3, P, P] in 0..1 to features [N, D] (it is used in evaluation mode, in fp32 unless
-            bf16 is asked for); or an `Encoder`, which is returned as it is.
+            bf16 is asked for); or an `Encoder`, which is returned as it is (int8 cannot be asked of
+            one that is there).
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
             multiplies bytes), which needs `calibration` and is never chosen by itself.
         compile: compile and freeze, which takes a minute or so. On CPU it is slower than the
             kernels used otherwise (`glimpse benchmark encoder`).
         patch_side: P, to probe a module's feature size with.
-        calibration: Some hundred patches like those to be encoded, from training pictures, whose
-            largest activations are what int8 can express.
+        calibration: uint8 [N, P, P, 3], some hundred patches like those to be encoded, of training
+            pictures, whose largest activations are what int8 can express. Takes as long as encoding
+            them in fp32, some seconds.
 
     Raises:
         TypeError: for anything else.
@@ -262,11 +267,11 @@ def make_encoder(
             GoogLeNet, on another device or without patches.
         DeviceNotAvailableError: for int8 on a processor without instructions for it.
     """
-    if isinstance(encoder, Encoder):
-        return encoder
     target = resolve_device(device)
     if precision == "int8" or calibration is not None:
         _check_int8(encoder, target, precision, compile, calibration)
+    if isinstance(encoder, Encoder):
+        return encoder
     if target.type == "cpu":
         keep_freed_memory()
     if isinstance(encoder, nn.Module):
@@ -318,20 +323,23 @@ def _check_int8(
     """Say what is wrong with a request for int8."""
     if precision != "int8":
         raise ValueError(f"calibration is for precision='int8', not {precision!r}")
-    if isinstance(encoder, nn.Module):
-        raise ValueError("int8 is for GoogLeNets, not for a module of your own")
+    if isinstance(encoder, (Encoder, nn.Module)):
+        raise ValueError(
+            "int8 is for GoogLeNets by name or spec, not for an encoder or a module that is there"
+        )
     if device.type != "cpu" or compile:
         raise ValueError("int8 computes on the CPU, not compiled: give device='cpu'")
-    if calibration is None or calibration.dtype != torch.uint8 or not calibration.numel():
-        raise ValueError(
-            "int8 needs calibration=patches, uint8 [N, P, P, 3]: some hundred like those to be "
-            "encoded"
-        )
-    if not int8_available():
-        raise DeviceNotAvailableError(
-            "int8: this processor has no instructions for products of bytes (VNNI), or numba is "
-            "not installed"
-        )
+    form = "uint8 tensor [N, P, P, 3] of some hundred patches like those to be encoded"
+    if not isinstance(calibration, Tensor):
+        raise ValueError(f"int8 needs calibration=patches, a {form}, not {type(calibration)}")
+    shape = tuple(calibration.shape)
+    if calibration.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ValueError(f"calibration is a {form}, not {calibration.dtype} {shape}")
+    if calibration.amin() == calibration.amax():
+        raise ValueError("the calibration patches are blank: give pictures")
+    obstacle = int8_obstacle()
+    if obstacle is not None:
+        raise DeviceNotAvailableError(f"int8: {obstacle}; give precision='auto'")
 
 
 def fast_form(

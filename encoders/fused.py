@@ -24,8 +24,8 @@ from encoders.spec import Normalisation
 # Patches whose first layers are computed together: 37 MB of conv1's output for 32 of them would
 # leave the caches, and be paged in anew each time.
 STEM_PORTION = 8
-# Batch sizes for which a convolution keeps packed weights; the engine asks for no more than these.
-_MOST_PACKED = 16
+# Shapes for which a convolution keeps packed weights: every size of batch that the engine asks for.
+_MOST_PACKED = 24
 
 
 def _folded(block: nn.Module) -> nn.Conv2d:
@@ -47,11 +47,14 @@ class PackedWeights:
 
     def get(self, shape: tuple[int, ...], pack: Callable[[], Tensor]) -> Tensor:
         """Those for inputs of a shape, packed if they are not there."""
-        if shape not in self._kept:
-            if len(self._kept) >= _MOST_PACKED:
-                del self._kept[next(iter(self._kept))]
-            self._kept[shape] = pack()
-        return self._kept[shape]
+        packed = self._kept.get(shape)
+        if packed is None:
+            packed = pack()
+            # Threads may share an encoder: another may have changed what is kept meanwhile.
+            for oldest in list(self._kept)[: 1 - _MOST_PACKED]:
+                self._kept.pop(oldest, None)
+            self._kept[shape] = packed
+        return packed
 
     def __reduce__(self) -> tuple[type[PackedWeights], tuple[()]]:
         """Copies begin empty: what is packed is opaque and cannot be copied."""
@@ -159,7 +162,8 @@ def kernels_available() -> bool:
 class KernelTrunk(nn.Module):
     """A fused trunk on the kernels of `encoders.kernels`: uint8 NHWC pixels -> [N, D]. CPU only."""
 
-    quantised = False
+    calibration: str | None = None
+    """Hash (hex) of what it was calibrated on; only `QuantisedTrunk` has one."""
 
     def __init__(self, trunk: GoogLeNetTrunk, normalisation: Normalisation) -> None:
         """Take the result of `fuse_googlenet`, in fp32, and exchange its parts."""

@@ -11,6 +11,8 @@ such as noise, channels saturate and the features are useless.
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,17 +33,6 @@ _LEVELS = 255
 # A channel that calibration leaves dark gets this part of the map's largest step.
 _SMALLEST = 1e-3
 _PORTION = 16
-
-
-def int8_available() -> bool:
-    """Whether this processor multiplies bytes, and torch and numba can make it."""
-    operators = ("qconv2d_pointwise", "qconv_prepack")
-    return (
-        torch.backends.mkldnn.is_available()
-        and torch.cpu._is_vnni_supported()
-        and all(hasattr(torch.ops.onednn, name) for name in operators)
-        and kernels_available()
-    )
 
 
 class QuantisedConv(nn.Module):
@@ -89,7 +80,29 @@ class QuantisedConv(nn.Module):
         )  # fmt: skip
 
 
-@torch.inference_mode()
+@cache
+def int8_obstacle() -> str | None:
+    """What keeps this machine from int8, as a clause; None where it computes exactly.
+
+    A processor may lack the instructions, or oneDNN be told to leave them (then pairs of products
+    saturate), or torch have changed its operators: so it is tried.
+    """
+    if not kernels_available():
+        return "numba is not installed"
+    conv = nn.Conv2d(64, 16, 1).requires_grad_(False)
+    nn.init.ones_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    brightest = torch.full((4, 64, 3, 3), _LEVELS, dtype=torch.uint8)
+    try:
+        sums = QuantisedConv(conv, torch.ones(64), None)(brightest)
+    except (AttributeError, RuntimeError, TypeError):
+        return "this torch has no convolution of bytes here"
+    if not torch.allclose(sums, torch.tensor(64.0 * _LEVELS), rtol=1e-4):
+        return "this processor has no instructions for exact sums of products of bytes (VNNI)"
+    return None
+
+
+@torch.no_grad()
 def find_steps(
     trunk: GoogLeNetTrunk, normalisation: Normalisation, patches: UInt8[Tensor, "N P P 3"]
 ) -> dict[str, Float[Tensor, " C"]]:
@@ -121,17 +134,14 @@ def find_steps(
     finally:
         for handle in handles:
             handle.remove()
-    # Not inference tensors: they become part of a module.
     return {
-        name: torch.maximum(top, top.max() * _SMALLEST).clamp_min(1e-12).clone() / _LEVELS
+        name: torch.maximum(top, top.max() * _SMALLEST).clamp_min(1e-12) / _LEVELS
         for name, top in largest.items()
     }
 
 
 class QuantisedTrunk(KernelTrunk):
     """A fused trunk in int8: uint8 NHWC pixels -> [N, D]. CPU only."""
-
-    quantised = True
 
     def __init__(
         self,
@@ -152,6 +162,8 @@ class QuantisedTrunk(KernelTrunk):
 
         steps = find_steps(trunk, normalisation, patches)
         super().__init__(trunk, normalisation)
+        content = f"{tuple(patches.shape)}".encode() + patches.contiguous().numpy().tobytes()
+        self.calibration = hashlib.sha256(content).hexdigest()[:12]
         network = self.trunk.network
 
         def norm(name: str) -> KernelResponseNorm:

@@ -8,29 +8,33 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from encoders.engine import Encoder, Precision, make_encoder
+from encoders.spec import get_spec
 from experiments.data import DataConfig, build_dataset
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramid import RESOLUTIONS, build_pyramid
 from glimpse_env.retina import cut_patches
 
 _PICTURES = 96
+# As far out as the outermost points of a bank's usual lattice: what lies outside a picture is
+# noise, whose activations differ from a picture's.
+_EXTENT = 0.8
 
 
 def calibration_patches(dataset: ImageDataset, count: int = _PICTURES) -> UInt8[Tensor, "N P P 3"]:
-    """Central glimpses of pictures spread over a training split, at every resolution.
+    """Glimpses at random places of pictures spread over a training split, at every resolution.
 
     Args:
         dataset: Pictures, which decide the patches: every process gets the same.
         count: How many pictures to look at, if there are as many.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
-    centre, plain = np.zeros((1, 2), np.float32), np.zeros(1, bool)
+    places = np.random.default_rng(0).uniform(-_EXTENT, _EXTENT, (len(chosen), 1, 2))
     cut = [
         cut_patches(
-            [build_pyramid(dataset.image(int(index)), RESOLUTIONS)], centre, plain,
-            np.array([index], np.uint64),
+            [build_pyramid(dataset.image(int(index)), RESOLUTIONS)], place.astype(np.float32),
+            np.zeros(1, bool), np.array([index], np.uint64),
         )[0]
-        for index in chosen
+        for index, place in zip(chosen, places, strict=True)
     ]  # fmt: skip
     return torch.from_numpy(np.concatenate(cut))
 
@@ -41,5 +45,8 @@ def build_encoder(name: str, data: DataConfig, *, device: str, precision: Precis
     Raises:
         ValueError, DeviceNotAvailableError: see `make_encoder`.
     """
-    patches = calibration_patches(build_dataset(data, "train")) if precision == "int8" else None
+    patches = None
+    if precision == "int8":
+        get_spec(name)  # a mistyped name is told before pictures are read
+        patches = calibration_patches(build_dataset(data, "train"))
     return make_encoder(name, device=device, precision=precision, calibration=patches)

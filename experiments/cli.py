@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -57,6 +58,9 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
 }  # fmt: skip
 
 
+# Load, in processes that compute, from which cores count as shared.
+_BUSY = 0.5
+
 # What a person who pressed Ctrl-C can do next.
 _GO_ON = {
     **dict.fromkeys(
@@ -79,6 +83,19 @@ def _next(name: str, config: Any) -> str:
     if resumes and (config is None or not (config.out / "config.json").exists()):
         return "nothing was written, the same command begins again"
     return _GO_ON[name]
+
+
+def _suit_surroundings() -> None:
+    """Set what libraries read when they load: a terminal or a log, cores of our own or shared."""
+    if not sys.stderr.isatty():
+        # A log wants a line of progress now and then, not ten a second.
+        os.environ.setdefault("TQDM_MININTERVAL", "10")
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] >= _BUSY:
+        # OpenMP's threads wait at full speed for a while, which is right on idle cores. Where
+        # others compute too it made training five times slower; there, to sleep soon is as fast as
+        # to be alone, but on idle cores it costs up to half.
+        if "OMP_WAIT_POLICY" not in os.environ:
+            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _usage() -> str:
@@ -133,8 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(version("glimpse-env"))
         return 0
     if name not in _COMMANDS:
-        print(f"glimpse: no command {name!r}\n\n{_usage()}", file=sys.stderr)
+        near = get_close_matches(name, _COMMANDS, 1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        print(f"{_usage()}\n\nglimpse: no command {name!r}{hint}", file=sys.stderr)
         return 2
+    if name != "benchmark":
+        _suit_surroundings()
     # What the library chose for its user (where pictures are kept, say) is worth a line.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("glimpse_env").setLevel(logging.INFO)

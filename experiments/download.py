@@ -9,8 +9,13 @@ from typing import Literal
 from tyro.conf import Positional
 
 from encoders.fetch import download_file
-from encoders.spec import TORCHVISION_FILE, TORCHVISION_SHA256
-from encoders.weights import BVLC_CAFFEMODEL, BVLC_CAFFEMODEL_SHA1, default_weights_dir
+from encoders.spec import BVLC_FILE, BVLC_SHA256, TORCHVISION_FILE, TORCHVISION_SHA256
+from encoders.weights import (
+    BVLC_CAFFEMODEL,
+    BVLC_CAFFEMODEL_SHA1,
+    default_weights_dir,
+    file_digest,
+)
 from glimpse_env.datasets.download import ARCHIVES, OFFICIAL_URL, download_dogs, unpack_shards
 from glimpse_env.datasets.errors import MissingImagesError
 from glimpse_env.datasets.stanford_dogs import SPLITS, StanfordDogs, default_data_dir
@@ -105,7 +110,10 @@ def _download_dogs(config: DownloadConfig) -> None:
 
 def _download_weights(config: DownloadConfig) -> None:
     folder = (config.weights_dir or default_weights_dir()).expanduser()
-    if "weights" in config.what:
+    there = folder / BVLC_FILE
+    if "weights" in config.what and there.is_file() and file_digest(there) == BVLC_SHA256:
+        print(f"BVLC GoogLeNet: {there}")
+    elif "weights" in config.what:
         path = download_file(
             f"{(config.mirror or BVLC_URL).rstrip('/')}/{BVLC_CAFFEMODEL}",
             folder / BVLC_CAFFEMODEL,

@@ -42,7 +42,17 @@ def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
     """
     if config.bank is None:
         return make_encoder(config.encoder, device=config.device, precision=config.precision)
-    bank = FeatureBank.open(config.bank / split)
+    try:
+        bank = FeatureBank.open(config.bank / split)
+    except FileNotFoundError as error:
+        command = (
+            f"glimpse bank --dataset {config.data.dataset} --encoder {config.encoder} "
+            f"--out {config.bank}"
+        )
+        raise FileNotFoundError(
+            f"no feature bank in {config.bank / split}: make one with `{command}`, or encode live "
+            "with --bank None"
+        ) from error
     bank.check(split=split, encoder=get_spec(config.encoder).fingerprint)
     return bank
 

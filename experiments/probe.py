@@ -196,11 +196,10 @@ def _bank(config: ProbeConfig, dataset: ImageDataset) -> FeatureBank:
     )
     what = (spec.fingerprint, encoder.precision, dataset.fingerprint, config.resolutions)
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
-    precision: Any = encoder.precision
     centre = BankConfig(
         out=config.out.parent / "features" / key, data=config.data, splits=(dataset.split,),
         encoder=config.encoder, resolutions=config.resolutions, side=1, mirror=False,
-        context="center", precision=precision, device=config.device, workers=config.workers,
+        context="center", precision=config.precision, device=config.device, workers=config.workers,
     )  # fmt: skip
     return build_bank(centre, dataset.split, encoder)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from encoders.engine import build_network, make_encoder
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
-from encoders.quantised import int8_available
+from encoders.quantised import int8_obstacle
 from encoders.spec import EncoderSpec, get_spec
 from experiments.benchmarks.peak import count_flops, matmul_peak
 from experiments.benchmarks.timing import (
@@ -126,7 +126,7 @@ def _contenders(spec: EncoderSpec, kind: str, device: torch.device, batch: int) 
         BF16: lambda: bf16(pixels),
         FP32: lambda: fp32(pixels),
     }
-    if device.type == "cpu" and int8_available():
+    if device.type == "cpu" and int8_obstacle() is None:
         int8 = make_encoder(spec, device=device, precision="int8", calibration=pixels)
         works[INT8] = lambda: int8(pixels)
     if batch > 2:  # torch.compile takes a minute, too long for a quick run

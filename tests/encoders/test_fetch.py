@@ -230,7 +230,7 @@ def test_busy_server_is_retried(server: Server, tmp_path: Path) -> None:
 def test_nobody_listening(server: Server, tmp_path: Path) -> None:
     url = server.url
     server.server_close()
-    with pytest.raises(DownloadError, match="resume"):
+    with pytest.raises(DownloadError, match="again later"):
         download_file(url, tmp_path / "f", progress=False, retries=1, backoff=0.001)
 
 

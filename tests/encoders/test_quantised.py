@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from encoders import engine
+from encoders import engine, quantised
 from encoders.engine import DeviceNotAvailableError, make_encoder
-from encoders.quantised import QuantisedConv, int8_available
+from encoders.fused import PackedWeights, fuse_googlenet
+from encoders.quantised import QuantisedConv, find_steps, int8_obstacle
 from encoders.spec import get_spec
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
 from glimpse_env.pyramid import build_pyramid
@@ -37,7 +42,7 @@ def real_patches(dogs_dir: Path) -> torch.Tensor:
     return torch.from_numpy(cut[:, 0])
 
 
-BYTES = pytest.mark.skipif(not int8_available(), reason="no products of bytes (VNNI) here")
+BYTES = pytest.mark.skipif(int8_obstacle() is not None, reason=f"no int8: {int8_obstacle()}")
 
 
 @BYTES
@@ -80,7 +85,7 @@ def test_features_are_near_the_plain_modules(architecture, depth, tmp_path: Path
     encoder = make_encoder(spec, device="cpu", precision="int8", calibration=patches(64, seed=1))
     x = patches(37, seed=2)
     got = encoder(x)
-    assert encoder.precision == "int8" and got.dtype == torch.float32
+    assert encoder.precision.startswith("int8:") and got.dtype == torch.float32
     assert relative_error(got, plain_features(spec, state, x)) < 0.1
 
 
@@ -128,14 +133,74 @@ def test_calibrating_twice_is_the_same() -> None:
     assert torch.equal(one(patches(3)), two(patches(3)))
 
 
+def test_steps_are_those_of_the_brightest_patch_wherever_it_comes() -> None:
+    spec = replace(get_spec("googlenet"), weights=None, sha256=None)
+    trunk = fuse_googlenet(engine.build_network(spec))  # type: ignore[arg-type]
+    x = patches(20)
+    forwards, backwards, part = (
+        find_steps(trunk, spec.normalisation, each) for each in (x, x.flip(0), x[:1])
+    )
+    assert len(forwards) == 3 + 2 + 9 * 4  # first layers, both LRN, four convolutions a block
+    for name, steps in forwards.items():
+        torch.testing.assert_close(backwards[name], steps, rtol=1e-4, atol=0)
+        assert (steps >= part[name] * (1 - 1e-4)).all() and not steps.is_inference()
+
+
+@pytest.mark.parametrize("isa, exact", [("AVX2", False), ("ALL", True)])
+def test_saturating_sums_are_noticed(isa: str, exact: bool) -> None:
+    if exact and int8_obstacle() is not None:
+        pytest.skip(f"no int8: {int8_obstacle()}")
+    code = "from encoders.quantised import int8_obstacle; print(int8_obstacle())"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=True
+    ).stdout
+    assert (said.strip() == "None") == exact, said
+
+
+def test_other_operators_of_torch_are_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise TypeError("other arguments")
+
+    monkeypatch.setattr(QuantisedConv, "forward", refuse)
+    assert "this torch" in str(int8_obstacle.__wrapped__())
+    monkeypatch.setattr(quantised, "kernels_available", lambda: False)
+    assert "numba" in str(int8_obstacle.__wrapped__())
+
+
+def test_packed_weights_are_few_and_shared_by_threads() -> None:
+    kept = PackedWeights()
+
+    def ask(seed: int) -> None:
+        for number in np.random.default_rng(seed).integers(0, 60, 3000).tolist():
+            assert int(kept.get((number,), lambda n=number: torch.tensor(n))) == number
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(8)))
+    finally:
+        sys.setswitchinterval(before)
+    assert len(kept._kept) <= 24 + 8  # one more a thread, until the next comes
+
+
+PATCH = torch.arange(27648).reshape(1, 96, 96, 3).byte()
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
         ({"precision": "int8"}, "calibration=patches"),
-        ({"precision": "int8", "calibration": torch.zeros(0, 96, 96, 3).byte()}, "calibration"),
-        ({"precision": "int8", "calibration": torch.zeros(2, 96, 96, 3)}, "uint8"),
-        ({"precision": "bf16", "calibration": patches(1)}, "for precision='int8'"),
-        ({"precision": "int8", "calibration": patches(1), "compile": True}, "not compiled"),
+        ({"precision": "int8", "calibration": PATCH[:0]}, r"not torch.uint8 \(0, 96"),
+        ({"precision": "int8", "calibration": PATCH[0]}, r"not torch.uint8 \(96, 96, 3\)"),
+        ({"precision": "int8", "calibration": PATCH.permute(0, 3, 1, 2)}, r"\(1, 3, 96, 96\)"),
+        ({"precision": "int8", "calibration": PATCH.float()}, "not torch.float32"),
+        ({"precision": "int8", "calibration": PATCH.numpy()}, "ndarray"),
+        ({"precision": "int8", "calibration": torch.zeros_like(PATCH)}, "blank"),
+        ({"precision": "bf16", "calibration": PATCH}, "for precision='int8'"),
+        ({"precision": "int8", "calibration": PATCH, "compile": True}, "not compiled"),
+        ({"precision": "int4"}, "'int8'"),
     ],
 )
 def test_half_a_request_is_refused(options: dict, said: str) -> None:
@@ -144,15 +209,16 @@ def test_half_a_request_is_refused(options: dict, said: str) -> None:
         make_encoder(spec, device="cpu", **options)
 
 
-@pytest.mark.parametrize("other", ["inception_mini", nn.Flatten()])
+@pytest.mark.parametrize("other", ["inception_mini", nn.Flatten(), "encoder"])
 def test_other_networks_are_refused(other, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "int8_available", lambda: True)
+    monkeypatch.setattr(engine, "int8_obstacle", lambda: None)
+    given = make_encoder("inception_mini", device="cpu") if other == "encoder" else other
     with pytest.raises(ValueError, match="int8 is for GoogLeNets"):
-        make_encoder(other, device="cpu", precision="int8", calibration=patches(1))
+        make_encoder(given, device="cpu", precision="int8", calibration=PATCH)
 
 
-def test_a_processor_without_such_instructions_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "int8_available", lambda: False)
+def test_a_machine_without_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "int8_obstacle", lambda: "the moon is not full")
     spec = replace(get_spec("googlenet"), weights=None, sha256=None)
-    with pytest.raises(DeviceNotAvailableError, match="VNNI"):
-        make_encoder(spec, device="cpu", precision="int8", calibration=patches(1))
+    with pytest.raises(DeviceNotAvailableError, match="the moon"):
+        make_encoder(spec, device="cpu", precision="int8", calibration=PATCH)

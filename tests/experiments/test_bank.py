@@ -15,7 +15,6 @@ from torch import nn
 
 from encoders.bank import BankMismatchError, FeatureBank
 from encoders.engine import Encoder, make_encoder
-from encoders.quantised import int8_available
 from experiments.bank import (
     BankBuilder,
     BankConfig,
@@ -24,7 +23,6 @@ from experiments.bank import (
     build_bank,
     describe,
 )
-from experiments.calibration import build_encoder, calibration_patches
 from experiments.data import DataConfig, build_dataset
 from glimpse_env.pyramid import build_pyramid
 from glimpse_env.retina import cut_patches
@@ -269,25 +267,3 @@ def test_worker_processes_give_the_same(tmp_path: Path, capsys: pytest.CaptureFi
     one = build_bank(replace(config, out=tmp_path / "one", workers=1), "train", encoder)
     np.testing.assert_allclose(two.glimpse, one.glimpse, atol=1e-2)
     two.check(dataset=build_dataset(data, "train").fingerprint, encoder=encoder.fingerprint)
-
-
-@pytest.mark.skipif(not int8_available(), reason="no products of bytes (VNNI) here")
-def test_int8_is_calibrated_alike_in_every_process(
-    bvlc_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GLIMPSE_DATA", str(bvlc_weights.parent.parent))
-    config = BankConfig(
-        out=tmp_path, data=DataConfig(dataset="synthetic", num_images=12), splits=("train",),
-        side=1, mirror=False, context="center", precision="int8", workers=2, chunk=4,
-    )  # fmt: skip
-    encoder = build_encoder(config.encoder, config.data, device="cpu", precision="int8")
-    bank = build_bank(config, "train", encoder)
-    assert bank.description.precision == "int8"
-    patches = calibration_patches(build_dataset(config.data, "train"))
-    assert patches.shape == (12 * 3, 96, 96, 3)  # every picture, for there are fewer than asked
-    images, here = np.arange(12), np.zeros(12, np.int64)
-    found = torch.from_numpy(bank.glimpses(images, here.astype(bool), here, bank.resolutions))
-    exact = make_encoder("googlenet", device="cpu", precision="fp32")(patches)
-    error = (found.flatten(0, 1) - exact).norm() / exact.norm()
-    # Medium and high patches reach over the edge here and there, into other noise.
-    assert 1e-4 < error < 0.2

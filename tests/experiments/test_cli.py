@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,7 +52,8 @@ def test_a_missing_bank_is_one_sentence(
     assert main(command) == 1
     shown = capsys.readouterr().err
     assert shown.startswith("glimpse train: ") and shown.count("\n") == 1
-    assert str(tmp_path / "none") in shown and "`glimpse bank`" in shown
+    assert str(tmp_path / "none") in shown and "--bank None" in shown
+    assert "`glimpse bank --dataset synthetic --encoder inception_mini --out" in shown
     monkeypatch.setenv("GLIMPSE_DEBUG", "1")
     with pytest.raises(FileNotFoundError):
         main(command)
@@ -94,6 +96,39 @@ def test_ctrl_c_before_a_run_has_begun_offers_nothing_to_resume(
     assert main([name]) == 130
     said = capsys.readouterr().err
     assert "--resume" not in said and "begins again" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "getloadavg"), reason="this system tells no load")
+@pytest.mark.parametrize(
+    "name, load, asked, expected",
+    [
+        ("train", 0.1, None, None),
+        ("train", 3.0, None, "1000"),
+        ("train", 3.0, "5", "5"),
+        ("benchmark", 3.0, None, None),
+    ],
+)
+def test_on_a_busy_machine_threads_sleep_sooner(
+    name: str, load: float, asked: str | None, expected: str | None, monkeypatch
+) -> None:
+    seen = []
+    # Set first, so that what the command sets is undone.
+    monkeypatch.setenv("GOMP_SPINCOUNT", asked or "")
+    monkeypatch.setenv("TQDM_MININTERVAL", "1")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if asked is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    note = lambda config: seen.append(os.environ.get("GOMP_SPINCOUNT"))  # noqa: E731
+    monkeypatch.setattr("experiments.cli._parse", lambda *_: (note, None))
+    assert main([name]) == 0 and seen == [expected]
+
+
+def test_a_mistyped_command_is_guessed(capsys: Capture) -> None:
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err.endswith("no command 'trian': did you mean 'train'?\n")
+    assert main(["zzz"]) == 2
+    assert capsys.readouterr().err.endswith("no command 'zzz'\n")
 
 
 def test_ctrl_c_has_a_sentence_for_every_command() -> None:

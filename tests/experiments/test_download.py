@@ -188,6 +188,24 @@ def test_full_disk_is_told_before_anything_is_fetched(
     assert site.requests == [] and not (tmp_path / "data").exists()
 
 
+def test_weights_that_are_there_are_left_alone(
+    bvlc_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / bvlc_weights.name
+    here.symlink_to(bvlc_weights)
+    # Nothing listens there, and nothing need.
+    asked = DownloadConfig(
+        what=("weights",), weights_dir=tmp_path, mirror="http://127.0.0.1:9", progress=False
+    )
+    download(asked)
+    assert str(here) in capsys.readouterr().out
+    here.unlink()
+    here.write_bytes(b"another file")
+    with pytest.raises(DownloadError, match="again later") as told:
+        download(asked)
+    assert "bytes are kept" not in str(told.value)
+
+
 def test_weights(site: Site, tmp_path: Path) -> None:
     files = ("bvlc_googlenet.caffemodel", "googlenet-1378be20.pth")
     for name in files:
