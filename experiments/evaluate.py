@@ -311,6 +311,18 @@ def restore_saved(
     return agent.restore(folder, record=record)
 
 
+def _tell_unfinished(agents: dict[str, Agent], epochs: int) -> None:
+    """Say which agents have not been trained to the end."""
+    learners = {
+        name: agent
+        for name, agent in agents.items()
+        if not isinstance(agent, OutsidePolicy) or agent.learns
+    }
+    short = [f"{name} {agent.epoch}" for name, agent in learners.items() if agent.epoch < epochs]
+    if short:
+        print(f"not trained to the end, epochs of {epochs}: {', '.join(short)}")
+
+
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate a run; prints the table, writes `evaluation-<split>.json` and pictures.
 
@@ -333,6 +345,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     source = build_source(run, config.split)
     env = build_play_env(run, config.split, source=source, training=False)
     agents = load_run(config.run, run, env, best=config.best)
+    if not config.best:
+        _tell_unfinished(agents, own.epochs)
     oracle = own.references if config.oracle is None else config.oracle
     scanpaths = own.scanpaths if config.scanpaths is None else config.scanpaths
     seed = own.seed if config.seed is None else config.seed

@@ -210,7 +210,25 @@ def test_evaluate_repeats_what_training_reported(
         assert found[name]["ma"] == row["ma"], name
     assert (config.out / "evaluation-val.json").read_text() == written
     assert len(list((config.out / "pictures").glob("*.png"))) == 2
-    assert "oracle" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "oracle" in said and "not trained to the end" not in said
+
+
+def test_evaluate_tells_a_run_that_was_cut_short(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    save = train_module.Trainer._save
+
+    def stop(self, *arguments) -> None:  # after the first epoch's checkpoint
+        save(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module.Trainer, "_save", stop)
+    config = replace(config, references=False, scanpaths=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    evaluate(EvaluateConfig(run=config.out, pictures=0))
+    assert "not trained to the end, epochs of 3: learned 1" in capsys.readouterr().out
 
 
 def test_other_kinds_of_evaluation_go_elsewhere(config: TrainConfig, tmp_path: Path) -> None:
