@@ -79,9 +79,10 @@ _GO_ON = {
 
 def _next(name: str, config: Any) -> str:
     """What a person who has interrupted a command can do."""
-    resumes = "--resume" in _GO_ON[name]
-    if resumes and (config is None or not (config.out / "config.json").exists()):
-        return "nothing was written, the same command begins again"
+    if "--resume" in _GO_ON[name]:
+        begun = "checkpoint/checkpoint.json" if name == "pretrain" else "config.json"
+        if config is None or not (config.out / begun).exists():
+            return "nothing was kept, the same command begins again"
     return _GO_ON[name]
 
 

@@ -26,6 +26,7 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
+from agents.checkpoint import RECORD
 from encoders.engine import resolve_device
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec, get_spec
@@ -144,7 +145,9 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
             f"--pictures {config.pictures} cannot be shared equally by {ranks.count} processes: "
             "give a multiple"
         )
-    if ranks.first and not config.resume and (checkpoint.exists() or weights.exists()):
+    # A folder alone is what a run leaves that was killed before its first checkpoint.
+    saved = (checkpoint / RECORD).exists() or any(checkpoint.glob("previous-*.json"))
+    if ranks.first and not config.resume and (saved or weights.exists()):
         raise RunError(
             f"{config.out} holds a run already: continue it with --resume, or give another --out"
         )

@@ -66,17 +66,18 @@ def ending(error: BaseException):
     return run
 
 
-@pytest.mark.parametrize("name", ["bank", "train", "report"])
+@pytest.mark.parametrize("name", ["bank", "train", "pretrain", "report"])
 def test_ctrl_c_says_how_to_go_on(
     name: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "config.json").touch()
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / ("checkpoint/checkpoint.json" if name == "pretrain" else "config.json")).touch()
     asked = (ending(KeyboardInterrupt()), SimpleNamespace(out=tmp_path))
     monkeypatch.setattr("experiments.cli._parse", lambda *_: asked)
     assert main([name]) == 130
     shown = capsys.readouterr()
     assert shown.err.strip() == f"glimpse {name}: interrupted; {_GO_ON[name]}" and not shown.out
-    assert ("--resume" in shown.err) == (name == "train")
+    assert ("--resume" in shown.err) == ("train" in name)
     monkeypatch.setenv("GLIMPSE_DEBUG", "1")
     with pytest.raises(KeyboardInterrupt):
         main([name])
