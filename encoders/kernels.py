@@ -12,6 +12,7 @@ values that are not negative, as after a ReLU, the order of bfloat16 is that of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import numba
@@ -33,13 +34,20 @@ _BLOCK = 4096  # numbers worked on at once by kernels of several passes; they st
 def compiled(function: Callable[..., None], **options: Any) -> Callable[..., None]:
     """Compile without the GIL, kept on disk for the next process where there is a place for it."""
     options = {"nogil": True, "error_model": "numpy"} | options
+    # An import hook that checks types wraps every function, in what numba cannot compile.
+    function = unwrap(function)
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
         return numba.njit(**options)(function)
 
 
-@numba.njit(inline="always")
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For use within kernels."""
+    return numba.njit(inline="always")(unwrap(function))
+
+
+@_inlined
 def _as_bfloat16(bits):  # pragma: no cover
     """The upper half of float32 bits, rounded to nearest even."""
     return np.int16((bits + _HALF_ULP + ((bits >> _SHIFT) & _ONE)) >> _SHIFT)
@@ -89,7 +97,7 @@ def _max_pool(x, out, window, stride, pad, start, stop):
                 target[c] = max(max(one[c], two[c]), three[c])
 
 
-@numba.njit(inline="always")
+@_inlined
 def _read_rows(x, first, count, bits, value):  # pragma: no cover
     """Rows of x as float32; `value` is the same memory as `bits`."""
     for row in range(count):
@@ -101,7 +109,7 @@ def _read_rows(x, first, count, bits, value):  # pragma: no cover
                 value[row, c] = x[first + row, c]
 
 
-@numba.njit(inline="always")
+@_inlined
 def _write_levels(value, inverse, out, first, count):  # pragma: no cover
     """Rows of numbers that are not negative as multiples of 1 / inverse, 255 at most."""
     for row in range(count):
