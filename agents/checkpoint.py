@@ -126,6 +126,15 @@ def _remove_unused(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def has_checkpoint(folder: str | Path) -> bool:
+    """Whether a folder holds a checkpoint, or one before a newest that was lost.
+
+    The folder alone tells nothing: a process may be killed before it has filled it.
+    """
+    folder = Path(folder)
+    return (folder / RECORD).is_file() or any(folder.glob("previous-*.json"))
+
+
 def load_checkpoint(
     folder: str | Path, device: str | torch.device = "cpu", *, record: str = RECORD
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -267,11 +267,11 @@ def make_encoder(
             GoogLeNet, on another device or without patches.
         DeviceNotAvailableError: for int8 on a processor without instructions for it.
     """
-    target = resolve_device(device)
     if precision == "int8" or calibration is not None:
-        _check_int8(encoder, target, precision, compile, calibration)
+        _check_int8(encoder, resolve_device(device), precision, compile, calibration)
     if isinstance(encoder, Encoder):
         return encoder
+    target = resolve_device(device)
     if target.type == "cpu":
         keep_freed_memory()
     if isinstance(encoder, nn.Module):
@@ -294,12 +294,9 @@ def make_encoder(
         dtype = resolve_precision("auto" if precision == "int8" else precision, target)
         plain = build_network(spec)
         fused = fuse_googlenet(plain) if isinstance(plain, GoogLeNetTrunk) else plain
-        if calibration is None:
-            network = fast_form(fused, spec.normalisation, target, dtype, compile=compile)
-        elif isinstance(fused, GoogLeNetTrunk):
-            network = QuantisedTrunk(fused, spec.normalisation, calibration.cpu(), dtype)
-        else:
-            raise ValueError(f"int8 is for GoogLeNets, and {spec.name!r} is none")
+        network = fast_form(
+            fused, spec.normalisation, target, dtype, compile=compile, calibration=calibration
+        )
         size, fingerprint = spec.feature_size, spec.fingerprint
     return Encoder(
         network,
@@ -349,6 +346,7 @@ def fast_form(
     dtype: torch.dtype,
     *,
     compile: bool = False,
+    calibration: UInt8[Tensor, "N P P 3"] | None = None,
 ) -> nn.Module:
     """Choose the form in which a network computes: raw pixels -> features.
 
@@ -358,7 +356,15 @@ def fast_form(
         device: Where it will compute.
         dtype: In which arithmetic.
         compile: Whether torch will compile it.
+        calibration: What to calibrate int8 on; None for another arithmetic.
+
+    Raises:
+        ValueError: int8 of what is no GoogLeNet.
     """
+    if calibration is not None:
+        if not isinstance(network, GoogLeNetTrunk):
+            raise ValueError(f"int8 is for GoogLeNets, and {type(network).__name__} is none")
+        return QuantisedTrunk(network, normalisation, calibration.cpu(), dtype)
     # torch.compile fuses poolings and LRN itself, and cannot look into kernels of others.
     if isinstance(network, GoogLeNetTrunk) and device.type == "cpu" and not compile:
         if kernels_available():

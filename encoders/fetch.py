@@ -118,11 +118,13 @@ def _transfer_with_retries(
             failures = 0 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
             if failures > retries:
-                kept = f"{furthest} bytes are kept in {part}; " if furthest else ""
-                raise DownloadError(
-                    f"cannot download {url} ({error}): {kept}run the same command again "
-                    f"{'to resume' if furthest else 'later'}"
-                ) from error
+                again = "run the same command again later"
+                if _size(part):
+                    again = (
+                        f"{_size(part)} bytes are kept in {part}; run the same command again to "
+                        "resume"
+                    )
+                raise DownloadError(f"cannot download {url} ({error}): {again}") from error
             time.sleep(min(backoff * 2 ** max(failures - 1, 0), 60.0))
 
 

@@ -167,8 +167,8 @@ class QuantisedTrunk(KernelTrunk):
         network = self.trunk.network
 
         def norm(name: str) -> KernelResponseNorm:
-            plain: LocalResponseNorm = trunk.network.get_submodule(name)  # type: ignore[assignment]
-            return KernelResponseNorm(plain.alpha / plain.size, plain.k, steps[name])
+            kernel: KernelResponseNorm = network.get_submodule(name)  # type: ignore[assignment]
+            return KernelResponseNorm(float(kernel.strength), float(kernel.k), steps[name])
 
         step = steps.get("maxpool1.1")
         if step is None:  # batch norm, and no LRN
@@ -176,12 +176,12 @@ class QuantisedTrunk(KernelTrunk):
             network.maxpool1 = nn.Sequential(network.maxpool1, Quantise(step))  # type: ignore[assignment]
         else:
             network.maxpool1[1] = norm("maxpool1.1")  # type: ignore[index, operator]
-        network.conv2 = QuantisedConv(trunk.network.conv2.conv, step, steps["conv2"])  # type: ignore[assignment, arg-type]
+        network.conv2 = QuantisedConv(network.conv2.conv, step, steps["conv2"])  # type: ignore[assignment, arg-type]
         normed = steps.get("maxpool2.0")
         if normed is not None:
             network.maxpool2[0] = norm("maxpool2.0")  # type: ignore[index, operator]
         network.conv3 = QuantisedConv(  # type: ignore[assignment]
-            trunk.network.conv3.conv,  # type: ignore[arg-type]
+            network.conv3.conv,  # type: ignore[arg-type]
             steps["conv2"],
             steps["conv3"] if normed is None else None,
             dtype,

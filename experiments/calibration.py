@@ -28,15 +28,12 @@ def calibration_patches(dataset: ImageDataset, count: int = _PICTURES) -> UInt8[
         count: How many pictures to look at, if there are as many.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
-    places = np.random.default_rng(0).uniform(-_EXTENT, _EXTENT, (len(chosen), 1, 2))
-    cut = [
-        cut_patches(
-            [build_pyramid(dataset.image(int(index)), RESOLUTIONS)], place.astype(np.float32),
-            np.zeros(1, bool), np.array([index], np.uint64),
-        )[0]
-        for index, place in zip(chosen, places, strict=True)
-    ]  # fmt: skip
-    return torch.from_numpy(np.concatenate(cut))
+    places = np.random.default_rng(0).uniform(-_EXTENT, _EXTENT, (len(chosen), 2))
+    cut = cut_patches(
+        [build_pyramid(dataset.image(int(index)), RESOLUTIONS) for index in chosen],
+        places.astype(np.float32), np.zeros(len(chosen), bool), chosen.astype(np.uint64),
+    )  # fmt: skip
+    return torch.from_numpy(cut).flatten(0, 1)
 
 
 def build_encoder(name: str, data: DataConfig, *, device: str, precision: Precision) -> Encoder:

@@ -91,12 +91,12 @@ def _suit_surroundings() -> None:
     if not sys.stderr.isatty():
         # A log wants a line of progress now and then, not ten a second.
         os.environ.setdefault("TQDM_MININTERVAL", "10")
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] >= _BUSY:
+    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] >= _BUSY
+    if busy and "OMP_WAIT_POLICY" not in os.environ:
         # OpenMP's threads wait at full speed for a while, which is right on idle cores. Where
         # others compute too it made training five times slower, sleeping soon 1.4 times, as it does
         # on idle cores.
-        if "OMP_WAIT_POLICY" not in os.environ:
-            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _usage() -> str:

@@ -18,7 +18,6 @@ from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor
 
 from agents.policy import AttentionPolicy, Observation
-from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
 from encoders.bank import FeatureBank
@@ -26,7 +25,7 @@ from encoders.engine import Encoder
 from experiments.configs import TrainConfig
 from experiments.contest_configs import ALGORITHMS, TwoDeckSettings, sb3_arguments
 from experiments.environment import build_env, build_play_env
-from experiments.outside import Agent, build_policy
+from experiments.outside import Agent, build_policy, learns
 from experiments.train import epoch_batches, epoch_seed
 from glimpse_env.flat import Codec, FlatCodec, LatticeCodec, join
 from glimpse_env.wrappers import VectorFlatAction, VectorLatticeAction
@@ -63,7 +62,7 @@ class PolicyContestant:
     @property
     def learns(self) -> bool:
         """Whether there is anything to train."""
-        return isinstance(self.policy, ReinforceAgent) or self.policy.learns
+        return learns(self.policy)
 
     def train(self, tick: Tick) -> None:
         """Play and update, epoch by epoch as `glimpse train` does, until `tick` says to stop."""

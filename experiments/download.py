@@ -110,17 +110,16 @@ def _download_dogs(config: DownloadConfig) -> None:
 
 def _download_weights(config: DownloadConfig) -> None:
     folder = (config.weights_dir or default_weights_dir()).expanduser()
-    there = folder / BVLC_FILE
-    if "weights" in config.what and there.is_file() and file_digest(there) == BVLC_SHA256:
-        print(f"BVLC GoogLeNet: {there}")
-    elif "weights" in config.what:
-        path = download_file(
-            f"{(config.mirror or BVLC_URL).rstrip('/')}/{BVLC_CAFFEMODEL}",
-            folder / BVLC_CAFFEMODEL,
-            sha256=config.sha256.get(BVLC_CAFFEMODEL),
-            sha1=None if BVLC_CAFFEMODEL in config.sha256 else BVLC_CAFFEMODEL_SHA1,
-            progress=config.progress,
-        )
+    if "weights" in config.what:
+        path = folder / BVLC_FILE  # the same weights, smaller
+        if not path.is_file() or file_digest(path) != BVLC_SHA256:
+            path = download_file(
+                f"{(config.mirror or BVLC_URL).rstrip('/')}/{BVLC_CAFFEMODEL}",
+                folder / BVLC_CAFFEMODEL,
+                sha256=config.sha256.get(BVLC_CAFFEMODEL),
+                sha1=None if BVLC_CAFFEMODEL in config.sha256 else BVLC_CAFFEMODEL_SHA1,
+                progress=config.progress,
+            )
         print(f"BVLC GoogLeNet: {path}")
     if "torchvision-weights" in config.what:
         path = download_file(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.checkpoint import BEST, RECORD
+from agents.checkpoint import BEST, RECORD, has_checkpoint
 from agents.policy import AttentionPolicy
 from agents.reference import ReferenceAgent, center, given, oracle_fixations
 from agents.reinforce import ReinforceAgent
@@ -30,7 +30,7 @@ from experiments.environment import (
     describe_evaluation,
     evaluation_name,
 )
-from experiments.outside import Agent, OutsidePolicy
+from experiments.outside import Agent, OutsidePolicy, learns
 from experiments.pictures import draw_examples
 from experiments.runs import RunError, load_config, read_json, write_json
 
@@ -301,24 +301,23 @@ def restore_saved(
         The metadata saved with it, none for a policy that does not learn and so has no checkpoint;
         None if the agent is not yet as trained.
     """
-    if isinstance(agent, OutsidePolicy) and not agent.learns:
+    if not learns(agent):
         return {}
     folder = checkpoint_folder(run, name)
     # A newest record that is lost while earlier ones are there is for `restore` to tell.
-    lost = record == RECORD and any(folder.glob("previous-*.json"))
-    if not (folder / record).is_file() and not lost:
+    saved = has_checkpoint(folder) if record == RECORD else (folder / record).is_file()
+    if not saved:
         return None
     return agent.restore(folder, record=record)
 
 
 def _tell_unfinished(agents: dict[str, Agent], epochs: int) -> None:
     """Say which agents have not been trained to the end."""
-    learners = {
-        name: agent
+    short = [
+        f"{name} {agent.epoch}"
         for name, agent in agents.items()
-        if not isinstance(agent, OutsidePolicy) or agent.learns
-    }
-    short = [f"{name} {agent.epoch}" for name, agent in learners.items() if agent.epoch < epochs]
+        if learns(agent) and agent.epoch < epochs
+    ]
     if short:
         print(f"not trained to the end, epochs of {epochs}: {', '.join(short)}")
 

@@ -244,6 +244,13 @@ class OutsidePolicy:
 
 
 Agent = ReinforceAgent | OutsidePolicy
+
+
+def learns(agent: Agent) -> bool:
+    """Whether training changes an agent."""
+    return not isinstance(agent, OutsidePolicy) or agent.learns
+
+
 """What a run trains and evaluates."""
 
 

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from agents.checkpoint import RECORD
+from agents.checkpoint import has_checkpoint
 from encoders.engine import resolve_device
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.spec import EncoderSpec, get_spec
@@ -145,9 +145,8 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
             f"--pictures {config.pictures} cannot be shared equally by {ranks.count} processes: "
             "give a multiple"
         )
-    # A folder alone is what a run leaves that was killed before its first checkpoint.
-    saved = (checkpoint / RECORD).exists() or any(checkpoint.glob("previous-*.json"))
-    if ranks.first and not config.resume and (saved or weights.exists()):
+    begun = has_checkpoint(checkpoint) or weights.exists()
+    if ranks.first and not config.resume and begun:
         raise RunError(
             f"{config.out} holds a run already: continue it with --resume, or give another --out"
         )

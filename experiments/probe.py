@@ -17,7 +17,7 @@ from jaxtyping import Float
 from tyro.conf import OmitArgPrefixes
 
 from encoders.bank import FeatureBank
-from encoders.engine import Precision
+from encoders.engine import Encoder, Precision
 from encoders.spec import get_spec
 from experiments.answers import Score
 from experiments.bank import BankConfig, build_bank
@@ -85,7 +85,7 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
     """
     spec = get_spec(config.encoder)
     sets = [build_dataset(config.data, split) for split in (config.fit_split, config.eval_split)]
-    banks = [_bank(config, dataset) for dataset in sets]
+    banks = _banks(config, sets)
     fitted, measured = (_central(bank, config.resolutions) for bank in banks)
     choices = {name: [index] for index, name in enumerate(config.resolutions)}
     choices["+".join(config.resolutions)] = list(range(len(config.resolutions)))
@@ -179,22 +179,28 @@ def _middles(dataset: ImageDataset) -> tuple[np.ndarray, Float[np.ndarray, "N 2"
     return np.array(kept, np.int64), np.array(places, np.float64).reshape(-1, 2)
 
 
-def _bank(config: ProbeConfig, dataset: ImageDataset) -> FeatureBank:
-    """The bank given; else one of the centre alone, computed unless it is there."""
-    spec = get_spec(config.encoder)
+def _banks(config: ProbeConfig, sets: list[ImageDataset]) -> list[FeatureBank]:
+    """The banks given; else some of the centre alone, computed unless they are there."""
     if config.bank is not None:
-        bank = FeatureBank.open(config.bank / dataset.split)
-        bank.check(
-            split=dataset.split,
-            dataset=dataset.fingerprint,
-            encoder=spec.fingerprint,
-            resolutions=config.resolutions,
-        )
-        return bank
+        spec, banks = get_spec(config.encoder), []
+        for dataset in sets:
+            banks.append(FeatureBank.open(config.bank / dataset.split))
+            banks[-1].check(
+                split=dataset.split,
+                dataset=dataset.fingerprint,
+                encoder=spec.fingerprint,
+                resolutions=config.resolutions,
+            )
+        return banks
     encoder = build_encoder(
         config.encoder, config.data, device=config.device, precision=config.precision
     )
-    what = (spec.fingerprint, encoder.precision, dataset.fingerprint, config.resolutions)
+    return [_centre_bank(config, dataset, encoder) for dataset in sets]
+
+
+def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -> FeatureBank:
+    """The bank of the centre alone."""
+    what = (encoder.fingerprint, encoder.precision, dataset.fingerprint, config.resolutions)
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
     centre = BankConfig(
         out=config.out.parent / "features" / key, data=config.data, splits=(dataset.split,),

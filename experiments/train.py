@@ -41,7 +41,7 @@ from experiments.evaluate import (
     restore_saved,
 )
 from experiments.locking import sole_user
-from experiments.outside import Agent, OutsidePolicy, describe_policy
+from experiments.outside import Agent, OutsidePolicy, describe_policy, learns
 from experiments.runs import RunError, RunFolder, environment_record, write_json
 from experiments.stopping import Stop, stopping
 
@@ -105,11 +105,7 @@ class Trainer:
             config, config.eval_split, source=self.eval_source, training=False
         )
         self.agents = build_agents(config, self.env)
-        self.learners = {
-            name: agent
-            for name, agent in self.agents.items()
-            if not isinstance(agent, OutsidePolicy) or agent.learns
-        }
+        self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
         self._say_what_cannot_be()
         if len(self.env.dataset) * config.learning.samples < config.batch_size:
             raise ValueError(

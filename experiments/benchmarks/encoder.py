@@ -265,11 +265,6 @@ def _verdicts(rates: dict[str, Rate]) -> tuple[dict[str, float], dict[str, bool]
     return ratios, verdicts
 
 
-def _arithmetic(contender: str) -> str:
-    """What a contender computes in: fp32, bf16 or int8."""
-    return next(each for each in ("fp32", "bf16", "int8") if each in contender)
-
-
 def _rows(
     rates: dict[str, Rate],
     fields: dict[str, list[Contender]],
@@ -288,9 +283,11 @@ def _rows(
                 cells.append("-")
                 continue
             median = float(np.median(rate.clock))
-            peak = peaks.get({"bf16": "bfloat16", "fp32": "float32"}.get(_arithmetic(name), ""))
-            share = f", {median * flops[kind] / peak:.0%} of peak" if peak else ""
-            cells.append(rate.clock_cell(1) + share)
+            cell = rate.clock_cell(1)
+            for arithmetic, dtype in (("bf16", "bfloat16"), ("fp32", "float32")):
+                if arithmetic in name:  # the peak in int8 is not measured
+                    cell += f", {median * flops[kind] / peaks[dtype]:.0%} of peak"
+            cells.append(cell)
         rows.append((name, *cells))
     return tuple(rows)
 

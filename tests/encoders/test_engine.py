@@ -206,6 +206,8 @@ def test_what_is_not_an_encoder_is_told() -> None:
 def test_an_encoder_passes_through() -> None:
     encoder = make_encoder("inception_mini", device="cpu")
     assert make_encoder(encoder) is encoder
+    # Where it computes is settled, whatever else is asked for.
+    assert make_encoder(encoder, device="cuda:7") is encoder
     assert isinstance(encoder, Encoder)
 
 
