@@ -42,6 +42,7 @@ from agents.learning import (
 from agents.location import LocationDensity, LocationPath, at_ordinary_scale
 from agents.networks import Memory, TwoDeckNetwork
 from agents.policy import Action, Observation
+from agents.pretrained import Pretrained
 from agents.rollout import Trajectory
 
 Agent = TypeVar("Agent", bound="ReinforceAgent")
@@ -65,7 +66,7 @@ class AgentState:
     """log p(y), at the answer; valid for rows with nothing remaining."""
 
 
-class ReinforceAgent:
+class ReinforceAgent(Pretrained):
     """The two-deck network, acting and learning. An `AttentionPolicy`."""
 
     learns_where = True
