@@ -20,6 +20,7 @@ from glimpse_env.gaze import Gaze
 from glimpse_env.observer import make_observer, output_device
 from glimpse_env.options import EnvOptions
 from glimpse_env.retina import splitmix64
+from glimpse_env.walk import Walk
 
 NEVER_RESET = -1
 
@@ -37,59 +38,6 @@ def episode_key(generator: np.random.Generator) -> int:
 def derived(key: UInt64[np.ndarray, " n"], counter: Any) -> UInt64[np.ndarray, " n"]:
     """Hash keys and a counter (or one a key) to independent 64-bit draws."""
     return splitmix64(splitmix64(key) + np.asarray(counter).astype(np.uint64))
-
-
-class Walk:
-    """Which picture comes next: every picture once an epoch, shared out among environments.
-
-    Environment b visits positions i + (b + k B) n, k = 0, 1, ..., of the epochs laid end to end,
-    where `shard=(i, n)` and B is the number of environments: what `shard=(i + b n, B n)` visits
-    alone.
-    """
-
-    def __init__(
-        self, num_images: int, num_envs: int, *, shuffled: bool, seed: int, shard: tuple[int, int]
-    ) -> None:
-        """Stand at the start.
-
-        Args:
-            num_images: Pictures an epoch.
-            num_envs: B.
-            shuffled: In an order determined by (seed, epoch), else in the order of the list.
-            seed: See `shuffled`.
-            shard: (i, n).
-        """
-        self.num_images = num_images
-        self._shuffled, self._seed = shuffled, seed
-        index, count = shard
-        self._start = index + count * np.arange(num_envs, dtype=np.int64)
-        self._stride = count * num_envs
-        self._position = self._start.copy()
-        self._orders: dict[int, Int64[np.ndarray, " N"]] = {}
-
-    def restart(self, rows: Int64[np.ndarray, " n"], epoch: int = 0) -> None:
-        """Go back (or ahead) to the start of an epoch."""
-        self._position[rows] = self._start[rows] + epoch * self.num_images
-
-    def advance(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Return the next picture of each environment in `rows`, and step on."""
-        epoch, place = np.divmod(self._position[rows], self.num_images)
-        self._position[rows] += self._stride
-        if not self._shuffled:
-            return place
-        image = np.empty_like(place)
-        for value in np.unique(epoch).tolist():
-            chosen = epoch == value
-            image[chosen] = self._order(value)[place[chosen]]
-        return image
-
-    def _order(self, epoch: int) -> Int64[np.ndarray, " N"]:
-        if epoch not in self._orders:
-            if len(self._orders) >= 4:  # environments are rarely more than an epoch apart
-                self._orders.pop(min(self._orders))
-            generator = np.random.default_rng((self._seed, epoch))
-            self._orders[epoch] = generator.permutation(self.num_images)
-        return self._orders[epoch]
 
 
 class GlimpseDynamics:
@@ -125,7 +73,7 @@ class GlimpseDynamics:
             len(self.dataset),
             num_envs,
             shuffled=self.dataset.training,
-            seed=options.order_seed,
+            order_seed=options.order_seed_in_use,
             shard=(options.shard[0], options.shard[1]),
         )
         self._labels = np.asarray(self.dataset.labels, np.int64)

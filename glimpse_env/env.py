@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -74,15 +75,42 @@ class DogsGlimpseEnv(gym.Env):
 
     ## Reset options
 
-    `{"image": i}` shows picture i; the walk over the split then stands still. `{"epoch": e}`
-    restarts the walk at epoch e.
+    `{"image": i}` shows image i; the walk over the split then stands still. `{"epoch": e}` goes to
+    the start of epoch e in the current order, also where a seed is given with it.
 
     ## Walk and seeding
 
-    A training split is walked in random order without replacement; the order is determined by the
-    option `order_seed` and the epoch alone. An evaluation split is walked in order. After the last
-    picture the next epoch follows. `reset(seed=...)` restarts the walk and seeds everything else
-    (mirroring, place of the context, noise outside the picture): the same seed, the same bytes.
+    A training split is walked in random order without replacement, an evaluation split in the order
+    of its list; after the last image the next epoch follows. `reset(seed=...)` restarts the walk
+    and seeds everything else (mirroring, place of the context, noise outside the image): the same
+    seed, the same bytes.
+
+    Where the walk starts, and in which order it goes:
+
+    | walk | order of a training split | start on an evaluation split |
+    |---|---|---|
+    | unsharded | by the seed and the epoch | image s modulo N after `reset(seed=s)`, else 0 |
+    | sharded | by `order_seed` and the epoch | image i of `shard=(i, n)` |
+
+    A walk is sharded with `shard=(i, n)`, n > 1, or with `order_seed` (0 if not given), and always
+    in the vector environment.
+
+    Unsharded copies that are seeded differently walk unrelated orders, as `gymnasium.make_vec`,
+    Stable-Baselines3's `make_vec_env` and other libraries seed them; copies that nobody seeds do
+    so too. The seed is `np_random_seed`, given or drawn by Gymnasium. It is hashed with the epoch,
+    so that the order takes no draw from the generator. Evaluation loops that seed each episode with
+    100 + i see another image each time.
+
+    Seeds never change the order of a sharded walk: n copies with `shard=(0, n)` to `(n - 1, n)`
+    visit each image once an epoch together. Use this to evaluate with several copies. Without
+    shards, copies on an evaluation split overlap: each of them goes through the whole split.
+
+    A copy (`pickle`, `copy.deepcopy`) keeps the order and the place in it.
+
+        test = [
+            gymnasium.make("SyntheticDogsGlimpse-v0", split="val", shard=(i, 4)) for i in range(4)
+        ]
+        [env.reset(seed=i)[1]["image"] for i, env in enumerate(test)]   # [0, 1, 2, 3]
 
     ## Options
 
@@ -99,8 +127,8 @@ class DogsGlimpseEnv(gym.Env):
     | `observation` | `features`, `pixels` (the encoder is ignored), `both` | `features` |
     | `context` | `auto` (random when training), `random`, `center` | `auto` |
     | `mirror` | `auto` (random flips when training), `True` (random flips), `False` | `auto` |
-    | `shard` | `(i, n)`: every n-th picture of the walk, from the i-th on | `(0, 1)` |
-    | `order_seed` | integer from 0 | 0 |
+    | `shard` | `(i, n)`: every n-th image of the walk, from the i-th on | `(0, 1)` |
+    | `order_seed` | integer from 0, or `None`; see above | `None` |
     | `allow_missing` | leave absent pictures out instead of raising | `False` |
     | `choose_scale` | let the action zoom; not from every `FeatureBank` | `False` |
     | `device`, `precision` | `auto`, `cpu`, `cuda[:i]`; `auto`, `fp32`, `bf16` | `auto` |
@@ -134,6 +162,7 @@ class DogsGlimpseEnv(gym.Env):
         self.observation_space = self._dynamics.observation_space()
         self.action_space = self._dynamics.action_space()
         self._window: Window | None = None
+        self._walked_by: np.random.Generator | None = None
 
     @property
     def dataset(self) -> ImageDataset:
@@ -151,14 +180,27 @@ class DogsGlimpseEnv(gym.Env):
         """Start an episode; see the class for seeds and options."""
         image, epoch = self._dynamics.parse_reset(options, _ROW)
         super().reset(seed=seed)
-        if seed is not None or epoch is not None:
-            self._dynamics.walk.restart(_ROW, epoch or 0)
+        self._restart_walk(seed, epoch)
         key = np.array([episode_key(self.np_random)], np.uint64)
         self._dynamics.begin(_ROW, key, image)
         observation = self._dynamics.observe(_ROW, _NO_ROW)
         if self.render_mode == "human":
             self.render()
         return _single(observation), {"image": int(self._dynamics.image[0])}
+
+    def _restart_walk(self, seed: int | None, epoch: int | None) -> None:
+        """Restart the walk where the environment has been seeded, or an epoch is asked for."""
+        walk, generator = self._dynamics.walk, self.np_random
+        # `np_random` is another one than before where the environment has been seeded by whatever
+        # way, or was never reset. What was put in its place by hand has no known seed (-1).
+        if seed is not None or not (walk.sharded or generator is self._walked_by):
+            order = self.np_random_seed
+            if order < 0:
+                order = episode_key(copy.deepcopy(generator))
+            walk.follow(order, first=seed or 0)
+        self._walked_by = generator
+        if epoch is not None:
+            walk.restart(_ROW, epoch)
 
     def step(
         self, action: dict[str, Any]

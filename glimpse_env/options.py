@@ -53,9 +53,12 @@ class EnvOptions:
     mirror: bool | str = "auto"
     """Whether pictures are mirrored at random: True, False, or `auto` (when training)."""
     shard: Sequence[int] = (0, 1)
-    """`(i, n)`: take every n-th picture of the walk, from the i-th on."""
-    order_seed: int = 0
-    """With the epoch, determines the order in which a training split is walked."""
+    """`(i, n)`: take every n-th image of the walk, from the i-th on. With n > 1 the walk is
+    sharded: its order follows from `order_seed` (0 if not given) and the epoch."""
+    order_seed: int | None = None
+    """With the epoch, determines the order in which a training split is walked, and seeds never
+    move it. None: 0 in the vector environment and with n > 1 in `shard`; elsewhere the order
+    follows from the environment's seed."""
     allow_missing: bool = False
     """Leave out listed pictures that are absent, instead of raising."""
     choose_scale: bool = False
@@ -72,7 +75,8 @@ class EnvOptions:
         """Check every field, and give each its canonical form."""
         self._set("resolutions", _resolutions(self.resolutions))
         self._set("num_glimpses", _integer("num_glimpses", self.num_glimpses, least=1))
-        self._set("order_seed", _integer("order_seed", self.order_seed, least=0))
+        if self.order_seed is not None:
+            self._set("order_seed", _integer("order_seed", self.order_seed, least=0))
         self._set("shard", _shard(self.shard))
         self._set("device", _device(self.device))
         check_choice("observation", self.observation, OBSERVATIONS)
@@ -135,6 +139,11 @@ class EnvOptions:
                 hint = f"; did you mean {near[0]!r}?" if near else f": it has {', '.join(known)}"
                 raise TypeError(f"the environment has no option {name!r}{hint}")
         return cls(**keywords)
+
+    @property
+    def order_seed_in_use(self) -> int | None:
+        """The seed that orders a sharded walk; None where the walk follows the environment's."""
+        return 0 if self.order_seed is None and self.shard[1] > 1 else self.order_seed
 
     def load_dataset(self) -> ImageDataset:
         """Open the dataset.

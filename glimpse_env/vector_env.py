@@ -27,10 +27,12 @@ from glimpse_env.viewer import Window, draw_frame, tile_frames, warn_no_render_m
 class DogsGlimpseVectorEnv(VectorEnv):
     """`num_envs` episodes of `DogsGlimpseEnv` side by side; its docstring is the contract.
 
-    Environment i equals a `DogsGlimpseEnv` with `shard=(i, num_envs)` seeded `seed + i`: byte for
-    byte in pixels, to the encoder's precision in features. (With `shard=(j, m)` of its own, one
-    with `shard=(j + i * m, m * num_envs)`.) Observations, rewards and infos have the form of
-    Gymnasium's `SyncVectorEnv`, in each autoreset mode:
+    Environment i equals a `DogsGlimpseEnv` with `shard=(i, num_envs)`, the same `order_seed` (0 if
+    not given) and seeded `seed + i`: byte for byte in pixels, to the encoder's precision in
+    features. (With `shard=(j, m)` of its own, one with `shard=(j + i * m, m * num_envs)`.) The walk
+    is always sharded: all environments together see each image once an epoch, and seeds never
+    change the order. Observations, rewards and infos have the form of Gymnasium's `SyncVectorEnv`,
+    in each autoreset mode:
 
     - `SAME_STEP`, the default: an answered episode is followed by the next one within the step. The
       last observation and info are under `final_obs` and `final_info`.
@@ -86,6 +88,8 @@ class DogsGlimpseVectorEnv(VectorEnv):
         self.autoreset_mode = autoreset(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.render_mode = render_mode
+        if options.get("order_seed") is None:  # the walk of a vector environment is sharded
+            options["order_seed"] = 0
         self._dynamics = GlimpseDynamics(EnvOptions.from_keywords(options), self.num_envs, array)
         self.single_observation_space = self._dynamics.observation_space()
         self.single_action_space = self._dynamics.action_space()
@@ -129,18 +133,28 @@ class DogsGlimpseVectorEnv(VectorEnv):
 
     @property
     def random_state(self) -> list[dict[str, Any]]:
-        """State of each environment's generator, as JSON can hold it; set it to go on from there.
+        """State of each environment's draws, as JSON can hold it; set it to go on from there.
 
-        Between episodes of pictures chosen by `options`, nothing else decides what comes.
+        Each is the state of a generator, with the environment's place in the walk as `walk`; the
+        order follows from the options. Between episodes nothing else decides what comes.
         """
-        return [dict(generator.bit_generator.state) for generator in self._generators]
+        places = self._dynamics.walk.position
+        return [
+            {**generator.bit_generator.state, "walk": place}
+            for generator, place in zip(self._generators, places, strict=True)
+        ]
 
     @random_state.setter
     def random_state(self, states: list[dict[str, Any]]) -> None:
         if len(states) != self.num_envs:
             raise ValueError(f"{len(states)} states of generators for {self.num_envs} environments")
+        walk = self._dynamics.walk
+        # States saved by earlier versions hold no place: they leave the walk where it is.
+        walk.position = [
+            state.get("walk", place) for state, place in zip(states, walk.position, strict=True)
+        ]
         for generator, state in zip(self._generators, states, strict=True):
-            generator.bit_generator.state = state
+            generator.bit_generator.state = {k: v for k, v in state.items() if k != "walk"}
 
     def reset(
         self,

@@ -8,9 +8,10 @@ from gymnasium.error import InvalidAction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glimpse_env.dynamics import GlimpseDynamics, Walk, derived, episode_key
+from glimpse_env.dynamics import GlimpseDynamics, derived, episode_key
 from glimpse_env.live_observer import context_fixations
 from glimpse_env.options import EnvOptions
+from glimpse_env.walk import Walk
 from tests.glimpse_env.helpers import options
 
 
@@ -27,7 +28,7 @@ def positions(walk: Walk, num_envs: int, rounds: int) -> np.ndarray:
     shuffled=st.booleans(),
 )
 def test_environments_together_cover_every_epoch_once(num_images, num_envs, seed, shuffled):
-    walk = Walk(num_images, num_envs, shuffled=shuffled, seed=seed, shard=(0, 1))
+    walk = Walk(num_images, num_envs, shuffled=shuffled, order_seed=seed, shard=(0, 1))
     rounds = -(-3 * num_images // num_envs)
     images = positions(walk, num_envs, rounds).ravel()[: 3 * num_images]
     for epoch in images.reshape(3, num_images):
@@ -43,7 +44,7 @@ def test_environments_together_cover_every_epoch_once(num_images, num_envs, seed
     epoch=st.integers(0, 4),
 )
 def test_an_environment_of_a_batch_walks_as_a_shard_alone(num_images, num_envs, shard, epoch):
-    make = {"shuffled": True, "seed": 3}
+    make = {"shuffled": True, "order_seed": 3}
     index, count = shard
     batch = Walk(num_images, num_envs, shard=shard, **make)
     batch.restart(np.arange(num_envs), epoch)
@@ -56,12 +57,44 @@ def test_an_environment_of_a_batch_walks_as_a_shard_alone(num_images, num_envs, 
 
 def test_an_epochs_order_is_the_same_however_it_is_reached():
     rows = np.zeros(1, np.int64)
-    straight = Walk(50, 1, shuffled=True, seed=1, shard=(0, 1))
+    straight = Walk(50, 1, shuffled=True, order_seed=1, shard=(0, 1))
     images = positions(straight, 1, 400)[:, 0].reshape(8, 50)
-    jumping = Walk(50, 1, shuffled=True, seed=1, shard=(0, 1))
+    jumping = Walk(50, 1, shuffled=True, order_seed=1, shard=(0, 1))
     for epoch in (7, 0, 3, 7, 1, 6, 2):
         jumping.restart(rows, epoch)
         np.testing.assert_array_equal(positions(jumping, 1, 50)[:, 0], images[epoch])
+
+
+@pytest.mark.parametrize("shuffled", [True, False])
+def test_an_unsharded_walk_covers_every_epoch_once_from_wherever_it_starts(shuffled):
+    for seed in (0, 3, 29, 30, 10**40):
+        walk = Walk(30, 1, shuffled=shuffled, order_seed=None, shard=(0, 1))
+        walk.follow(seed, first=seed)
+        images = positions(walk, 1, 90).reshape(3, 30)
+        assert all(sorted(epoch) == list(range(30)) for epoch in images)
+        assert shuffled or images[0, 0] == seed % 30
+
+
+def test_orders_of_seeds_and_epochs_are_unrelated():
+    """Of two random orders of N images one place in N agrees: here 1,770 pairs of 60 orders."""
+    walk = Walk(200, 1, shuffled=True, order_seed=None, shard=(0, 1))
+    orders = []
+    for seed in (*range(28), 2**32, 2**32 + 1):
+        walk.follow(seed)
+        orders += [*positions(walk, 1, 400).reshape(2, 200)]
+    agreeing = [(a == b).sum() for i, a in enumerate(orders) for b in orders[:i]]
+    # A Poisson count of mean 1: standard error of the mean 0.024.
+    assert abs(np.mean(agreeing) - 1) < 0.12 and max(agreeing) < 12
+    firsts = {int(order[0]) for order in orders}
+    assert len(firsts) > 40, "60 draws from 200 are 52 different ones on average"
+
+
+def test_a_sharded_walk_is_moved_by_no_seed():
+    walk = Walk(30, 1, shuffled=True, order_seed=4, shard=(1, 3))
+    images = positions(walk, 1, 12)
+    for seed in (0, 7):
+        walk.follow(seed, first=seed)
+        np.testing.assert_array_equal(positions(walk, 1, 12), images)
 
 
 def test_a_key_is_a_full_draw_of_64_bits():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
+import pickle
 import sys
 import warnings
 import weakref
@@ -256,12 +258,76 @@ def test_a_training_split_is_walked_at_random_without_replacement():
     assert len({tuple(epoch) for epoch in [*epochs, list(range(24))]}) == 4
 
 
-def test_the_order_depends_on_order_seed_and_not_on_the_seed():
+def test_the_order_follows_from_the_seed():
+    walks = []
+    for seed in (1, 2, 1):
+        env = DogsGlimpseEnv(**options("train", 24))
+        walks.append([env.reset(seed=seed)[1]["image"], *walk(env, 47)])
+    assert walks[0] == walks[2] != walks[1]
+    for images in walks:
+        assert sorted(images[:24]) == sorted(images[24:]) == list(range(24))
+
+
+def test_the_order_takes_no_draw_from_the_generator():
+    states = []
+    for more in ({}, {"order_seed": 3}):
+        env = DogsGlimpseEnv(**options("train", 24, **more))
+        env.reset(seed=5)
+        walk(env, 30)
+        states.append(env.np_random.bit_generator.state)
+    assert states[0] == states[1]
+
+
+def test_the_order_of_a_walk_that_nobody_seeds_follows_from_gymnasiums_random_seed():
+    env = DogsGlimpseEnv(**options("train", 24))
+    images = walk(env, 30)
+    twin = DogsGlimpseEnv(**options("train", 24))
+    assert [twin.reset(seed=env.np_random_seed)[1]["image"], *walk(twin, 29)] == images
+
+
+def test_copies_that_nobody_seeds_walk_different_orders():
+    orders = {tuple(walk(DogsGlimpseEnv(**options("train", 24)), 24)) for _ in range(4)}
+    assert len(orders) == 4
+
+
+def test_a_generator_put_in_place_gives_an_order_of_its_own():
+    env = DogsGlimpseEnv(**options("train", 24))
+    orders = []
+    for seed in (1, 2, 1):
+        env.np_random = np.random.Generator(np.random.MT19937(seed))
+        orders.append(walk(env, 24))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_order_seed_gives_the_order_whatever_the_seed():
     walks = []
     for order_seed, seed in ((0, 1), (0, 2), (5, 1)):
         env = DogsGlimpseEnv(**options("train", 24, order_seed=order_seed))
         walks.append([env.reset(seed=seed)[1]["image"], *walk(env, 30)])
     assert walks[0] == walks[1] != walks[2]
+
+
+@pytest.mark.parametrize("start", [0, 7, 10, 123, 2**70])
+def test_a_seed_starts_an_evaluation_split_at_image_s_modulo_n_and_wraps(start):
+    env = DogsGlimpseEnv(**options("val", 10))
+    images = [env.reset(seed=start)[1]["image"], *walk(env, 12)]
+    assert images == [(start + i) % 10 for i in range(13)]
+
+
+def test_evaluation_loops_that_seed_every_episode_see_other_images():
+    for split, least in (("val", 24), ("train", 10)):
+        env = DogsGlimpseEnv(**options(split, 24))
+        images = [env.reset(seed=100 + i)[1]["image"] for i in range(24)]
+        assert len(set(images)) >= least, "24 draws from 24 are 15 different ones on average"
+
+
+@pytest.mark.parametrize("more", [{"shard": (1, 3)}, {"order_seed": 0, "shard": (0, 1)}])
+def test_a_seed_restarts_a_sharded_walk_over_an_evaluation_split_at_its_shard(more):
+    env = DogsGlimpseEnv(**options("val", 10, **more))
+    index, count = more["shard"]
+    for seed in (4, 5):
+        images = [env.reset(seed=seed)[1]["image"], *walk(env, 5)]
+        assert images == [(index + count * i) % 10 for i in range(6)]
 
 
 def test_a_seed_restarts_the_walk_and_gives_the_same_bytes():
@@ -277,16 +343,18 @@ def test_a_seed_restarts_the_walk_and_gives_the_same_bytes():
 
 
 def test_shards_divide_the_walk_among_them():
-    whole = walk(DogsGlimpseEnv(**options("train", 24)), 45)
+    whole = walk(DogsGlimpseEnv(**options("train", 24, order_seed=0)), 45)
     for count in (2, 5):
         for index in range(count):
-            part = walk(DogsGlimpseEnv(**options("train", 24, shard=(index, count))), 9)
+            env = DogsGlimpseEnv(**options("train", 24, shard=(index, count)))
+            part = [env.reset(seed=index + 7)[1]["image"], *walk(env, 8)]
             assert part == whole[index::count][:9]
 
 
-def test_reset_options_pick_an_image_or_an_epoch():
-    env = DogsGlimpseEnv(**options("train", 24))
-    images = walk(env, 60)
+@pytest.mark.parametrize("more", [{}, {"order_seed": 2}])
+def test_reset_options_pick_an_image_or_an_epoch(more):
+    env = DogsGlimpseEnv(**options("train", 24, **more))
+    images = [env.reset(seed=0)[1]["image"], *walk(env, 59)]
     env.reset(seed=0)
     assert env.reset(options={"image": 17})[1]["image"] == 17
     assert walk(env, 3) == images[1:4], "picking an image leaves the walk where it was"
@@ -294,6 +362,29 @@ def test_reset_options_pick_an_image_or_an_epoch():
     assert walk(env, 3) == images[25:28]
     assert env.reset(options={"epoch": np.int64(0), "image": 3})[1]["image"] == 3
     assert walk(env, 1) == images[:1]
+    assert env.reset(seed=0, options={"epoch": 2})[1]["image"] == images[48]
+
+
+def test_an_epoch_wins_over_the_seed():
+    env = DogsGlimpseEnv(**options("val", 10))
+    assert env.reset(seed=7, options={"epoch": 3})[1]["image"] == 0
+    env = DogsGlimpseEnv(**options("train", 24))
+    of_seed = [env.reset(seed=7)[1]["image"], *walk(env, 47)]
+    env.reset(seed=8)
+    assert env.reset(seed=7, options={"epoch": 1})[1]["image"] == of_seed[24]
+    assert walk(env, 23) == of_seed[25:]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("seeded", ["by a seed", "by nobody", "by hand"])
+@pytest.mark.parametrize("keep", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_saved_state_holds_order_and_position(split, seeded, keep):
+    env = DogsGlimpseEnv(**options(split, 10))
+    if seeded == "by hand":
+        env.np_random = np.random.default_rng(3)
+    env.reset(seed=6 if seeded == "by a seed" else None)
+    walk(env, 3)
+    assert walk(keep(env), 25) == walk(env, 25)
 
 
 # -- zoom and bank -----------------------------------------------------------------------------
@@ -508,7 +599,7 @@ def test_real_features_are_the_same_alone_and_in_a_batch(dogs_dir, bvlc_weights,
     monkeypatch.setenv("GLIMPSE_DATA", str(bvlc_weights.parents[1]))
     common = {"data_dir": dogs_dir, "allow_missing": True, "precision": "fp32", "device": "cpu"}
     common |= {"num_glimpses": 1, "resolutions": ("high", "low"), "split": "val"}
-    env = gymnasium.make("DogsGlimpse-v0", **common)
+    env = gymnasium.make("DogsGlimpse-v0", order_seed=0, **common)
     batch = gymnasium.make_vec("DogsGlimpse-v0", num_envs=2, **common)
     assert env.observation_space["glimpse"].shape == (2, 1024)
     assert env.observation_space["context"].shape == (1024,)

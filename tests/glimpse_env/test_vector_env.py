@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from typing import Any
 
@@ -142,6 +143,35 @@ def test_each_environment_may_be_given_its_own_image():
     np.testing.assert_array_equal(env.reset(options={"image": 8})[1]["image"], [8, 8, 8])
     np.testing.assert_array_equal(env.reset()[1]["image"], [0, 1, 2])
     np.testing.assert_array_equal(env.reset(options={"epoch": 2})[1]["image"], [0, 1, 2])
+
+
+def test_seeds_never_move_the_walk_of_a_vector_environment():
+    for split in ("train", "val"):
+        env = DogsGlimpseVectorEnv(1, **options(split, 24))
+        alone = DogsGlimpseEnv(**options(split, 24, order_seed=0))
+        for seed in (3, None, None, 4, None, None):
+            image = alone.reset(seed=seed)[1]["image"]
+            assert env.reset(seed=seed)[1]["image"].tolist() == [image]
+
+
+def test_a_saved_state_holds_the_place_in_the_walk():
+    env, other = (DogsGlimpseVectorEnv(3, **options("train", 24)) for _ in range(2))
+    env.reset(seed=1)
+    for _ in range(4):
+        env.reset()
+    other.reset(seed=9)
+    other.random_state = json.loads(json.dumps(env.random_state))
+    for mine, theirs in zip(env.reset(), other.reset(), strict=True):
+        assert equal(mine, theirs)
+
+
+def test_a_state_that_was_saved_without_a_place_leaves_the_walk_where_it_is():
+    env, other = (DogsGlimpseVectorEnv(3, **options("train", 24)) for _ in range(2))
+    env.reset(seed=1), other.reset(seed=9)
+    old = [{k: v for k, v in state.items() if k != "walk"} for state in env.random_state]
+    other.random_state = old
+    for mine, theirs in zip(env.reset(), other.reset(), strict=True):
+        assert equal(mine, theirs)
 
 
 def test_an_evaluation_split_is_covered_once_by_all_together():
