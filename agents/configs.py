@@ -6,9 +6,13 @@ Defaults are the paper's where it names a value; what it leaves open says so.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from gymnasium import spaces
+
+from agents.densities import find_density
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class TwoDeckConfig:
     combine: Literal["concatenate", "multiply"] = "concatenate"
     """How what and where meet; `multiply` is Ba et al.'s, both then `image_width` wide, without
     W_g."""
-    location_density: Literal["gaussian", "mixture"] = "gaussian"
-    """`mixture` lets the fixation choose between targets instead of landing between them."""
+    location_density: str = "gaussian"
+    """What a location is drawn from, by its registered name (`agents.densities`); `mixture` lets
+    the fixation choose between targets instead of landing between them."""
     num_components: int = 4
     """Gaussians in the mixture; unused by `gaussian`."""
     sigma: float = 0.15
@@ -57,6 +62,26 @@ class TwoDeckConfig:
     """Dropout on g and on what the classifier reads, in training."""
     feature_dropout: float = 0.0
     """Dropout on the encoder's features of a glimpse, in training."""
+    context_grid: int = 1
+    """G: the context is G x G cells of the encoder's map, or the encoder's vector where G is 1.
+    Follows the environment."""
+    context_channels: int | None = None
+    """C, channels of a cell; None: as many as `feature_size`. Follows the environment."""
+    cell_width: int = 256
+    """Units that a layer shared by all cells makes of a cell and its coordinates; unused where G
+    is 1."""
+    context_norm: bool = False
+    """Normalise the cells' units (LayerNorm) before W_c; unused where G is 1."""
+    context_dropout: float = 0.0
+    """Dropout on what W_c reads, in training."""
+    location_input: Literal["intended", "observed", "none"] = "intended"
+    """What W_loc reads: the location as chosen, the fixation that came of it (clipped, and snapped
+    to a bank's lattice), or nothing (zeros)."""
+    location_hidden: int = 0
+    """Units of a hidden layer of the location network; 0 is none, as in the paper."""
+    location_head: Literal["scaled", "plain"] = "scaled"
+    """Output layer of the location network: divided by sqrt(N), whose steps do not grow with N, or
+    an ordinary layer, which learns faster in small networks under Adam."""
     normalise_features: Literal["none", "layer", "root"] = "none"
     """Scale of a patch's features: as the encoder gives them, standardised over D, or their signed
     square roots standardised. The paper has none; GoogLeNet's pooled features are non-negative with
@@ -70,21 +95,30 @@ class TwoDeckConfig:
                 variant.
         """
         _check_choices(self)
+        find_density(self.location_density)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and value < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {value}.")
+            least = 0 if field.name == "location_hidden" else 1
+            if field.type in ("int", "int | None") and value is not None and value < least:
+                raise ValueError(f"{field.name} must be at least {least}, got {value}.")
         for name in ("sigma", "scale_sigma"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
-        for name in ("dropout", "feature_dropout"):
+        for name in ("dropout", "feature_dropout", "context_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
 
     @property
     def components(self) -> int:
-        """C, Gaussians in the location density."""
-        return self.num_components if self.location_density == "mixture" else 1
+        """Gaussians in the location density."""
+        return 1 if self.location_density == "gaussian" else self.num_components
+
+    @property
+    def context_shape(self) -> tuple[int, ...]:
+        """Shape of one context: [G, G, C], or [D] where G is 1."""
+        channels = self.context_channels or self.feature_size
+        grid = self.context_grid
+        return (grid, grid, channels) if grid > 1 else (channels,)
 
     @property
     def location_size(self) -> int:
@@ -121,11 +155,31 @@ class ReinforceConfig:
     (`mix`, section 2), the policy gradient alone, or the classification loss alone."""
     reinforce_weight: float = 1.0
     """Lambda of equation 12."""
-    reward: Literal["accuracy", "log_likelihood"] = "accuracy"
-    """What the policy maximises: the environment's return (1 when right), or log p(y), whose policy
-    gradient is the exact gradient of the bound F (equation 10) but with more variance."""
-    baseline: Literal["network", "leave_one_out", "none"] = "network"
-    """b: predicted from r2, the mean of the image's other scanpaths (needs `samples` > 1), or 0."""
+    reward: Literal["auto", "accuracy", "log_likelihood", "gain"] = "auto"
+    """What the policy maximises: the environment's return (1 when right); log p(y), whose policy
+    gradient is the exact gradient of the bound F (equation 10) but with more variance; or `gain`,
+    what each glimpse adds to log p(y). `auto`: `log_likelihood` where `samples` > 1, else
+    `accuracy`."""
+    discount: float = 1.0
+    """Factor on what later glimpses gain, in the return of an earlier one (`gain` only)."""
+    baseline: Literal["auto", "network", "leave_one_out", "none"] = "auto"
+    """b: predicted from r2, the mean of the image's other scanpaths (needs `samples` > 1), or 0.
+    `auto`: `leave_one_out` where `samples` > 1, else `network`."""
+    policy_gradient: Literal["sampled", "exact"] = "sampled"
+    """How a glimpse's own reward teaches the policy: by the sampled location, or by all points of a
+    bank's lattice, each weighted with the mass of the density in its cell. `exact` has no sampling
+    noise; what later glimpses earn remains sampled."""
+    glimpse_loss: float = 0.0
+    """Weight of a classification loss after every glimpse but the last, whose weight is 1."""
+    sigma_decay: float = 1.0
+    """Factor on the network's sigma after each epoch."""
+    sigma_floor: float = 0.02
+    """Sigma does not fall below this."""
+    classifier_epochs: int = 0
+    """Epochs, the first ones, in which the classifier learns on random fixations and the policy not
+    at all."""
+    policy_epochs: int = 0
+    """Epochs, after those, in which the policy learns and the classifier does not."""
     baseline_weight: float = 1.0
     """Weight of the baseline's squared error; it trains nothing but the baseline network."""
     entropy_weight: float = 0.0
@@ -144,7 +198,7 @@ class ReinforceConfig:
             ValueError: A rate or weight out of range, or an unknown or contradictory choice.
         """
         _check_choices(self)
-        for name in ("learning_rate", "learning_rate_decay"):
+        for name in ("learning_rate", "learning_rate_decay", "sigma_decay", "sigma_floor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
         norm = self.max_gradient_norm
@@ -158,11 +212,16 @@ class ReinforceConfig:
             "baseline_weight",
             "entropy_weight",
             "border_weight",
+            "glimpse_loss",
+            "classifier_epochs",
+            "policy_epochs",
         ):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
+        if not 0 <= self.discount <= 1:
+            raise ValueError(f"discount must lie in [0, 1], got {self.discount}.")
         if not 0 < self.momentum < 1:
             raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}.")
         if self.samples < 1 or (self.samples == 1 and self.baseline == "leave_one_out"):
@@ -170,6 +229,70 @@ class ReinforceConfig:
                 f"baseline={self.baseline!r} with samples={self.samples}: samples must be at "
                 "least 1, and at least 2 for leave_one_out."
             )
+        if self.policy_gradient == "exact" and self.location_gradient == "backprop":
+            raise ValueError(
+                "policy_gradient='exact' is a policy gradient, and location_gradient='backprop' "
+                "uses none: choose 'policy' or 'mix'."
+            )
+
+    @property
+    def reward_kind(self) -> str:
+        """`reward`, with `auto` resolved."""
+        if self.reward != "auto":
+            return self.reward
+        return "log_likelihood" if self.samples > 1 else "accuracy"
+
+    @property
+    def baseline_kind(self) -> str:
+        """`baseline`, with `auto` resolved."""
+        if self.baseline != "auto":
+            return self.baseline
+        return "leave_one_out" if self.samples > 1 else "network"
+
+    @property
+    def classifies_every_glimpse(self) -> bool:
+        """Whether learning needs the classes after every glimpse, not after the last alone."""
+        return self.glimpse_loss > 0 or self.reward_kind == "gain"
+
+    def stage(self, epoch: int) -> Literal["classifier", "policy", "both"]:
+        """What learns in an epoch, counted from 0."""
+        if epoch < self.classifier_epochs:
+            return "classifier"
+        return "policy" if epoch < self.classifier_epochs + self.policy_epochs else "both"
+
+    def sigma_factor(self, epoch: int, sigma: float) -> float:
+        """Factor on the network's sigma in an epoch, counted from 0."""
+        if self.sigma_decay == 1.0:
+            return 1.0
+        return max(self.sigma_decay**epoch, min(self.sigma_floor / sigma, 1.0))
+
+
+def fit_spaces(
+    network: TwoDeckConfig, observation_space: spaces.Dict, action_space: spaces.Dict
+) -> TwoDeckConfig:
+    """Set what follows from an environment's single spaces.
+
+    Raises:
+        ValueError: The environment shows pixels.
+    """
+    glimpse, label = observation_space["glimpse"], action_space["label"]
+    if len(glimpse.shape or ()) != 2 or not isinstance(label, spaces.Discrete):
+        raise ValueError(
+            "The agent reads features, [S, D] a glimpse, but this environment shows "
+            f"{glimpse}: make it with observation='features' (or 'both')."
+        )
+    resolutions, features = glimpse.shape  # pyright: ignore[reportGeneralTypeIssues]
+    context = observation_space["context"].shape or ()
+    return replace(
+        network,
+        feature_size=features,
+        num_resolutions=resolutions,
+        num_classes=int(label.n),
+        choose_scale="scale" in action_space.spaces,
+        # A vector [D], or cells [G, G, C].
+        context_grid=context[0] if len(context) == 3 else 1,
+        context_channels=context[-1] if context[-1] != features else None,
+    )
 
 
 def check_types(config: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,21 +10,9 @@ from torch import Tensor, nn
 
 from agents import losses
 from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.networks import TwoDeckNetwork
+from agents.objective import Objective
 from agents.rollout import Trajectory
-
-
-class Objective(NamedTuple):
-    """The terms of equation 12 for one batch, each with its weight."""
-
-    classification: Float[Tensor, ""]
-    policy: Float[Tensor, ""]
-    baseline: Float[Tensor, ""]
-    regulariser: Float[Tensor, ""]
-    """Penalty on means beyond the border, less the bonus on the mixture's entropy."""
-    returns: Float[Tensor, " B"]
-    """R."""
-    baselines: Float[Tensor, "T B"]
-    """b of each location; zeros without a baseline."""
 
 
 def make_optimizer(
@@ -46,6 +33,12 @@ def make_optimizer(
     return torch.optim.SGD(
         groups, lr=learning.learning_rate, momentum=learning.momentum, nesterov=True, fused=True
     )
+
+
+def drop_classifier_gradients(network: TwoDeckNetwork) -> None:
+    """Leave the classifier as it is in this step: what reads glimpses, r1 and the classes."""
+    for part in (network.glimpse, network.core.lower, network.classification):
+        part.zero_grad(set_to_none=True)
 
 
 def clip_gradients(network: nn.Module, max_norm: float | None, update: int) -> Float[Tensor, ""]:
@@ -126,8 +119,8 @@ def batch_metrics(
             "baseline_loss": objective.baseline,
             "regulariser": objective.regulariser,
             "return": objective.returns.mean(),
-            "advantage": (objective.returns - objective.baselines).mean(),
-            "explained_variance": losses.explained_variance(objective.baselines, objective.returns),
+            "advantage": (objective.to_go - objective.baselines).mean(),
+            "explained_variance": losses.explained_variance(objective.baselines, objective.to_go),
             "entropy": -log_density.mean(),
             "fixation_spread": losses.fixation_spread(modes[..., :2]).mean(),
             "clipped_fixations": (locations[..., :2].abs() > 1.0).any(-1).double().mean(),

@@ -1,62 +1,39 @@
-"""The location l: what it is drawn from, and which gradient reaches the upper deck through it.
+"""The location l on its way into the classifier, and the gradient that comes back through it.
 
-A location has A coordinates: x and y, and with `choose_scale` a third, the scale.
+A location has A coordinates: x and y, and with `choose_scale` a third, the scale. What it is drawn
+from is in `agents.densities`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from agents.losses import mixture_log_prob
 
 
-@dataclass(frozen=True)
-class LocationDensity:
-    """p(l | r2): Gaussians of one sigma over the plane, weighted by softmax(logits)."""
+def told_location(
+    location: Float[Tensor, "B A"], fixation: Float[Tensor, "B 2"], how: str
+) -> Float[Tensor, "B A"]:
+    """Return what W_loc reads of a glimpse's location; see `TwoDeckConfig.location_input`.
 
-    logits: Float[Tensor, "B C"]
-    means: Float[Tensor, "B C A"]
-    sigma: float
-    scale_sigma: float | None = None
-    """Standard deviation of the scale; None where a location is x and y alone."""
-
-    def mode(self) -> Float[Tensor, "B A"]:
-        """Mean of the likeliest component: for one Gaussian lhat itself."""
-        return self._component(self.logits.argmax(-1))
-
-    def sample(self, generator: torch.Generator) -> Float[Tensor, "B A"]:
-        """Draw l = lhat + sigma * eps, with the gradient of lhat (of the component drawn).
-
-        The draws come from a CPU generator whatever the device, so that a run replays on any.
-        """
-        batch, components, size = self.means.shape
-        noise = torch.randn(batch, size, generator=generator).to(self.means)
-        if self.scale_sigma is None:
-            noise = self.sigma * noise
-        else:
-            noise = noise * noise.new_tensor((self.sigma, self.sigma, self.scale_sigma))
-        index = torch.zeros(batch, dtype=torch.long, device=self.means.device)
-        if components > 1:
-            threshold = torch.rand(batch, 1, generator=generator).to(self.means)
-            # Of a handful of components, and on CUDA a running sum is not deterministic.
-            reached = self.logits.detach().softmax(-1).cpu().cumsum(-1).to(threshold)
-            below = reached < threshold
-            index = below.sum(-1).clamp(max=components - 1)
-        return self._component(index) + noise
-
-    def log_prob(self, location: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
-        """Log-density at a location, in nats."""
-        return mixture_log_prob(location, self.logits, self.means, self.sigma, self.scale_sigma)
-
-    def _component(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B A"]:
-        size = self.means.shape[-1]
-        return self.means.gather(1, index[:, None, None].expand(-1, 1, size)).squeeze(1)
+    Args:
+        location: As chosen, before the retina clipped it and a bank snapped it.
+        fixation: Where the glimpse was taken, as the environment says.
+        how: `intended`, `observed` or `none`.
+    """
+    if how == "none":
+        return torch.zeros_like(location)
+    if how == "intended":
+        return location
+    seen = torch.cat((fixation.to(location), location[:, 2:].clamp(-1.0, 1.0)), 1).detach()
+    if not location.requires_grad:
+        return seen
+    # Clipping and snapping have no gradient of use: it passes them as if they were not there.
+    return seen + (location - location.detach())
 
 
 def at_ordinary_scale(

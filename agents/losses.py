@@ -68,56 +68,72 @@ def mixture_log_prob(
 
 
 def reinforce_loss(
-    locations: Float[Tensor, "T B A"],
-    logits: Float[Tensor, "T B C"],
-    means: Float[Tensor, "T B C A"],
-    sigma: float,
-    advantages: Float[Tensor, "T B"],
-    scale_sigma: float | None = None,
+    log_prob: Float[Tensor, "T B"], advantages: Float[Tensor, "T B"]
 ) -> Float[Tensor, ""]:
     """Surrogate whose gradient is the policy gradient (Ba et al., equation 12).
 
-    The sampled locations and the advantages are constants here, whatever graph they come with:
-    only the parameters of the density (logits, means) receive a gradient. Summed over glimpses,
-    averaged over the batch.
+    Args:
+        log_prob: log p(l_n) of the sampled locations, which the caller holds constant: only the
+            parameters of the density receive a gradient.
+        advantages: Return less baseline; constants here, whatever graph they come with.
+
+    Returns:
+        The sum over glimpses, averaged over the batch.
     """
-    log_density = mixture_log_prob(locations.detach(), logits, means, sigma, scale_sigma)
-    return -(advantages.detach() * log_density).sum(0).mean()
+    return -(advantages.detach() * log_prob).sum(0).mean()
+
+
+def exact_policy_loss(
+    masses: Float[Tensor, "T B L"], rewards: Float[Tensor, "T B L"]
+) -> Float[Tensor, ""]:
+    """Expected reward of each next glimpse, negated: its gradient needs no sample.
+
+    The sum over places k of pi(k) R(k) has the gradient sum_k pi(k) R(k) grad log pi(k) (mean
+    actor-critic, Allen et al. 2017; expected policy gradients, Ciosek and Whiteson 2018).
+
+    Args:
+        masses: pi_n(k), probability of each place for glimpse n.
+        rewards: What glimpse n earns at each place; a constant here.
+
+    Returns:
+        The sum over glimpses, averaged over the batch.
+    """
+    return -(masses * rewards.detach()).sum(-1).sum(0).mean()
 
 
 def baseline_loss(
-    baselines: Float[Tensor, "T B"], returns: Float[Tensor, " B"]
+    baselines: Float[Tensor, "T B"], returns: Float[Tensor, "*T B"]
 ) -> Float[Tensor, ""]:
-    """Squared error of the predicted returns, summed over glimpses, averaged over the batch."""
+    """Squared error of the predicted returns, summed over glimpses, averaged over the batch.
+
+    Returns are one an episode, or the returns-to-go of its glimpses.
+    """
     return (baselines - returns.detach()).square().sum(0).mean()
 
 
-def leave_one_out(returns: Float[Tensor, " B"], samples: int) -> Float[Tensor, " B"]:
+def leave_one_out(returns: Float[Tensor, "*T B"], samples: int) -> Float[Tensor, "*T B"]:
     """Mean return of the *other* scanpaths of the same image: a baseline with nothing to learn.
 
     Args:
         returns: Returns whose rows come in blocks of `samples`, one block an image.
         samples: M, scanpaths an image; at least 2, and it divides B.
     """
-    if samples < 2 or returns.shape[0] % samples:
+    if samples < 2 or returns.shape[-1] % samples:
         raise ValueError(
             "leave_one_out compares the scanpaths of one image, so it needs blocks of at least 2 "
-            f"rows; got {returns.shape[0]} rows and samples={samples}."
+            f"rows; got {returns.shape[-1]} rows and samples={samples}."
         )
-    blocks = returns.view(-1, samples)
-    return ((blocks.sum(1, keepdim=True) - blocks) / (samples - 1)).reshape(-1)
+    blocks = returns.unflatten(-1, (-1, samples))
+    return ((blocks.sum(-1, keepdim=True) - blocks) / (samples - 1)).flatten(-2)
 
 
-def border_loss(means: Float[Tensor, "T B C A"]) -> Float[Tensor, ""]:
-    """Squared excess of the mean locations beyond [-1, 1], summed over glimpses and components."""
-    excess = (means.abs() - 1.0).clamp_min(0.0)
-    return excess.square().sum((0, 2, 3)).mean()
-
-
-def component_entropy(logits: Float[Tensor, "*N C"]) -> Float[Tensor, "*N"]:
-    """Entropy of the mixture weights, in nats; 0 for one component, log C when all are alike."""
-    log_weights = functional.log_softmax(logits, -1)
-    return -(log_weights.exp() * log_weights).sum(-1)
+def returns_to_go(rewards: Float[Tensor, "T B"], discount: float = 1.0) -> Float[Tensor, "T B"]:
+    """G_n = r_n + discount * G_{n+1}: what an episode still earns from glimpse n on."""
+    later, found = torch.zeros_like(rewards[0]), []
+    for reward in reversed(rewards.unbind()):
+        later = reward + discount * later
+        found.append(later)
+    return torch.stack(found[::-1])
 
 
 def fixation_spread(means: Float[Tensor, "T B A"]) -> Float[Tensor, " T"]:
@@ -142,12 +158,13 @@ def fixation_entropy(fixations: Float[Tensor, "T B 2"], bins: int = 8) -> Float[
 
 
 def explained_variance(
-    baselines: Float[Tensor, "T B"], returns: Float[Tensor, " B"]
+    baselines: Float[Tensor, "T B"], returns: Float[Tensor, "*T B"]
 ) -> Float[Tensor, ""]:
     """Share of the returns' variance that the baseline predicts: 1 - var(R - b) / var(R).
 
-    0 when the returns do not vary, for then there is nothing to explain.
+    Variances are over the batch, averaged over glimpses. 0 when the returns do not vary, for then
+    there is nothing to explain.
     """
-    variance = returns.var(unbiased=False)
+    variance = returns.var(dim=-1, unbiased=False).mean()
     residual = (returns - baselines.detach()).var(dim=1, unbiased=False).mean()
     return torch.where(variance > 0, 1.0 - residual / variance.clamp_min(1e-12), 0.0)

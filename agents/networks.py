@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.configs import TwoDeckConfig
-from agents.location import LocationDensity
+from agents.densities import LocationDensity, find_density
+from agents.densities.base import Sigmas
 
 Hidden = tuple[Tensor, ...] | None
 """One deck's memory: (r,) for rnn and gru, (r, cell) for lstm; None stands for zeros."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+_SQUASH: dict[str, Callable[[Tensor], Tensor]] = {"linear": nn.Identity(), "tanh": torch.tanh}
 
 
 @dataclass(frozen=True)
@@ -165,19 +167,53 @@ class TwoDeckCore(nn.Module):
 
 
 class ContextNetwork(nn.Module):
-    """r2_0 = relu(W_c encoder(context)) (section 2; Ba et al. 3)."""
+    """r2_0 = relu(W_c encoder(context)) (section 2), or of its map's cells where G > 1.
+
+    r2_0 = relu(W_c [relu(W_cell [c_ij; x_ij; y_ij])]): one layer for all cells, which are told
+    where they lie, then a layer that knows each cell's place. Averaged over the map, the context
+    tells hardly where the dog is (Ba et al. 3 keep the layout too).
+    """
 
     def __init__(self, config: TwoDeckConfig) -> None:
-        """Build W_c."""
+        """Build W_c, and W_cell where the context has cells."""
         super().__init__()
         self.config = config
-        self.linear = _linear(config.feature_size, config.hidden_size)
+        *_, channels = config.context_shape
+        self.cell, self.norm, width = None, None, channels
+        if config.context_grid > 1:
+            self.cell = _linear(channels + 2, config.cell_width)
+            width = config.context_grid**2 * config.cell_width
+            if config.context_norm:
+                self.norm = nn.LayerNorm(width)
+            self.register_buffer("places", _cell_centres(config.context_grid), persistent=False)
+        self.linear = _linear(width, config.hidden_size)
 
-    def forward(self, context: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
+    def forward(
+        self, context: Float[Tensor, "B *cells C"], generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ...]:
         """Start the upper deck; an LSTM's cell too, or its first gate would lose the context."""
-        context = standardise(context, self.config.normalise_features)
-        start = _ACTIVATIONS[self.config.activation](self.linear(context))
-        return (start, start) if self.config.core == "lstm" else (start,)
+        config, act = self.config, _ACTIVATIONS[self.config.activation]
+        if context.shape[1:] != config.context_shape:
+            raise ValueError(
+                f"The network reads contexts of shape {config.context_shape}, the environment "
+                f"shows {tuple(context.shape[1:])}: give both the same context_grid."
+            )
+        # All cells are brought to one scale together: one that is fainter than the rest stays so.
+        context = standardise(context.flatten(1), config.normalise_features)
+        if self.cell is not None:
+            cells = context.unflatten(1, (config.context_grid**2, -1))
+            places = self.places.to(cells).expand(len(cells), -1, -1)
+            context = act(self.cell(torch.cat((cells, places), -1))).flatten(1)
+            context = context if self.norm is None else self.norm(context)
+        start = act(self.linear(dropout(context, config.context_dropout, generator)))
+        return (start, start) if config.core == "lstm" else (start,)
+
+
+def _cell_centres(grid: int) -> Float[Tensor, "cells 2"]:
+    """Return (x, y) of the middle of each cell, row by row, in the coordinates of fixations."""
+    axis = (torch.arange(grid) + 0.5) * (2.0 / grid) - 1.0
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack((x.flatten(), y.flatten()), 1)
 
 
 class ScaledLinear(nn.Module):
@@ -205,30 +241,41 @@ class LocationNetwork(nn.Module):
     Small at first, so that the first fixations lie near the centre, at the ordinary scale.
     """
 
-    RING = 0.4
-    """Radius on which the means of a mixture start: alike, they would receive the same gradient."""
-
     def __init__(self, config: TwoDeckConfig) -> None:
-        """Build E; for a mixture it gives the weights' logits too."""
+        """Build E: a hidden layer if asked for, and the outputs that the density names."""
         super().__init__()
         self.config = config
-        size = config.location_size
-        self.means = ScaledLinear(config.hidden_size, size * config.components, gain=0.1)
-        self.logits = None
-        if config.components > 1:
-            self.logits = ScaledLinear(config.hidden_size, config.components, gain=0.1)
-            angle = torch.arange(config.components) * (2.0 * math.pi / config.components)
-            ring = self.RING * torch.stack((angle.cos(), angle.sin()), 1)
-            self.means.bias.data.view(-1, size)[:, :2] = ring
+        self.density = find_density(config.location_density)
+        self.sigma_factor = 1.0
+        """Set by the agent, epoch by epoch."""
+        self.hidden, width = None, config.hidden_size
+        if config.location_hidden:
+            self.hidden = _linear(config.hidden_size, config.location_hidden)
+            width = config.location_hidden
+        self.heads = tuple(self.density.heads(config.location_size, config.num_components))
+        for name, head in self.density.heads(config.location_size, config.num_components).items():
+            self.add_module(name, _head(config, width, head.bias))
 
     def forward(self, upper: Float[Tensor, "B N"]) -> LocationDensity:
         """Where to look next."""
-        means = self.means(upper).unflatten(1, (self.config.components, -1))
-        if self.config.squash == "tanh":
-            means = means.tanh()
-        logits = means.new_zeros(means.shape[:2]) if self.logits is None else self.logits(upper)
-        scale_sigma = self.config.scale_sigma if self.config.choose_scale else None
-        return LocationDensity(logits, means, self.config.sigma, scale_sigma)
+        config = self.config
+        if self.hidden is not None:
+            upper = _ACTIVATIONS[config.activation](self.hidden(upper))
+        outputs = {name: self.get_submodule(name)(upper) for name in self.heads}
+        sigmas = Sigmas(
+            config.sigma * self.sigma_factor, config.scale_sigma if config.choose_scale else None
+        )
+        return self.density.build(outputs, sigmas, _SQUASH[config.squash])
+
+
+def _head(config: TwoDeckConfig, width: int, bias: Float[Tensor, " O"]) -> nn.Module:
+    if config.location_head == "plain":
+        head: ScaledLinear | nn.Linear = nn.Linear(width, len(bias))
+        nn.init.normal_(head.weight, std=0.1 / math.sqrt(width))
+    else:
+        head = ScaledLinear(width, len(bias), gain=0.1)
+    head.bias.data.copy_(bias)
+    return head
 
 
 class ClassificationNetwork(nn.Module):
@@ -276,9 +323,11 @@ class TwoDeckNetwork(nn.Module):
         self.classification = ClassificationNetwork(config)
         self.baseline = BaselineNetwork(config)
 
-    def begin(self, context: Float[Tensor, "B D"]) -> Memory:
+    def begin(
+        self, context: Float[Tensor, "B *cells C"], generator: torch.Generator | None = None
+    ) -> Memory:
         """Memory before the first look: r1_0 = 0, r2_0 from the context."""
-        return Memory(None, self.context(context))
+        return Memory(None, self.context(context, generator))
 
     def look(
         self,

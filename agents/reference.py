@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from agents.location import LocationDensity, at_ordinary_scale
+from agents.densities import LocationDensity
+from agents.location import at_ordinary_scale
 from agents.networks import Memory
 from agents.policy import Observation
 from agents.reinforce import ReinforceAgent

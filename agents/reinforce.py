@@ -7,7 +7,7 @@ section numbers are Sermanet et al. (2014)'s.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,6 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from agents import losses
 from agents.checkpoint import (
     RECORD,
     CheckpointError,
@@ -31,16 +30,18 @@ from agents.checkpoint import (
     save_checkpoint,
     unpack_state,
 )
-from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.configs import ReinforceConfig, TwoDeckConfig, fit_spaces
+from agents.densities import LocationDensity
 from agents.learning import (
-    Objective,
     batch_metrics,
     check_trajectory,
     clip_gradients,
+    drop_classifier_gradients,
     make_optimizer,
 )
-from agents.location import LocationDensity, LocationPath, at_ordinary_scale
+from agents.location import LocationPath, at_ordinary_scale, told_location
 from agents.networks import Memory, TwoDeckNetwork
+from agents.objective import Objective, build_objective
 from agents.policy import Action, Observation
 from agents.pretrained import Pretrained
 from agents.rollout import Trajectory
@@ -63,7 +64,8 @@ class AgentState:
     """b, from the r2 that chose the location. One step later it would know the location already,
     and the policy gradient would be biased."""
     log_probs: Float[Tensor, "B K"] | None
-    """log p(y), at the answer; valid for rows with nothing remaining."""
+    """log p(y) after the glimpses so far: at the answer, and in training wherever the learning
+    asks for it."""
 
 
 class ReinforceAgent(Pretrained):
@@ -91,7 +93,14 @@ class ReinforceAgent(Pretrained):
         """
         self.config = network
         self.learning = learning or ReinforceConfig()
-        if self.learning.entropy_weight > 0 and network.components == 1:
+        if self.learning.policy_gradient == "exact" and (
+            network.location_input == "intended" or network.choose_scale
+        ):
+            raise ValueError(
+                "policy_gradient='exact' sums over the places of a lattice: the classifier must "
+                "read those, location_input='observed' or 'none', and the scale cannot be chosen."
+            )
+        if self.learning.entropy_weight > 0 and network.location_density == "gaussian":
             raise ValueError(
                 "entropy_weight acts on the weights of a mixture; the entropy of one Gaussian of "
                 "fixed sigma is constant. Set location_density='mixture', or raise sigma instead."
@@ -108,8 +117,8 @@ class ReinforceAgent(Pretrained):
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer = make_optimizer(self.network.named_parameters(), self.learning)
         self.path = LocationPath(self.learning)
-        self.epoch = 0
         self.updates = 0
+        self._follow_schedule(0)
 
     @classmethod
     def from_spaces(
@@ -125,27 +134,14 @@ class ReinforceAgent(Pretrained):
         Args:
             observation_space: Of one environment; `glimpse` is `[S, D]` (features, not pixels).
             action_space: Of one environment.
-            network: Settings to keep; feature_size, num_resolutions, num_classes and choose_scale
-                follow the spaces.
+            network: Settings to keep; feature_size, num_resolutions, num_classes, choose_scale,
+                context_grid and context_channels follow the spaces.
             options: For the class.
 
         Raises:
             ValueError: The environment shows pixels.
         """
-        glimpse, label = observation_space["glimpse"], action_space["label"]
-        if len(glimpse.shape or ()) != 2 or not isinstance(label, spaces.Discrete):
-            raise ValueError(
-                "The agent reads features, [S, D] a glimpse, but this environment shows "
-                f"{glimpse}: make it with observation='features' (or 'both')."
-            )
-        resolutions, features = glimpse.shape  # pyright: ignore[reportGeneralTypeIssues]
-        config = replace(
-            network or TwoDeckConfig(),
-            feature_size=features,
-            num_resolutions=resolutions,
-            num_classes=int(label.n),
-            choose_scale="scale" in action_space.spaces,
-        )
+        config = fit_spaces(network or TwoDeckConfig(), observation_space, action_space)
         return cls(network=config, **options)
 
     # Acting --------------------------------------------------------------------------------------
@@ -184,14 +180,18 @@ class ReinforceAgent(Pretrained):
         )
         label = torch.zeros(batch, dtype=torch.int64, device=self.device)
         log_probs = None
-        if num_last:
+        asked = training and self.learning.classifies_every_glimpse and num_first < batch
+        if num_last or asked:
             log_probs = self.network.classify(memory, noise)
             label = torch.where(last, log_probs.argmax(-1), label)
         if num_last == batch:
             nowhere = torch.zeros(batch, self.config.location_size, device=self.device)
             state = AgentState(memory, state.location, None, None, log_probs)
             return self._action(nowhere, label), state
-        location, density, baseline = self._choose_location(memory, observation, deterministic)
+        if training and self.learns_where and self.stage == "classifier":
+            location, density, baseline = self._random_location(memory), None, None
+        else:
+            location, density, baseline = self._choose_location(memory, observation, deterministic)
         # The retina clips, W_loc does not: beyond the border the network still knows where it
         # meant to look.
         target = location.detach().clamp(-1.0, 1.0)
@@ -230,7 +230,9 @@ class ReinforceAgent(Pretrained):
         if fixations.shape[-1] < self.config.location_size:
             fixations = at_ordinary_scale(fixations, self.config)
         memory = Memory(None, None)
+        how = "none" if self.config.location_input == "none" else "intended"
         for features, location in zip(glimpses, fixations, strict=True):
+            location = told_location(location, location[:, :2], how)
             memory = self.network.look(features, location, memory, upper=False)
         return self.network.classify(memory)
 
@@ -247,7 +249,7 @@ class ReinforceAgent(Pretrained):
         """Memory after this observation: begun from the context, or a glimpse further."""
         fresh = Memory(None, None)
         if num_first and self.learns_where:
-            fresh = self.network.begin(observation["context"])
+            fresh = self.network.begin(observation["context"], noise)
         if num_first == first.shape[0]:
             return fresh
         if state.memory is None or state.location is None:
@@ -255,9 +257,10 @@ class ReinforceAgent(Pretrained):
                 "act was given an initial state in mid-episode (remaining < 1): start with the "
                 "environment's first observation, and hand on the state that act returns."
             )
+        told = told_location(state.location, observation["fixation"], self.config.location_input)
         memory = self.network.look(
             observation["glimpse"],
-            state.location,
+            told,
             state.memory,
             upper=upper and self.learns_where,
             generator=noise,
@@ -274,8 +277,16 @@ class ReinforceAgent(Pretrained):
         location = density.mode() if deterministic else density.sample(self.generator)
         return location, density, self.network.value(memory)
 
+    def _random_location(self, memory: Memory) -> Float[Tensor, "B A"]:
+        """Anywhere in the image, evenly, at the ordinary scale."""
+        assert memory.upper is not None, "begun from the context"
+        like = memory.upper[0]
+        drawn = torch.rand(len(like), 2, generator=self.generator) * 2.0 - 1.0
+        return at_ordinary_scale(drawn.to(like), self.config)
+
     def _dropout_generator(self) -> torch.Generator | None:
-        if self.config.dropout == 0.0 and self.config.feature_dropout == 0.0:
+        config = self.config
+        if config.dropout == config.feature_dropout == config.context_dropout == 0.0:
             return None
         seed = int(torch.randint(2**62, (), generator=self.generator))
         return torch.Generator(self.device).manual_seed(seed)
@@ -283,52 +294,31 @@ class ReinforceAgent(Pretrained):
     # Learning ------------------------------------------------------------------------------------
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the learning rate of an epoch (from 0): learning_rate * decay^epoch."""
-        self.epoch = epoch
+        """Begin an epoch (from 0): its learning rate, learning_rate * decay^epoch, and stage."""
         rate = self.learning.learning_rate * self.learning.learning_rate_decay**epoch
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._follow_schedule(epoch)
+
+    def _follow_schedule(self, epoch: int) -> None:
+        """Set what follows from the epoch alone, and so is not saved: sigma and stage."""
+        self.epoch, self.stage = epoch, self.learning.stage(epoch)
+        factor = self.learning.sigma_factor(epoch, self.config.sigma)
+        self.network.location.sigma_factor = factor
 
     def objective(self, trajectory: Trajectory) -> Objective:
         """The losses of one batch, on the graph of its rollout (equations 11 and 12)."""
-        learning, states = self.learning, trajectory.states
-        check_trajectory(trajectory, self.config, learning)
-        log_probs = states[-1].log_probs
-        classification = losses.classification_loss(
-            log_probs, trajectory.labels, learning.label_smoothing
+        check_trajectory(trajectory, self.config, self.learning)
+        return build_objective(
+            trajectory, self.network, self.learning, learns_where=self._policy_learns
         )
-        returns = trajectory.returns.to(log_probs.dtype)
-        if learning.reward == "log_likelihood":
-            returns = log_probs.detach().gather(1, trajectory.labels[:, None]).squeeze(1)
-        baselines = returns.new_zeros(trajectory.num_glimpses, trajectory.batch)
-        policy, baseline, regulariser = torch.zeros_like(classification).expand(3).unbind()
-        if not self.learns_where:
-            return Objective(classification, policy, baseline, regulariser, returns, baselines)
 
-        logits = torch.stack([state.density.logits for state in states[:-1]])
-        means = torch.stack([state.density.means for state in states[:-1]])
-        if learning.border_weight > 0:
-            regulariser = learning.border_weight * losses.border_loss(means)
-        if learning.entropy_weight > 0:
-            bonus = losses.component_entropy(logits).sum(0).mean()
-            regulariser = regulariser - learning.entropy_weight * bonus
-        if learning.location_gradient == "backprop":
-            return Objective(classification, policy, baseline, regulariser, returns, baselines)
-
-        if learning.baseline == "network":
-            baselines = torch.stack([state.baseline for state in states[:-1]])
-            baseline = learning.baseline_weight * losses.baseline_loss(baselines, returns)
-        elif learning.baseline == "leave_one_out":
-            baselines = losses.leave_one_out(returns, learning.samples).expand_as(baselines)
-        locations = torch.stack([state.location for state in states[:-1]])
-        policy = learning.reinforce_weight * losses.reinforce_loss(
-            locations, logits, means, self.config.sigma, returns - baselines,
-            self.config.scale_sigma if self.config.choose_scale else None,
-        )  # fmt: skip
-        return Objective(classification, policy, baseline, regulariser, returns, baselines)
+    @property
+    def _policy_learns(self) -> bool:
+        return self.learns_where and self.stage != "classifier"
 
     def compute_gradients(self, trajectory: Trajectory) -> Objective:
-        """Fill `.grad` of every parameter from one batch, without a step."""
+        """Fill `.grad` of every parameter that learns from one batch, without a step."""
         objective = self.objective(trajectory)
         for name in ("classification", "policy", "baseline", "regulariser"):
             value = getattr(objective, name)
@@ -338,12 +328,12 @@ class ReinforceAgent(Pretrained):
                     "learning rate (or max_gradient_norm), and check the features for NaN."
                 )
         self.optimizer.zero_grad(set_to_none=True)
-        if self.learns_where:
+        if self._policy_learns:
             locations = [state.location for state in trajectory.states[:-1]]
             self.path.keep_class_gradient(objective.classification, locations)
-        (
-            objective.classification + objective.policy + objective.baseline + objective.regulariser
-        ).backward()
+        objective.total.backward()
+        if self._policy_learns and self.stage == "policy":
+            drop_classifier_gradients(self.network)
         return objective
 
     def update(self, trajectory: Trajectory) -> dict[str, float]:
@@ -366,7 +356,7 @@ class ReinforceAgent(Pretrained):
         norm = clip_gradients(self.network, self.learning.max_gradient_norm, self.updates)
         self.optimizer.step()
         self.updates += 1
-        metrics = batch_metrics(trajectory, objective, norm, learns_where=self.learns_where)
+        metrics = batch_metrics(trajectory, objective, norm, learns_where=self._policy_learns)
         return metrics | {"learning_rate": self.optimizer.param_groups[0]["lr"]}
 
     # Saving --------------------------------------------------------------------------------------
@@ -397,7 +387,8 @@ class ReinforceAgent(Pretrained):
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])
-        self.updates, self.epoch = updates, epoch
+        self.updates = updates
+        self._follow_schedule(epoch)
 
     def save(self, folder: str | Path, metadata: dict[str, Any] | None = None, **keep: Any) -> Path:
         """Write a checkpoint: the whole state, both configurations and your metadata.

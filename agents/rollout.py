@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from agents.lattice import Everywhere
 from agents.policy import AttentionPolicy, Observation, check_action
 
 
@@ -49,6 +50,8 @@ class Trajectory:
     Otherwise None."""
     scales: Float[Tensor, "T B"] | None = None
     """The zooms chosen, within [-1, 1], where the policy chooses them; a bank rounds them."""
+    everywhere: Everywhere | None = None
+    """The images at all points of a bank's lattice, for the exact policy gradient."""
 
     @property
     def num_glimpses(self) -> int:

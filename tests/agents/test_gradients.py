@@ -177,6 +177,7 @@ def test_reinforce_is_unbiased_against_quadrature(baseline):
 
     agent = make_agent(
         location_gradient="policy",
+        reward="accuracy",
         baseline=baseline,
         samples=4 if baseline == "leave_one_out" else 1,
         activation="tanh",
@@ -234,7 +235,9 @@ def test_a_better_baseline_means_less_variance():
     """The reason for having one: same expectation, narrower spread."""
     spread = {}
     for baseline in ("none", "leave_one_out"):
-        agent = make_agent(location_gradient="policy", baseline=baseline, samples=4)
+        agent = make_agent(
+            location_gradient="policy", reward="accuracy", baseline=baseline, samples=4
+        )
         steps = observations(agent.config, 1)
         batch = [{k: v.expand(64, *v.shape[1:]) for k, v in step.items()} for step in steps]
         gradients = []

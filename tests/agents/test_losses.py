@@ -53,16 +53,35 @@ def test_the_density_integrates_to_one():
     assert float(density.sum()) * 0.02**2 == pytest.approx(1.0, abs=1e-9)
 
 
-def test_reinforce_loss_has_the_score_function_as_gradient_and_nothing_else():
-    # d log N(l; m, s) / dm = (l - m) / s^2, so that d loss / dm = -(R - b) (l - m) / s^2 / B.
-    location = random(2, 3, 2).requires_grad_()
-    means = random(2, 3, 1, 2, seed=1).requires_grad_()
+def test_reinforce_loss_weighs_log_probabilities_with_constants():
+    log_prob = random(2, 3).requires_grad_()
     advantages = random(2, 3, seed=2).requires_grad_()
-    loss = losses.reinforce_loss(location, torch.zeros(2, 3, 1), means, 0.5, advantages)
+    loss = losses.reinforce_loss(log_prob, advantages)
     loss.backward()
-    expected = -advantages[..., None] * (location - means[:, :, 0]) / 0.25 / 3
-    torch.testing.assert_close(means.grad[:, :, 0], expected.detach())
-    assert location.grad is None and advantages.grad is None
+    torch.testing.assert_close(log_prob.grad, -advantages.detach() / 3)
+    assert advantages.grad is None
+
+
+def test_exact_policy_loss_is_the_expected_reward_negated():
+    masses = random(2, 3, 4).softmax(-1).requires_grad_()
+    rewards = random(2, 3, 4, seed=1).requires_grad_()
+    loss = losses.exact_policy_loss(masses, rewards)
+    by_hand = sum(
+        masses[n, b, k].item() * rewards[n, b, k].item()
+        for n in range(2) for b in range(3) for k in range(4)
+    ) / 3  # fmt: skip
+    assert loss.item() == pytest.approx(-by_hand)
+    loss.backward()
+    assert rewards.grad is None
+    torch.testing.assert_close(masses.grad, -rewards.detach() / 3)
+
+
+def test_returns_to_go_add_up_what_is_still_to_come():
+    rewards = torch.tensor([[1.0, 0.0], [2.0, 4.0], [4.0, 8.0]])
+    assert losses.returns_to_go(rewards).tolist() == [[7.0, 12.0], [6.0, 12.0], [4.0, 8.0]]
+    halved = losses.returns_to_go(rewards, 0.5)
+    assert halved.tolist() == [[3.0, 4.0], [4.0, 8.0], [4.0, 8.0]]
+    assert losses.returns_to_go(rewards, 0.0).tolist() == rewards.tolist()
 
 
 def test_baseline_loss_sums_over_glimpses_and_leaves_the_returns_alone():
@@ -83,20 +102,13 @@ def test_leave_one_out_is_the_mean_of_the_others():
     returns = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0])
     expected = torch.tensor([0.0, 0.5, 0.5, 1.0, 1.0, 1.0])
     torch.testing.assert_close(losses.leave_one_out(returns, 3), expected)
+    by_glimpse = torch.stack((returns, 2 * returns))
+    torch.testing.assert_close(
+        losses.leave_one_out(by_glimpse, 3), torch.stack((expected, 2 * expected))
+    )
     for samples in (1, 4):
         with pytest.raises(ValueError, match="blocks of at least 2"):
             losses.leave_one_out(returns, samples)
-
-
-def test_component_entropy_runs_from_nothing_to_log_c():
-    logits = torch.tensor([[0.0, 0.0, 0.0], [0.0, -1e3, -1e3]])
-    torch.testing.assert_close(losses.component_entropy(logits), torch.tensor([math.log(3), 0.0]))
-
-
-def test_border_loss_counts_only_what_lies_beyond():
-    # (1.5, 0): 0.25; (1, -3): 4; inside: 0. Two glimpses, two rows.
-    means = torch.tensor([[[[1.5, 0.0]], [[0.0, 0.9]]], [[[1.0, -3.0]], [[-1.0, 1.0]]]])
-    assert losses.border_loss(means).item() == pytest.approx((0.25 + 4.0) / 2)
 
 
 def test_fixation_spread_and_entropy_watch_for_collapse():

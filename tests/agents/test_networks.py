@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from agents.configs import TwoDeckConfig
-from agents.networks import LocationDensity, Memory, ScaledLinear, TwoDeckNetwork, dropout
+from agents.networks import Memory, ScaledLinear, TwoDeckNetwork, dropout
 from tests.agents.toys import tiny
 
 
@@ -43,10 +43,10 @@ def test_every_variant_runs_and_trains_all_its_parameters(core, combine, density
     outputs = []
     for features, location in zip(glimpses, locations, strict=True):
         density_ = network.where(memory)
-        outputs += [density_.means, density_.logits, network.value(memory)]
+        outputs += [density_.log_prob(location), density_.mode(), network.value(memory)]
         memory = network.look(features, location, memory)
     log_probs = network.classify(memory)
-    assert density_.means.shape == (4, network.config.components, 2)
+    assert density_.mode().shape == (4, 2)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(4, dtype=torch.float64))
     # The baseline starts at 0, without a gradient for its input: give it a weight to see its path.
     loss = log_probs[:, 0].sum() + sum(output.square().sum() for output in outputs)
@@ -139,7 +139,7 @@ def test_first_fixations_lie_near_the_center_whatever_the_width(hidden_size):
     )
     network = TwoDeckNetwork(config)
     features = torch.rand(64, 1024) * 1.5  # as GoogLeNet's: non-negative, mean 0.75
-    means = network.where(network.begin(features)).means
+    means = network.where(network.begin(features)).mode()
     assert means.abs().max() < 0.5
     assert means.std() > 1e-3, "not all at one point: images must differ from the start"
 
@@ -148,7 +148,7 @@ def test_first_fixations_lie_near_the_center_whatever_the_width(hidden_size):
 def test_squash_bounds_the_mean_or_not(squash):
     network = make(squash=squash)
     network.location.means.bias.data.fill_(3.0)
-    means = network.where(network.begin(inputs(network.config)[0])).means
+    means = network.where(network.begin(inputs(network.config)[0])).mode()
     assert bool((means.abs() < 1).all()) == (squash == "tanh")
 
 
@@ -185,32 +185,6 @@ def test_root_features_are_the_signed_roots_standardised():
     torch.testing.assert_close(
         rooted.begin(context).upper[0], plain.begin(signed).upper[0], rtol=1e-5, atol=1e-6
     )
-
-
-def test_samples_follow_the_density_and_replay():
-    logits = torch.tensor([[0.0, math.log(3.0)]]).expand(20_000, 2)
-    means = torch.tensor([[[-0.5, 0.2], [0.5, -0.3]]]).expand(20_000, 2, 2)
-    density = LocationDensity(logits, means, 0.1)
-    sample = density.sample(torch.Generator().manual_seed(1))
-    right = sample[:, 0] > 0
-    # 3/4 of the samples in the second component; five standard errors are 0.015.
-    assert right.double().mean().item() == pytest.approx(0.75, abs=0.016)
-    assert (sample[right] - means[right, 1]).std(0).tolist() == pytest.approx([0.1, 0.1], rel=0.03)
-    assert torch.equal(sample, density.sample(torch.Generator().manual_seed(1)))
-    # The mode is a target, never the point between the targets.
-    assert torch.equal(density.mode(), means[:, 1])
-
-
-def test_a_scale_is_drawn_with_a_sigma_of_its_own():
-    means = torch.tensor([[[-0.5, 0.2, 0.9]]]).expand(20_000, 1, 3)
-    density = LocationDensity(torch.zeros(20_000, 1), means, 0.1, 0.6)
-    offset = density.sample(torch.Generator().manual_seed(1)) - means[:, 0]
-    assert offset.std(0).tolist() == pytest.approx([0.1, 0.1, 0.6], rel=0.02)
-    assert offset.mean(0).abs().max() < 0.02
-    # The entropy of what is drawn is that of the density.
-    entropy = math.log(0.1 * 0.1 * 0.6) + 1.5 * (1 + math.log(2 * math.pi))
-    drawn = means[:, 0] + offset
-    assert -density.log_prob(drawn).mean().item() == pytest.approx(entropy, abs=0.03)
 
 
 def test_dropout_keeps_the_mean_and_replays():

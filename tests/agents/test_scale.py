@@ -82,7 +82,7 @@ def test_without_it_nothing_has_a_third_coordinate():
     trajectory = play(agent, steps_of(agent), LABELS)
     assert trajectory.scales is None
     assert trajectory.states[0].location.shape == (4, 2)
-    assert trajectory.states[0].density.means.shape == (4, 1, 2)
+    assert trajectory.states[0].density.mode().shape == (4, 2)
 
 
 def test_metrics_tell_the_scales_apart_from_the_places():

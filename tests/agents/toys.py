@@ -9,6 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.lattice import Everywhere
 from agents.networks import TwoDeckConfig
 from agents.rollout import Trajectory
 
@@ -123,7 +124,7 @@ def observations(config: TwoDeckConfig, batch: int, seed=0, dtype=torch.float64)
     gradient."""
     g = torch.Generator().manual_seed(seed)
     total = config.num_glimpses
-    context = torch.rand(batch, config.feature_size, generator=g, dtype=dtype)
+    context = torch.rand(batch, *config.context_shape, generator=g, dtype=dtype)
     shape = (batch, config.num_resolutions, config.feature_size)
     return [
         {
@@ -164,6 +165,42 @@ def play(agent, steps, labels, *, deterministic=False, reward=None) -> Trajector
         success=right,
         next_observation=None,
         scales=torch.stack(scales[:-1]) if scales else None,
+    )
+
+
+def play_on_lattice(agent, context, everywhere: Everywhere, labels) -> Trajectory:
+    """A rollout in which each image shows, at the nearest point of a lattice, what it has there."""
+    points, glimpses = everywhere.lattice.points.to(context), everywhere.glimpses
+    batch, total = len(labels), agent.config.num_glimpses
+    rows = torch.arange(batch)
+    seen, fixation = torch.zeros_like(glimpses[0]), torch.zeros(batch, 2).to(context)
+    state, steps, states, fixations = agent.initial_state(batch), [], [], []
+    for n in range(total + 1):
+        observation = {
+            "context": context,
+            "glimpse": seen,
+            "fixation": fixation,
+            "remaining": torch.full((batch, 1), (total - n) / total).to(context),
+        }
+        action, state = agent.act(observation, state)
+        steps.append(observation)
+        states.append(state)
+        if n < total:
+            nearest = torch.cdist(action["fixation"], points).argmin(1)
+            seen, fixation = glimpses[nearest, rows], points[nearest]
+            fixations.append(fixation)
+    right = action["label"] == labels
+    return Trajectory(
+        steps=tuple(steps),
+        states=tuple(states),
+        fixations=torch.stack(fixations),
+        answers=action["label"],
+        labels=labels,
+        images=torch.arange(batch) // agent.learning.samples,
+        returns=right.float(),
+        success=right,
+        next_observation=None,
+        everywhere=everywhere,
     )
 
 
