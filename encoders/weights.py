@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_dir
 from safetensors.torch import load_file
 from torch import Tensor
 
 from encoders.caffe import read_caffemodel
+from encoders.folders import NoUserFolderError, data_root
 from encoders.spec import BVLC_FILE, BVLC_SHA256, TORCHVISION_FILE, EncoderSpec, get_spec
 
 BVLC_CAFFEMODEL = "bvlc_googlenet.caffemodel"
@@ -31,22 +31,24 @@ class WeightsHashError(ValueError):
     """A weight file is not the one its spec names."""
 
 
-def _data_root() -> Path | None:
-    """`$GLIMPSE_DATA`, where set; a quoted `~` in it is the home folder."""
-    root = os.environ.get("GLIMPSE_DATA")
-    return Path(root).expanduser() if root else None
-
-
 def default_weights_dir() -> Path:
-    """Where `glimpse download` puts weights: `$GLIMPSE_DATA/weights`, else the user cache."""
-    return (_data_root() or Path(user_cache_dir("glimpse"))) / "weights"
+    """Where `glimpse download` puts weights: `$GLIMPSE_DATA/weights`, else the user cache.
+
+    Raises:
+        NoUserFolderError: If there is neither.
+    """
+    return data_root() / "weights"
 
 
 def search_folders() -> list[Path]:
     """Folders looked in for weights, in order: default, beside `$GLIMPSE_DATA`, shipped files."""
-    folders, root = [default_weights_dir()], _data_root()
-    if root is not None:
-        folders.append(root.resolve().parent / "weights")
+    folders = []
+    try:
+        folders.append(default_weights_dir())
+        if os.environ.get("GLIMPSE_DATA"):
+            folders.append(data_root().resolve().parent / "weights")
+    except NoUserFolderError:  # what is shipped needs none
+        pass
     return [*folders, Path(__file__).parent / "data"]
 
 
@@ -94,11 +96,11 @@ def find_weights(spec: EncoderSpec) -> Path:
     folders = search_folders() if bare else [name.parent]
     for folder in folders:
         path = folder / name.name
-        if path.is_file():
+        if os.path.isfile(path):  # unlike Path's, false for a home of another's
             _verify(path, spec.sha256, "sha256")
             return path
         caffe = folder / BVLC_CAFFEMODEL
-        if name.name == BVLC_FILE and spec.sha256 == BVLC_SHA256 and caffe.is_file():
+        if name.name == BVLC_FILE and spec.sha256 == BVLC_SHA256 and os.path.isfile(caffe):
             _verify(caffe, BVLC_CAFFEMODEL_SHA1, "sha1")
             return caffe
     raise WeightsNotFoundError(

@@ -25,7 +25,7 @@ from experiments.calibration import build_encoder
 from experiments.data import DataConfig, build_dataset
 from experiments.locking import sole_user
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, build_pyramid
+from glimpse_env.pyramid import PATCH_SIDE, RESOLUTIONS, dataset_pyramid
 from glimpse_env.retina import cut_patches
 
 
@@ -137,7 +137,7 @@ class BankBuilder:
     def build_image(self, image: int) -> None:
         """Compute every lattice point of one picture."""
         bank = self.bank
-        pyramid = build_pyramid(self.dataset.image(image), self.levels)
+        pyramid = dataset_pyramid(self.dataset, image, self.levels)
         own = np.flatnonzero(~self.shared)
         for mirror in range(bank.description.num_mirrors):
             count = len(bank.fixations)

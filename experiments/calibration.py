@@ -11,7 +11,7 @@ from encoders.engine import Encoder, Precision, make_encoder
 from encoders.spec import get_spec
 from experiments.data import DataConfig, build_dataset
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramid import RESOLUTIONS, build_pyramid
+from glimpse_env.pyramid import RESOLUTIONS, dataset_pyramid
 from glimpse_env.retina import cut_patches
 
 _PICTURES = 96
@@ -30,7 +30,7 @@ def calibration_patches(dataset: ImageDataset, count: int = _PICTURES) -> UInt8[
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
     places = np.random.default_rng(0).uniform(-_EXTENT, _EXTENT, (len(chosen), 2))
     cut = cut_patches(
-        [build_pyramid(dataset.image(int(index)), RESOLUTIONS) for index in chosen],
+        [dataset_pyramid(dataset, int(index), RESOLUTIONS) for index in chosen],
         places.astype(np.float32), np.zeros(len(chosen), bool), chosen.astype(np.uint64),
     )  # fmt: skip
     return torch.from_numpy(cut).flatten(0, 1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from encoders.spec import Normalisation, get_spec
 from experiments.pretrain_config import PretrainConfig
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramid import Pyramid, PyramidStore, build_pyramid
+from glimpse_env.pyramid import Pyramid, PyramidStore, dataset_pyramid
 from glimpse_env.retina import cut_patches
 
 
@@ -67,7 +67,7 @@ class PatchSampler:
         with self._lock:
             pyramid = self.store.kept(index)
         if pyramid is None:
-            pyramid = build_pyramid(self.dataset.image(index), self.store.resolutions)
+            pyramid = dataset_pyramid(self.dataset, index, self.store.resolutions)
             with self._lock:
                 self.store.keep(index, pyramid)
         return pyramid

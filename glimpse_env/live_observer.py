@@ -19,7 +19,7 @@ from glimpse_env.batch_retina import cut_from_arena
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.gaze import Gaze
 from glimpse_env.options import EnvOptions
-from glimpse_env.pyramid import Pyramid, build_pyramid
+from glimpse_env.pyramid import Pyramid, dataset_pyramid
 from glimpse_env.retina import PATCH_SIDE, RESOLUTIONS, cut_patches, cut_scaled_patches
 from glimpse_env.storage import choose_storage, make_arena
 
@@ -126,7 +126,7 @@ class LiveObserver:
 
         def build(start: int, stop: int) -> None:
             for index in absent[start:stop]:
-                made[index] = build_pyramid(self._dataset.image(index), self._levels)
+                made[index] = dataset_pyramid(self._dataset, index, self._levels)
 
         if getattr(self._dataset, "concurrent", False):
             in_parts(build, len(absent))
@@ -200,7 +200,7 @@ class LiveObserver:
         """Pyramid of an episode's picture that the arena does not hold."""
         found = self._pyramids[row]
         if found is None:  # left behind by pickling
-            found = build_pyramid(self._dataset.image(image), self._levels)
+            found = dataset_pyramid(self._dataset, image, self._levels)
             self._pyramids[row] = found
         return found
 

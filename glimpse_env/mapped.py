@@ -24,7 +24,7 @@ import numpy as np
 from encoders.folders import lay_out
 from glimpse_env.arena import PyramidArena, pyramid_bytes
 from glimpse_env.datasets.base import ImageDataset, picture_size
-from glimpse_env.pyramid import RESOLUTIONS, build_pyramid, check_resolutions, level_shape
+from glimpse_env.pyramid import RESOLUTIONS, check_resolutions, dataset_pyramid, level_shape
 
 FORMAT = 1
 _DESCRIPTION = "pyramids.json"
@@ -182,7 +182,7 @@ class MappedPyramids:
             images = range(chunk * size, min((chunk + 1) * size, len(arena)))
             content = bytearray()
             for image in images:
-                pyramid = build_pyramid(dataset.image(image), arena.resolutions)
+                pyramid = dataset_pyramid(dataset, image, arena.resolutions)
                 if list(pyramid.image_shape) != arena.image_shape[image].tolist():
                     raise PyramidsMismatchError(
                         f"{dataset.name(image)} changed while its pyramid was built: delete "

@@ -98,10 +98,14 @@ def build_pyramid(
         resolutions: The levels to build; leave out those never looked at.
 
     Raises:
-        ValueError: On an unknown resolution, an empty picture, or one more elongated than
-            `MAX_ASPECT`.
+        ValueError: On an unknown resolution, an empty picture, one more elongated than
+            `MAX_ASPECT`, or an array that is no RGB image.
     """
     names = check_resolutions(resolutions)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"an image is uint8 [height, width, 3], this one is {image.dtype} {list(image.shape)}"
+        )
     shape = (image.shape[0], image.shape[1])
     if min(shape) == 0:
         raise ValueError(f"the picture has no pixels: its shape is {image.shape}")
@@ -121,6 +125,28 @@ def build_pyramid(
         )  # fmt: skip
         levels[name] = level[0].permute(1, 2, 0).contiguous().numpy()
     return Pyramid(levels, shape)
+
+
+def dataset_pyramid(
+    dataset: SupportsImages, index: int, resolutions: Sequence[str] = RESOLUTIONS
+) -> Pyramid:
+    """Build the pyramid of a data set's image, and name the image where that cannot be done.
+
+    Args:
+        dataset: Where the image is from; its `path(index)` or `name(index)` is what errors say.
+        index: Which image.
+        resolutions: The levels to build.
+
+    Raises:
+        ValueError: As `build_pyramid`.
+    """
+    image = dataset.image(index)
+    try:
+        return build_pyramid(image, resolutions)
+    except ValueError as error:
+        called = getattr(dataset, "path", None) or getattr(dataset, "name", None)
+        name = f"image {index}" if called is None else called(index)
+        raise ValueError(f"{name}: {error}") from error
 
 
 @runtime_checkable
@@ -186,7 +212,7 @@ class PyramidStore:
             raise IndexError(f"picture {index} of {len(self.dataset)}")
         pyramid = self.kept(index)
         if pyramid is None:
-            pyramid = build_pyramid(self.dataset.image(index), self.resolutions)
+            pyramid = dataset_pyramid(self.dataset, index, self.resolutions)
             self.keep(index, pyramid)
         return pyramid
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
-from PIL import Image
+from PIL import ImageFile
 
-from glimpse_env.datasets.errors import MissingImagesError, UnreadableImageError
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")
+from glimpse_env.datasets.decoding import image_size, read_image
+from glimpse_env.datasets.errors import DatasetWarning, MissingImagesError
 
 
 @runtime_checkable
@@ -74,41 +74,6 @@ class ImageDataset(Protocol):
         ...
 
 
-def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "H W 3"]:
-    """Decode a picture by its content, whatever its suffix, to RGB.
-
-    Grey, palette, CMYK and 16-bit pictures are converted; an alpha channel is dropped. An EXIF
-    orientation is ignored: Stanford Dogs' boxes, and everybody's results on it, are for the pixels
-    as stored. Beyond Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`) a
-    picture is refused, not merely warned of; and only the formats of photographs are tried, since
-    others (EPS) start programs.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The pixels.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        UnreadableImageError: If it is no picture, cut short or too large.
-    """
-    with _decoding(path), _opened(path) as picture:
-        picture.load()
-        return np.array(_to_rgb(picture))
-
-
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return the width and height of a picture in pixels, without decoding it.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        UnreadableImageError: If it is no picture, or too large.
-    """
-    with _decoding(path), _opened(path) as picture:
-        return picture.size
-
-
 def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
     """Return the width and height of a picture, undecoded where the dataset has a `size`."""
     size = getattr(dataset, "size", None)
@@ -116,47 +81,6 @@ def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
         return size(index)
     height, width = dataset.image(index).shape[:2]
     return width, height
-
-
-def _opened(path: str | os.PathLike[str]) -> Image.Image:
-    """Open a picture of one of the formats of photographs, if it is of a size to decode."""
-    picture = Image.open(path, formats=_FORMATS)
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and picture.width * picture.height > limit:
-        picture.close()
-        raise Image.DecompressionBombError(
-            f"{picture.width} x {picture.height} pixels, more than {limit:,}"
-        )
-    return picture
-
-
-@contextmanager
-def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever Pillow raises for a broken file into one exception that names it."""
-    try:
-        yield
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except Exception as error:  # each plug-in has its own: OSError, SyntaxError, KeyError, ...
-        raise UnreadableImageError(
-            f"cannot decode {os.fspath(path)} ({error}): replace the file, say by unpacking its "
-            "archive again (`glimpse download` does it for Stanford Dogs)"
-        ) from error
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert any mode of Pillow's to RGB, eight bits a channel."""
-    if picture.mode == "RGB":
-        return picture
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        # Pillow would clip at 255: sixteen bits must be scaled instead.
-        wide = np.clip(np.array(picture, dtype=np.int64), 0, 65535)
-        return Image.fromarray((wide >> 8).astype(np.uint8)).convert("RGB")
-    if picture.mode == "F":
-        raise ValueError("a floating-point picture has no defined range")
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # straight to RGB would warn
-    return picture.convert("RGB")
 
 
 class PictureFiles:
@@ -170,9 +94,11 @@ class PictureFiles:
         labels: Class of each picture that is there, from 0.
         num_missing: Listed pictures that are absent and were left out.
         concurrent: Pictures may be read by several threads at once, which gains time.
+        upright: Whether images are turned as their orientation tags say.
     """
 
     concurrent = True
+    upright = False
 
     def __init__(
         self,
@@ -198,6 +124,11 @@ class PictureFiles:
 
         Raises:
             MissingImagesError: If listed files are absent and that is not allowed, or if all are.
+            PermissionError: If files or their folders may not be read.
+
+        Warns:
+            DatasetWarning: Of files without content, and of Pillow being told to fill up what is
+                cut short.
         """
         self.root = root
         self.split = split
@@ -214,12 +145,27 @@ class PictureFiles:
                 remedy = "fetch them, or choose a split that is there"
             raise MissingImagesError(
                 f"{len(absent)} of the {len(names)} pictures of split {split!r} are absent from "
-                f"{root}: {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}; {remedy} "
+                f"{root}: {first_names(absent)}; {remedy} "
                 "(for Stanford Dogs: `glimpse download`)"
             )
         kept = np.flatnonzero(here)
         self._names = tuple(names[index] for index in kept.tolist())
         self._sizes = sizes[kept]
+        empty = [self._names[index] for index in np.flatnonzero(self._sizes == 0).tolist()]
+        if empty:
+            warnings.warn(
+                f"{len(empty)} of the {len(self._names)} files of split {split!r} below {root} are "
+                f"empty, and will not decode: {first_names(empty)}; replace or remove them",
+                DatasetWarning,
+                stacklevel=3,
+            )
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            warnings.warn(
+                "this program has set PIL.ImageFile.LOAD_TRUNCATED_IMAGES: of images that are cut "
+                "short the rest is grey, and no error tells of it; set it to False to be told",
+                DatasetWarning,
+                stacklevel=3,
+            )
         self.labels = labels[kept]
         self.labels.flags.writeable = False
 
@@ -241,11 +187,11 @@ class PictureFiles:
         Raises:
             UnreadableImageError: If the file does not decode.
         """
-        return read_image(self.path(index))
+        return read_image(self.path(index), upright=self.upright)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the width and height of a picture, without decoding it."""
-        return image_size(self.path(index))
+        return image_size(self.path(index), upright=self.upright)
 
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return no boxes: a dataset that knows some overrides this."""
@@ -253,16 +199,25 @@ class PictureFiles:
 
     @property
     def fingerprint(self) -> str:
-        """A sha256 over names, labels and file sizes, in order: equal for equal splits."""
-        digest = hashlib.sha256()
+        """A sha256 over names, labels, file sizes and what is done with tags: equal for equals."""
+        digest = hashlib.sha256(b"upright\n" if self.upright else b"")
         for name, label, size in zip(self._names, self.labels, self._sizes, strict=True):
             # File systems hold names that are no UTF-8; Python shows such bytes as surrogates.
             digest.update(f"{name}\0{label}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
+def first_names(names: Sequence[str], count: int = 3) -> str:
+    """The first of some names, for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
 def _file_sizes(root: Path, names: Sequence[str]) -> Int64[np.ndarray, " N"]:
-    """Size of each file in bytes, -1 if absent; by listing folders, which is quick."""
+    """Size of each file in bytes, -1 if absent; by listing folders, which is quick.
+
+    Raises:
+        PermissionError: If a folder, or some of the files, may not be read.
+    """
     listings: dict[str, dict[str, int]] = {}
     sizes = np.full(len(names), -1, dtype=np.int64)
     for index, name in enumerate(names):
@@ -274,7 +229,17 @@ def _file_sizes(root: Path, names: Sequence[str]) -> Int64[np.ndarray, " N"]:
             except (FileNotFoundError, NotADirectoryError):
                 listings[folder] = {}
         sizes[index] = listings[folder].get(file, -1)
+    closed = [name for name, size in zip(names, sizes.tolist(), strict=True) if size == _CLOSED]
+    if closed:
+        raise PermissionError(
+            f"{len(closed)} of the {len(names)} files below {root} may not be read: "
+            f"{first_names(closed)}; change their permissions (chmod), or remove them"
+        )
     return sizes
+
+
+_CLOSED = -2
+"""Stands for the size of a file that may not be read."""
 
 
 def _files(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
@@ -282,7 +247,13 @@ def _files(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
     for entry in entries:
         try:
             if entry.is_file():
-                yield entry.name, entry.stat().st_size
+                found = entry.stat()
+                yield entry.name, found.st_size if _may_read(entry, found) else _CLOSED
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
+
+
+def _may_read(entry: os.DirEntry[str], found: os.stat_result) -> bool:
+    """Whether this process may read a file; the system is asked only where the mode is in doubt."""
+    return bool(found.st_mode & stat.S_IROTH) or os.access(entry.path, os.R_OK)

@@ -28,3 +28,7 @@ class AnnotationError(ValueError):
 
 class ArchiveError(OSError):
     """An archive is broken, cut short, or holds something it must not."""
+
+
+class DatasetWarning(UserWarning):
+    """Something of a dataset was left out, or read in a way that may not be what was meant."""

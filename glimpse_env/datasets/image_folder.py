@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from glimpse_env.datasets.base import PictureFiles, image_size
-from glimpse_env.datasets.errors import AnnotationError, DatasetFormatError, DatasetNotFoundError
+from glimpse_env.datasets.base import PictureFiles, first_names, image_size
+from glimpse_env.datasets.duplicates import equal_files
+from glimpse_env.datasets.errors import (
+    AnnotationError,
+    DatasetFormatError,
+    DatasetNotFoundError,
+    DatasetWarning,
+)
+from glimpse_env.datasets.layout import (
+    is_cub,
+    refuse_wrong_root,
+    split_roles,
+    warn_of_doubtful_root,
+)
+from glimpse_env.datasets.scan import LeftOut, holds_images, scan, subfolders
 from glimpse_env.datasets.split import stratified_split
 
 SPLITS = ("train", "val", "trainval", "test")
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-)
-_CUB_FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
 
 
 class _Listing(NamedTuple):
@@ -28,6 +38,8 @@ class _Listing(NamedTuple):
     labels: Int64[np.ndarray, " N"]
     class_names: tuple[str, ...]
     boxes: dict[str, tuple[float, ...]] | None = None
+    counterpart: list[str] = []
+    """What this split is trained for, or evaluates: the other side, for comparing images."""
 
 
 class ImageFolder(PictureFiles):
@@ -40,8 +52,12 @@ class ImageFolder(PictureFiles):
       Without a `val` folder, `train` and `val` are cut from `train`; `trainval` is both.
     - Folders `CLASS/`: `train` and `val` are cut from all pictures, `trainval` is all. No `test`.
 
+    Splits may also be called `Train`, `training`, `valid`, `validation`, `testing` and the like.
     Classes are numbered in the order of their sorted names (CUB: in the official order). Folders
-    below a class belong to it; hidden files, and files that have no picture's suffix, are ignored.
+    below a class belong to it, linked ones too. A file is an image by its suffix, or by its first
+    bytes if it has none of an image's. Hidden files and texts are ignored; of whatever else is left
+    out a warning tells. Images are turned as their orientation tags say, so that photographs from
+    phones stand upright; those with boxes (CUB) are the pixels as stored, which the boxes are for.
     """
 
     def __init__(
@@ -51,6 +67,7 @@ class ImageFolder(PictureFiles):
         holdout: float = 0.2,
         seed: int = 0,
         allow_missing: bool = False,
+        check_equal: bool = True,
     ) -> None:
         """List the pictures of a split.
 
@@ -60,29 +77,40 @@ class ImageFolder(PictureFiles):
             holdout: Share of each class that goes to `val` where the layout does not say.
             seed: Which pictures these are.
             allow_missing: Leave out pictures that are listed but absent (CUB) instead of raising.
+            check_equal: Whether to look for images that are the same, byte for byte, in training
+                and in evaluation. What was found is remembered in the user's cache.
 
         Raises:
             ValueError: If there is no such split, in general or in this layout.
             DatasetNotFoundError: If there is no such folder, or there are no classes in it.
-            DatasetFormatError: If what is there contradicts itself.
+            DatasetFormatError: If what is there contradicts itself, or is of no layout.
             MissingImagesError: If listed pictures are absent.
+            PermissionError: If a folder or a file may not be read.
+
+        Warns:
+            DatasetWarning: Of what was left out, with counts and the first names, and of images
+                that are the same in training and in evaluation.
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-        root = Path(root).expanduser()
+        root = Path(os.path.expanduser(root))
         if not root.is_dir():
             raise DatasetNotFoundError(
                 f"no folder {root}: give one with a subfolder of pictures for each class"
             )
-        if all((root / file).is_file() for file in _CUB_FILES):
+        left_out, roles = LeftOut(), split_roles(root)
+        if is_cub(root):
             listing = _read_cub(root, split, holdout, seed)
-        elif _subfolders(root / "train"):
-            listing = _read_split_folders(root, split, holdout, seed)
+        elif "train" in roles and subfolders(root / roles["train"]):
+            listing = _read_split_folders(root, split, holdout, seed, roles, left_out)
         else:
-            listing = _read_class_folders(root, split, holdout, seed)
+            listing = _read_class_folders(root, split, holdout, seed, left_out)
+        left_out.warn(root)
         if not listing.names:
             raise DatasetFormatError(f"{root} has no picture left for split {split!r}")
         self._boxes = listing.boxes
+        # Boxes are for the pixels as they are stored.
+        self.upright = listing.boxes is None
         super().__init__(
             listing.root,
             listing.names,
@@ -92,6 +120,24 @@ class ImageFolder(PictureFiles):
             training=split in ("train", "trainval"),
             allow_missing=allow_missing,
         )
+        if check_equal:
+            self._warn_of_equal_images(listing.counterpart)
+
+    def _warn_of_equal_images(self, counterpart: list[str]) -> None:
+        """Say which images are both trained on and evaluated on."""
+        if self.training:
+            pairs = equal_files(self.root, self._names, counterpart)
+        else:
+            pairs = equal_files(self.root, counterpart, self._names)
+        if pairs:
+            shown = first_names([f"{ours} and {theirs}" for ours, theirs in pairs])
+            warnings.warn(
+                f"{len(pairs)} images below {self.root} are the same, byte for byte, in training "
+                f"and in evaluation, which makes results look better than they are: {shown}; "
+                "remove one of each",
+                DatasetWarning,
+                stacklevel=3,
+            )
 
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return the boxes (xmin, ymin, xmax, ymax), as edges in pixels of `image(index)`.
@@ -120,46 +166,86 @@ class ImageFolder(PictureFiles):
         return cut.astype(np.float32)
 
 
-def _read_class_folders(root: Path, split: str, holdout: float, seed: int) -> _Listing:
+def _read_class_folders(
+    root: Path, split: str, holdout: float, seed: int, left_out: LeftOut
+) -> _Listing:
     if split == "test":
         raise ValueError(
             f"{root} has no test split: put the pictures in train/CLASS/ and test/CLASS/"
         )
-    classes = _subfolders(root)
+    classes = subfolders(root, left_out)
     if not classes:
+        lower = f"; or give {root.parent}, if {root} is one of its classes"
         raise DatasetNotFoundError(
             f"{root} has no subfolders: give a folder with a subfolder of pictures for each class"
+            + (lower if left_out.beside else "")
         )
-    names, labels = _scan(root, "", classes)
-    chosen = _choose(split, labels, holdout, seed)
-    return _Listing(root, [names[index] for index in chosen], labels[chosen], tuple(classes))
+    refuse_wrong_root(root, classes)
+    names, labels = scan(root, "", classes, left_out)
+    warn_of_doubtful_root(root, classes)
+    return _cut(_Listing(root, names, labels, tuple(classes)), split, holdout, seed)
 
 
-def _read_split_folders(root: Path, split: str, holdout: float, seed: int) -> _Listing:
-    classes = _subfolders(root / "train")
-    has_val = bool(_subfolders(root / "val"))
-    if split == "test":
-        folders = ["test"]
-    elif split == "trainval" and has_val:
-        folders = ["train", "val"]
-    else:
-        folders = [split if has_val else "train"]
+def _read_split_folders(
+    root: Path, split: str, holdout: float, seed: int, roles: dict[str, str], left_out: LeftOut
+) -> _Listing:
+    classes = subfolders(root / roles["train"], left_out)
+    beside = [name for name in subfolders(root, left_out) if name not in roles.values()]
+    left_out.folders += [name for name in beside if holds_images(root / name, 2)]
+    has_val = "val" in roles and bool(subfolders(root / roles["val"]))
+    if "val" in roles and not has_val and holds_images(root / roles["val"]):
+        left_out.folders.append(roles["val"])
+    if split != "test" and not has_val:
+        parts = _scan_split(root, roles, ["train"], classes, left_out)
+        return _cut(_Listing(root, *parts, tuple(classes)), split, holdout, seed)
+    chosen = {"trainval": ["train", "val"]}.get(split, [split])
+    parts = _scan_split(root, roles, chosen, classes, left_out)
+    # The other side is looked through too, for images that are the same.
+    other = {"train": "val", "val": "train", "trainval": "test", "test": "train"}[split]
+    counterpart = []
+    if other in roles:
+        try:
+            counterpart, _ = scan(root, f"{roles[other]}/", classes, LeftOut(), must_exist=False)
+        except OSError:  # whoever opens that side is told
+            pass
+    return _Listing(root, *parts, tuple(classes), counterpart=counterpart)
+
+
+def _scan_split(
+    root: Path, roles: dict[str, str], chosen: list[str], classes: list[str], left_out: LeftOut
+) -> tuple[list[str], Int64[np.ndarray, " N"]]:
+    """Names and classes of the images of some of the folders that are splits."""
     names, labels = [], np.zeros(0, dtype=np.int64)
-    for folder in folders:
-        if not (root / folder).is_dir():
-            raise ValueError(f"{root} has no {folder} split: there is no folder {root / folder}")
-        unknown = sorted(set(_subfolders(root / folder)) - set(classes))
+    for role in chosen:
+        if role not in roles:
+            raise ValueError(f"{root} has no {role} split: there is no folder {root / role}")
+        folder = root / roles[role]
+        here = subfolders(folder, left_out if role != "train" else None)
+        unknown = sorted(set(here) - set(classes))
         if unknown:
             raise DatasetFormatError(
-                f"{root / folder} has classes that {root / 'train'} has not: "
+                f"{folder} has classes that {root / roles['train']} has not: "
                 f"{', '.join(unknown[:3])}"
             )
-        found, numbers = _scan(root, f"{folder}/", classes, must_exist=folder == "train")
+        prefix = f"{roles[role]}/"
+        found, numbers = scan(root, prefix, classes, left_out, must_exist=role == "train")
+        absent = sorted(set(range(len(classes))) - set(numbers.tolist())) if found else []
+        left_out.lacking += [prefix + classes[label] for label in absent]
         names, labels = names + found, np.concatenate([labels, numbers])
-    if split != "test" and not has_val:
-        chosen = _choose(split, labels, holdout, seed)
-        names, labels = [names[index] for index in chosen], labels[chosen]
-    return _Listing(root, names, labels, tuple(classes))
+    return names, labels
+
+
+def _cut(whole: _Listing, split: str, holdout: float, seed: int) -> _Listing:
+    """The part of a list that is cut by chance; all of it for a split that is not."""
+    if split not in ("train", "val"):
+        return whole
+    kept, held_out = stratified_split(whole.labels, holdout, seed)
+    chosen, others = (kept, held_out) if split == "train" else (held_out, kept)
+    return whole._replace(
+        names=[whole.names[index] for index in chosen],
+        labels=whole.labels[chosen],
+        counterpart=[whole.names[index] for index in others],
+    )
 
 
 def _read_cub(root: Path, split: str, holdout: float, seed: int) -> _Listing:
@@ -189,9 +275,7 @@ def _read_cub(root: Path, split: str, holdout: float, seed: int) -> _Listing:
         labels.append(numbers[class_of[identity]])
         training.append(in_training[identity] == "1")
     official = np.array(training, dtype=bool) == (split != "test")
-    chosen = np.flatnonzero(official)
-    all_labels = np.array(labels, dtype=np.int64)
-    chosen = chosen[_choose(split, all_labels[chosen], holdout, seed)]
+    chosen, others = np.flatnonzero(official), np.flatnonzero(~official)
     boxes = None
     if (root / "bounding_boxes.txt").is_file():
         try:
@@ -207,13 +291,15 @@ def _read_cub(root: Path, split: str, holdout: float, seed: int) -> _Listing:
             raise DatasetFormatError(f"{root / 'bounding_boxes.txt'}: a box has four numbers")
         if any(min(box[2:]) < 0 for box in boxes.values()):
             raise DatasetFormatError(f"{root / 'bounding_boxes.txt'}: a box has a size")
-    return _Listing(
+    listing = _Listing(
         root / "images",
         [names[index] for index in chosen],
-        all_labels[chosen],
+        np.array(labels, dtype=np.int64)[chosen],
         tuple(name.split(".", 1)[-1] for name in classes.values()),  # 001.Black_footed_Albatross
         boxes,
+        [names[index] for index in others],
     )
+    return _cut(listing, split, holdout, seed)
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -233,54 +319,3 @@ def _read_table(path: Path) -> dict[str, str]:
             )
         rows[identity] = value.strip()
     return rows
-
-
-def _choose(
-    split: str, labels: Int64[np.ndarray, " N"], holdout: float, seed: int
-) -> Int64[np.ndarray, " chosen"]:
-    """Indices of a split that is cut by chance; all of them for one that is not."""
-    if split not in ("train", "val"):
-        return np.arange(len(labels), dtype=np.int64)
-    kept, held_out = stratified_split(labels, holdout, seed)
-    return kept if split == "train" else held_out
-
-
-def _subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder, hidden ones left out; none if it is absent."""
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not e.name.startswith(".") and _is_dir(e))
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder; a link that leads round in a circle is none."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _scan(
-    root: Path, prefix: str, classes: list[str], must_exist: bool = True
-) -> tuple[list[str], Int64[np.ndarray, " N"]]:
-    """Names relative to `root`, and classes, of all pictures below the folders of the classes."""
-    names: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        before = len(names)
-        for place, below, files in os.walk(root / prefix / folder):
-            below[:] = sorted(name for name in below if not name.startswith("."))
-            inside = Path(place).relative_to(root).as_posix()
-            names += [
-                f"{inside}/{file}"
-                for file in sorted(files)
-                if not file.startswith(".") and Path(file).suffix.lower() in SUFFIXES
-            ]
-        if must_exist and len(names) == before:
-            raise DatasetFormatError(
-                f"{root / prefix / folder} has no pictures: fill or remove the folder (pictures "
-                f"end in {', '.join(sorted(SUFFIXES))})"
-            )
-        labels += [label] * (len(names) - before)
-    return names, np.array(labels, dtype=np.int64)

@@ -10,8 +10,8 @@ from xml.parsers import expat
 
 import numpy as np
 from jaxtyping import Float, Int64
-from platformdirs import user_cache_dir
 
+from encoders.folders import data_root
 from glimpse_env.datasets.base import PictureFiles, image_size
 from glimpse_env.datasets.errors import AnnotationError, DatasetFormatError, DatasetNotFoundError
 from glimpse_env.datasets.matlab import read_mat
@@ -30,9 +30,12 @@ _NAME = re.compile(
 
 
 def default_data_dir() -> Path:
-    """Return `$GLIMPSE_DATA/stanford_dogs`, or that folder of the user cache if it is not set."""
-    root = os.environ.get("GLIMPSE_DATA") or user_cache_dir("glimpse")
-    return Path(root).expanduser() / "stanford_dogs"
+    """Return `$GLIMPSE_DATA/stanford_dogs`, or that folder of the user cache if it is not set.
+
+    Raises:
+        NoUserFolderError: If it is not set, and the user has no home.
+    """
+    return data_root() / "stanford_dogs"
 
 
 class StanfordDogs(PictureFiles):
@@ -41,6 +44,9 @@ class StanfordDogs(PictureFiles):
     `train` and `val` are a stratified 80/20 cut of the official training list with a fixed seed,
     made before absent files are dropped, so that a picture is on the same side on every machine;
     `trainval` is the whole training list; `test` the official test list (paper section 3).
+
+    Images are the pixels as stored, whatever an orientation tag says: the boxes, and everybody's
+    results, are for these.
 
     Attributes:
         data_dir: Folder with `Images/`, `Annotation/` and `lists/`.
@@ -69,7 +75,9 @@ class StanfordDogs(PictureFiles):
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
-        self.data_dir = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+        self.data_dir = (
+            default_data_dir() if data_dir is None else Path(os.path.expanduser(data_dir))
+        )
         names, labels = read_list(find_list(self.data_dir, "test" if split == "test" else "train"))
         self.wnids, class_names = _classes(names, labels)
         if split in ("train", "val"):

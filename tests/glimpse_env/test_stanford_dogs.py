@@ -342,7 +342,7 @@ def test_one_pixel(tmp_path: Path) -> None:
     assert read_image(tmp_path / "x.png").tolist() == [[[1, 2, 3]]]
 
 
-def test_orientation_tag_is_ignored(tmp_path: Path) -> None:
+def test_stored_pixels_are_kept_whatever_a_tag_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[274] = 6  # shown turned by a right angle
     Image.fromarray(GREY).save(tmp_path / "x.png", exif=exif)
