@@ -31,7 +31,7 @@ test: install
 	# Once more where arrays pass through, with every annotated shape and type checked.
 	$(BIN)/pytest -q -m "not bad_input" --jaxtyping-packages=encoders,agents,beartype.beartype \
 		tests/agents/test_losses.py tests/agents/test_networks.py tests/agents/test_rollout.py \
-		tests/encoders/test_bank.py tests/encoders/test_spec.py
+		tests/encoders/bank/test_feature_bank.py tests/encoders/test_spec.py
 
 # The bounds of pyproject.toml: what is declared to be enough is.
 $(LOWEST)/.installed: pyproject.toml .ci/versions.py | install

@@ -12,7 +12,7 @@ from agents import losses
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.networks import TwoDeckNetwork
 from agents.objective import Objective
-from agents.rollout import Trajectory
+from agents.trajectory import Trajectory
 
 
 def make_optimizer(

@@ -15,7 +15,7 @@ from agents.densities.base import LatticeDensity
 from agents.lattice import Everywhere
 from agents.location import told_location
 from agents.networks import TwoDeckNetwork
-from agents.rollout import Trajectory
+from agents.trajectory import Trajectory
 
 
 class Objective(NamedTuple):

@@ -27,23 +27,22 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from agents.rollout import Trajectory
+from agents.trajectory import Action, Observation, Trajectory
 
 ENTRY_POINT_GROUP = "glimpse.policies"
 
 OWN_POLICIES = {
-    "two-deck": "agents.named:two_deck",
-    "center": "agents.named:look_at_center",
-    "random": "agents.named:look_at_random",
-    "lattice-scan": "agents.named:scan_lattice",
-    "saliency": "agents.named:look_at_salient",
-    "box-oracle": "agents.named:look_at_box",
+    "two-deck": "agents.reference.registered:two_deck",
+    "center": "agents.reference.registered:look_at_center",
+    "random": "agents.reference.registered:look_at_random",
+    "lattice-scan": "agents.reference.registered:scan_lattice",
+    "saliency": "agents.reference.registered:look_at_salient",
+    "box-oracle": "agents.reference.registered:look_at_box",
 }
 """What this project registers itself, known without the metadata of an installation too."""
 
@@ -57,12 +56,6 @@ REQUIRES = {
 }
 """What a policy may ask for in `requires`, and what its observations then hold beside the rest. The
 box is known to the data set and not to be seen: a policy that asks for it is a yardstick."""
-
-Observation = dict[str, Tensor]
-"""context, glimpse, fixation and remaining, each `[B, ...]`; see the environment's spaces."""
-Action = dict[str, Tensor]
-"""fixation, float32 `[B, 2]` in [-1, 1], and label, int64 `[B]`; where the environment's action
-space has a scale, also scale, float32 `[B, 1]` in [-1, 1]."""
 
 
 @runtime_checkable
@@ -111,7 +104,12 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
         found = _import(name)
     else:
         entries = entry_points(group=ENTRY_POINT_GROUP)
-        paths = {(entry.name, f"{entry.module}:{entry.attr}") for entry in entries}
+        # The metadata of an editable installation may be older than the source: ours is below.
+        paths = {
+            (entry.name, f"{entry.module}:{entry.attr}")
+            for entry in entries
+            if entry.dist is None or entry.dist.name != "glimpse-env"
+        }
         paths |= set(OWN_POLICIES.items())
         named = sorted(path for each, path in paths if each == name)
         if len(named) > 1:

@@ -42,9 +42,8 @@ from agents.learning import (
 from agents.location import LocationPath, at_ordinary_scale, told_location
 from agents.networks import Memory, TwoDeckNetwork
 from agents.objective import Objective, build_objective
-from agents.policy import Action, Observation
 from agents.pretrained import Pretrained
-from agents.rollout import Trajectory
+from agents.trajectory import Action, Observation, Trajectory
 
 Agent = TypeVar("Agent", bound="ReinforceAgent")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,60 +11,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from agents.lattice import Everywhere
-from agents.policy import AttentionPolicy, Observation, check_action
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """B whole episodes of T glimpses, in step with one another, time-major.
-
-    Observations number T + 1: the first shows the context before any look, each of the T looks
-    adds one, and the label is given on the last. The one returned together with the reward adds
-    nothing that was not seen before, so it is not kept. States number T + 1 too: `states[t]` is
-    what the policy made of `steps[t]`; collected with `grad=True` they carry the graph, and
-    learning needs no second forward pass.
-    """
-
-    steps: tuple[Observation, ...]
-    """T + 1 observations, each a dict of `[B, ...]`."""
-    states: tuple[Any, ...]
-    """T + 1 states, each as `act` returned it."""
-    fixations: Float[Tensor, "T B 2"]
-    """Where the retina looked, within [-1, 1]: the action, or what a bank's lattice made of it."""
-    answers: Int[Tensor, " B"]
-    """The classes named."""
-    labels: Int[Tensor, " B"]
-    """The true classes."""
-    images: Int[Tensor, " B"]
-    """Indices of the pictures."""
-    returns: Float[Tensor, " B"]
-    """Sum of an episode's rewards: 1 when the answer was right."""
-    success: Bool[Tensor, " B"]
-    """Whether the answer was right, as the environment says."""
-    next_observation: Mapping[str, Any] | None
-    """First observation, as the environment gave it, of the next episodes where the environment
-    has already begun them (SAME_STEP): pass it to the next `collect`, or those pictures are lost.
-    Otherwise None."""
-    scales: Float[Tensor, "T B"] | None = None
-    """The zooms chosen, within [-1, 1], where the policy chooses them; a bank rounds them."""
-    everywhere: Everywhere | None = None
-    """The images at all points of a bank's lattice, for the exact policy gradient."""
-
-    @property
-    def num_glimpses(self) -> int:
-        """T."""
-        return self.fixations.shape[0]
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return self.fixations.shape[1]
-
-    @cached_property
-    def observations(self) -> dict[str, Tensor]:
-        """The observations stacked to `[T + 1, B, ...]`, copied on first use."""
-        return {key: torch.stack([step[key] for step in self.steps]) for key in self.steps[0]}
+from agents.policy import AttentionPolicy, check_action
+from agents.trajectory import Observation, Trajectory
 
 
 def collect(

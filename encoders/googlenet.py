@@ -1,6 +1,7 @@
 """GoogLeNet by surgery on torchvision's module: BVLC variant, stride of conv1, truncation.
 
-The plain path: readable, slow, and the reference that `encoders.engine` is tested against.
+The plain path: readable, slow, and the reference that `encoders.inference.engine` is tested
+against.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class EncoderSpec:
     architecture: Architecture
     """Which network; see `encoders.googlenet` and `encoders.inception_mini`."""
     weights: str | None
-    """Weight file: a path, or a bare name looked up by `encoders.weights.find_weights`.
+    """Weight file: a path, or a bare name looked up by `encoders.weights.files.find_weights`.
     `None` means randomly initialised (tests and speed measurements only)."""
     sha256: str | None
     """Hash of the weight file in hex, or the first digits of it; `None`: unchecked."""

@@ -13,47 +13,47 @@ from typing import Any
 
 import tyro
 
-from experiments.stopping import Terminated, handling, raise_terminated
+from experiments.runtime.signals import Terminated, handling, raise_terminated
 
 # Modules load when their command is chosen: `glimpse --help` should not wait for torch.
 _COMMANDS: dict[str, tuple[str, str, str, str]] = {
-    "download": ("experiments.download", "DownloadConfig", "download",
+    "download": ("experiments.prepare.download", "DownloadConfig", "download",
                  "Fetch Stanford Dogs and pretrained weights, or unpack archives."),
-    "dedup": ("experiments.dedup", "DedupConfig", "dedup",
+    "dedup": ("experiments.prepare.dedup", "DedupConfig", "dedup",
               "List the ImageNet pictures that a network to be tested on dogs must not see."),
-    "pretrain": ("experiments.pretrain", "PretrainConfig", "pretrain",
+    "pretrain": ("experiments.pretrain.train", "PretrainConfig", "pretrain",
                  "Train an encoder on random multi-scale patches (paper Figure 4)."),
-    "pyramids": ("experiments.pyramids", "PyramidsConfig", "pyramids",
+    "pyramids": ("experiments.prepare.pyramids", "PyramidsConfig", "pyramids",
                  "Decode whole splits into files to be mapped, for machines of little memory."),
-    "bank": ("experiments.bank", "BankConfig", "bank",
+    "bank": ("experiments.prepare.bank", "BankConfig", "bank",
              "Compute a split's features on a lattice of fixations, once."),
-    "probe": ("experiments.probe", "ProbeConfig", "read_encoder",
+    "probe": ("experiments.pretrain.probe", "ProbeConfig", "read_encoder",
               "Measure what an encoder's features tell, by linear classifiers."),
-    "train": ("experiments.train", "", "train",
+    "train": ("experiments.train.trainer", "", "train",
               "Train the two-deck agent and its references."),
-    "baseline": ("experiments.baseline", "", "baseline",
+    "baseline": ("experiments.whole_image.train", "", "baseline",
                  "Fine-tune a GoogLeNet on whole pictures: the paper's two baselines."),
-    "evaluate": ("experiments.evaluate", "EvaluateConfig", "evaluate",
+    "evaluate": ("experiments.train.evaluate", "EvaluateConfig", "evaluate",
                  "Evaluate the agents of a run."),
-    "report": ("experiments.report", "ReportConfig", "report",
+    "report": ("experiments.train.aggregate", "ReportConfig", "report",
                "Sum up runs of several seeds as one record and one table."),
-    "compare": ("experiments.compare", "CompareConfig", "compare",
+    "compare": ("experiments.compare.compare", "CompareConfig", "compare",
                 "Train any agents on one environment, and compare what they learn."),
-    "contest": ("experiments.contest", "ContestConfig", "contest",
+    "contest": ("experiments.compare.run", "ContestConfig", "contest",
                 "Train one agent of a comparison within a budget."),
-    "tune": ("experiments.tune", "TuneConfig", "tune",
+    "tune": ("experiments.compare.tune", "TuneConfig", "tune",
              "Search settings of agents, with equal effort for each."),
-    "table1": ("experiments.table1", "Table1Config", "table1",
+    "table1": ("experiments.paper.table1", "Table1Config", "table1",
                "Run the cells of the paper's Table 1 and lay them out beside its numbers."),
-    "variants": ("experiments.variants", "VariantsConfig", "variants",
+    "variants": ("experiments.paper.variants", "VariantsConfig", "variants",
                  "Train variants of one cell and compare each with the plain model."),
-    "figures": ("experiments.figures", "FiguresConfig", "figures",
+    "figures": ("experiments.paper.figures", "FiguresConfig", "figures",
                 "Draw the paper's Figures 3, 5 and 6 from finished runs."),
-    "attention": ("experiments.attention", "AttentionConfig", "attention",
+    "attention": ("experiments.attention.analyse", "AttentionConfig", "attention",
                   "Say where agents look, against the dogs' boxes, and what it is worth."),
-    "benchmark": ("experiments.benchmark", "BenchmarkConfig", "benchmark",
+    "benchmark": ("experiments.benchmarks.command", "BenchmarkConfig", "benchmark",
                   "Measure what the project claims about speed, on this machine."),
-    "demo": ("experiments.demo", "DemoConfig", "demo",
+    "demo": ("experiments.train.demo", "DemoConfig", "demo",
              "Learn where to look on synthetic dogs, in a few minutes, nothing to download."),
 }  # fmt: skip
 
@@ -118,12 +118,12 @@ def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
         kind = getattr(module, config_name)
         return run, tyro.cli(kind, prog=program, description=summary, args=arguments)
     # Sixty settings do not fit on a screen: those of network and learning have help of their own.
-    configs = import_module("experiments.configs")
+    configs = import_module("experiments.train.config")
     for part, kind in configs.SETTINGS.items():
         if f"--help-{part}" in arguments:
             title = f"Settings of `glimpse train`, to be given with the prefix --{part}."
             tyro.cli(kind, prog=f"{program} NAME --{part}.", description=title, args=["--help"])
-    experiments = import_module("experiments.named").EXPERIMENTS
+    experiments = import_module("experiments.train.presets").EXPERIMENTS
     if {"-h", "--help"} & set(arguments):
         experiments = {
             key: (f"{text} More settings: --help-network, --help-learning.",

@@ -16,10 +16,10 @@ from gymnasium.error import InvalidAction
 from jaxtyping import Bool, Float32, Int64, UInt64
 
 from glimpse_env.arrays import Arrays
-from glimpse_env.gaze import Gaze
-from glimpse_env.observer import make_observer, output_device
+from glimpse_env.observers.base import Gaze
+from glimpse_env.observers.factory import make_observer, output_device
 from glimpse_env.options import EnvOptions
-from glimpse_env.retina import splitmix64
+from glimpse_env.retina.rules import splitmix64
 from glimpse_env.walk import Walk
 
 NEVER_RESET = -1

@@ -12,7 +12,7 @@ from gymnasium.error import ResetNeeded
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.dynamics import NEVER_RESET, GlimpseDynamics, episode_key
 from glimpse_env.options import RENDER_MODES, EnvOptions, check_render_mode
-from glimpse_env.viewer import Window, draw_frame, warn_no_render_mode
+from glimpse_env.rendering.window import Window, draw_frame, warn_no_render_mode
 
 _ROW = np.zeros(1, np.int64)
 _NO_ROW = np.zeros(0, np.int64)

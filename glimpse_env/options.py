@@ -12,8 +12,8 @@ from typing import Any
 from gymnasium.vector import AutoresetMode
 
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.retina import RESOLUTIONS
-from glimpse_env.storage import STORAGES
+from glimpse_env.pyramids.storage import STORAGES
+from glimpse_env.retina.rules import RESOLUTIONS
 
 SPLITS = ("train", "val", "trainval", "test")
 OBSERVATIONS = ("features", "pixels", "both")
@@ -69,7 +69,7 @@ class EnvOptions:
     """The encoder's arithmetic: `auto`, `fp32` or `bf16`."""
     storage: str | os.PathLike[str] = "auto"
     """Where decoded pictures are kept: `device`, `host`, `demand` (nowhere), a folder made by
-    `glimpse pyramids`, or `auto`; see `glimpse_env.storage`."""
+    `glimpse pyramids`, or `auto`; see `glimpse_env.pyramids.storage`."""
 
     def __post_init__(self) -> None:
         """Check every field, and give each its canonical form."""

@@ -21,7 +21,7 @@ from glimpse_env.options import (
     check_choice,
     check_render_mode,
 )
-from glimpse_env.viewer import Window, draw_frame, tile_frames, warn_no_render_mode
+from glimpse_env.rendering.window import Window, draw_frame, tile_frames, warn_no_render_mode
 
 
 class DogsGlimpseVectorEnv(VectorEnv):

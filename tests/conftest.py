@@ -39,7 +39,7 @@ def dogs_dir(dogs_archives: Path, request: pytest.FixtureRequest) -> Path:
 
     Kept in the cache of pytest: unpacking 23,000 files at every run costs more than most tests.
     """
-    from glimpse_env.datasets.archives import unpack
+    from glimpse_env.datasets.download.archives import unpack
 
     names = ("lists.tar.gz", "annotation.tar.gz", "images-train-0.tar")
     size = sum((dogs_archives / name).stat().st_size for name in names)

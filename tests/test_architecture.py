@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,114 @@ def test_library_code_never_imports_tests() -> None:
 def test_files_stay_near_400_lines(package: str) -> None:
     for path in sources(package):
         assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_no_folder_holds_more_than_15_modules() -> None:
+    for package in PACKAGES:
+        for folder in {path.parent for path in sources(package)}:
+            modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+            assert len(modules) <= 15, f"{folder.relative_to(ROOT)}: {sorted(modules)}"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def run_on_import(node: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a module is imported: no function's body, nothing for type checkers alone."""
+    for child in ast.iter_child_nodes(node):
+        types_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
+        if not types_only and not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield child
+            yield from run_on_import(child)
+
+
+def import_graph(package: str) -> dict[str, set[str]]:
+    """The modules of a package, and which of them each one imports when it is imported."""
+    files = {module_name(path): path for path in sources(package)}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found: set[str] = set()
+        for node in run_on_import(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                for alias in node.names:
+                    module = f"{node.module}.{alias.name}"
+                    found.add(module if module in files else node.module)
+        graph[name] = (found & set(files)) - {name}
+    return graph
+
+
+def by_folder(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same with each folder below the package as one node; modules at its top stay alone."""
+
+    def node(name: str) -> str:
+        return ".".join(name.split(".")[:2])
+
+    folders: dict[str, set[str]] = {}
+    for name, found in graph.items():
+        folders.setdefault(node(name), set()).update(node(each) for each in found)
+    return {name: found - {name} for name, found in folders.items()}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("level", [lambda graph: graph, by_folder], ids=["modules", "folders"])
+def test_no_import_circle(package: str, level: Callable) -> None:
+    """So there is an order in which each module, and each folder, imports earlier ones alone."""
+    try:
+        TopologicalSorter(level(import_graph(package))).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+PUBLIC = [
+    "agents.checkpoint:load_checkpoint", "agents.configs:ReinforceConfig",
+    "agents.configs:TwoDeckConfig", "agents.policy:Action", "agents.policy:AttentionPolicy",
+    "agents.policy:LearningPolicy", "agents.policy:Observation", "agents.policy:load_policy",
+    "agents.reference:ReferenceAgent", "agents.reference:center", "agents.reference:uniform",
+    "agents.reinforce:ReinforceAgent", "agents.rollout:Trajectory", "agents.rollout:collect",
+    "agents.sb3:GlimpseExtractor", "agents.sb3:HybridDistribution", "agents.sb3:HybridPolicy",
+    "agents.sb3:HybridRecurrentPolicy", "agents.sb3:SB3VecEnv", "agents.sb3:load",
+    "agents.sb3.distribution:HybridDistribution", "agents.sb3.features:GlimpseExtractor",
+    "agents.sb3.policies:HybridPolicy", "agents.sb3.recurrent:HybridRecurrentPolicy",
+    "agents.sb3.vec_env:SB3VecEnv", "agents.trajectory:Trajectory",
+    "encoders.bank:BankMismatchError", "encoders.bank:FeatureBank", "encoders.bank:lattice",
+    "encoders.googlenet:GoogLeNetTrunk", "encoders.inception_mini:InceptionMini",
+    "encoders.inference:Encoder", "encoders.inference:make_encoder",
+    "encoders.spec:EncoderSpec", "encoders.spec:get_spec", "encoders.spec:register_spec",
+    "encoders.weights:WeightsNotFoundError", "encoders.weights:find_weights",
+    "encoders.weights:load_state", "experiments.cli:main", "glimpse_env:register_environments",
+    "glimpse_env.datasets.base:ImageDataset", "glimpse_env.datasets.image_folder:ImageFolder",
+    "glimpse_env.datasets.stanford_dogs:StanfordDogs",
+    "glimpse_env.datasets.synthetic:SyntheticDogs", "glimpse_env.env:DogsGlimpseEnv",
+    "glimpse_env.retina:cut_patches", "glimpse_env.vector_env:DogsGlimpseVectorEnv",
+    "glimpse_env.wrappers:FixationOnly", "glimpse_env.wrappers:FlatAction",
+    "glimpse_env.wrappers:FlatObservation", "glimpse_env.wrappers:LatticeAction",
+    "glimpse_env.wrappers:VectorFixationOnly", "glimpse_env.wrappers:VectorFlatAction",
+    "glimpse_env.wrappers:VectorFlatObservation", "glimpse_env.wrappers:VectorLatticeAction",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_a_public_path_is_there(path: str) -> None:
+    module, name = path.split(":")
+    assert hasattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize(
+    "stub",
+    sorted(path for package in PACKAGES for path in (ROOT / package).rglob("__init__.pyi")),
+    ids=lambda path: module_name(path),
+)
+def test_what_a_package_lists_is_there(stub: Path) -> None:
+    """The names that a package exports lazily, all of them, and nothing else in `__all__`."""
+    module = importlib.import_module(module_name(stub))
+    nodes = [n for n in ast.parse(stub.read_text()).body if isinstance(n, ast.ImportFrom)]
+    names = {alias.name for node in nodes for alias in node.names}
+    assert set(module.__all__) == names and names
+    assert all(hasattr(module, name) for name in names)
 
 
 def test_every_package_is_listed_for_installation() -> None:

@@ -140,7 +140,7 @@ def attempts(code: str, home: Path) -> str:
 
 
 def test_neither_imports_nor_an_episode_reach_for_the_network(tmp_path: Path) -> None:
-    left_out = [] if importlib.util.find_spec("triton") else ["glimpse_env.retina_triton"]
+    left_out = [] if importlib.util.find_spec("triton") else ["glimpse_env.retina.kernel_triton"]
     code = _IMPORT_ALL.format(packages=PACKAGES, left_out=left_out)
     assert attempts(code, tmp_path) == "attempts: []"
 

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from encoders.engine import build_network, make_encoder
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
-from encoders.quantised import int8_obstacle
+from encoders.inference.engine import build_network, make_encoder
+from encoders.inference.int8 import int8_obstacle
 from encoders.spec import EncoderSpec, get_spec
 from experiments.benchmarks.peak import count_flops, matmul_peak
 from experiments.benchmarks.timing import (

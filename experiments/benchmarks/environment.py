@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoders.bank import FeatureBank, lattice
-from encoders.bank_description import BankDescription
-from encoders.engine import Encoder, make_encoder
+from encoders.bank.description import BankDescription
+from encoders.bank.feature_bank import FeatureBank, lattice
+from encoders.inference.engine import Encoder, make_encoder
 from encoders.spec import get_spec
 from experiments.benchmarks.timing import (
     Contender,
@@ -30,7 +30,7 @@ from experiments.benchmarks.timing import (
 )
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.env import DogsGlimpseEnv
-from glimpse_env.pyramid import RESOLUTIONS
+from glimpse_env.pyramids.pyramid import RESOLUTIONS
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 CLAIM = (

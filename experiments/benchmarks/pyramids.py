@@ -24,15 +24,15 @@ from experiments.benchmarks.timing import (
     interleave,
     machine_record,
 )
-from glimpse_env.arena import PyramidArena
 from glimpse_env.datasets.base import PictureFiles
 from glimpse_env.datasets.errors import DatasetNotFoundError
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
 from glimpse_env.datasets.synthetic import SyntheticDogs
-from glimpse_env.mapped import MappedPyramids
-from glimpse_env.pyramid import RESOLUTIONS, build_pyramid
-from glimpse_env.storage import usual_bytes
+from glimpse_env.pyramids.arena import PyramidArena
+from glimpse_env.pyramids.mapped import MappedPyramids
+from glimpse_env.pyramids.pyramid import RESOLUTIONS, build_pyramid
+from glimpse_env.pyramids.storage import usual_bytes
 
 CLAIM = "Building pyramids takes less than 3 times the pure decoding time of the same files."
 MOST = 3.0

@@ -23,10 +23,10 @@ from experiments.benchmarks.timing import (
     machine_record,
     turns,
 )
-from glimpse_env.arena import PyramidArena
-from glimpse_env.batch_retina import cut_from_arena
-from glimpse_env.pyramid import LEVEL_SHORT_SIDE, RESOLUTIONS, Pyramid, build_pyramid
-from glimpse_env.retina import PATCH_SIDE, cut_patches
+from glimpse_env.pyramids.arena import PyramidArena
+from glimpse_env.pyramids.pyramid import LEVEL_SHORT_SIDE, RESOLUTIONS, Pyramid, build_pyramid
+from glimpse_env.retina.batch import cut_from_arena
+from glimpse_env.retina.rules import PATCH_SIDE, cut_patches
 
 CLAIM = (
     "At batch 256 the retina cuts at least 100 times the glimpses of ap_gym and 10 times those of "

@@ -18,8 +18,8 @@ import torch
 from agents.configs import TwoDeckConfig
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
-from encoders.engine import make_encoder
-from encoders.kernels import widen_rows
+from encoders.inference.engine import make_encoder
+from encoders.inference.kernels import widen_rows
 from encoders.spec import get_spec
 from experiments.benchmarks.free_env import FreeVectorEnv
 from experiments.benchmarks.peak import copy_bandwidth, matmul_peak
@@ -32,9 +32,9 @@ from experiments.benchmarks.timing import (
     machine_record,
     turns,
 )
-from glimpse_env.arena import PyramidArena
-from glimpse_env.batch_retina import cut_from_arena
-from glimpse_env.pyramid import RESOLUTIONS, build_pyramid
+from glimpse_env.pyramids.arena import PyramidArena
+from glimpse_env.pyramids.pyramid import RESOLUTIONS, build_pyramid
+from glimpse_env.retina.batch import cut_from_arena
 
 CLAIM = (
     "A glimpse costs no more in a larger batch, in proportion to its resolutions, and at most half "

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.runs import environment_record
+from experiments.runtime.runs import environment_record
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.learning import batch_metrics, clip_gradients
 from agents.reinforce import ReinforceAgent
-from agents.rollout import Trajectory, collect
+from agents.rollout import collect
+from agents.trajectory import Trajectory
 from experiments.benchmarks.free_env import FreeVectorEnv
 from experiments.benchmarks.step_work import products_of_step
 from experiments.benchmarks.timing import wait

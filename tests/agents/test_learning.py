@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from agents.reference import ReferenceAgent, center, uniform
+from agents.reference.agent import ReferenceAgent, center, uniform
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from tests.agents.toys import TargetEnv

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from agents.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.policy import AttentionPolicy, LearningPolicy
-from agents.reference import ReferenceAgent, center
+from agents.reference.agent import ReferenceAgent, center
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from tests.agents.toys import TargetEnv, observations, play, resave, tiny

@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from agents.reference import ReferenceAgent, center, uniform
+from agents.reference.agent import ReferenceAgent, center, uniform
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from tests.agents.toys import TargetEnv, observations, play, resave, tiny

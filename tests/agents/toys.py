@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.lattice import Everywhere
 from agents.networks import TwoDeckConfig
-from agents.rollout import Trajectory
+from agents.trajectory import Trajectory
 
 
 def resave(folder, change):

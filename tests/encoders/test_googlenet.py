@@ -21,7 +21,7 @@ from encoders.googlenet import (
     resample_stem,
 )
 from encoders.spec import get_spec
-from encoders.weights import load_state
+from encoders.weights.files import load_state
 
 # ILSVRC's own category names, in its order.
 CATEGORIES = GoogLeNet_Weights.IMAGENET1K_V1.meta["categories"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from encoders.engine import make_encoder
-from experiments.bank import BankConfig, build_bank
-from experiments.configs import TrainConfig
+from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
-from experiments.train import Trainer, train
+from experiments.prepare.bank import BankConfig, build_bank
+from experiments.train.config import TrainConfig
+from experiments.train.trainer import Trainer, train
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from experiments.dedup import read_leave_out, write_list
-from glimpse_env.datasets.archives import file_names, is_unpacked, unpack, unpacked_size
+from experiments.prepare.dedup import read_leave_out, write_list
 from glimpse_env.datasets.base import image_size, read_image
+from glimpse_env.datasets.download.archives import file_names, is_unpacked, unpack, unpacked_size
 from glimpse_env.datasets.errors import (
     AnnotationError,
     ArchiveError,
@@ -29,7 +29,7 @@ from glimpse_env.datasets.errors import (
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.stanford_dogs import StanfordDogs, read_list
 from glimpse_env.datasets.synthetic import SyntheticDogs
-from glimpse_env.mapped import (
+from glimpse_env.pyramids.mapped import (
     MappedPyramids,
     PyramidsIncompleteError,
     PyramidsMismatchError,

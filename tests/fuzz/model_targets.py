@@ -21,17 +21,17 @@ from agents.checkpoint import (
 )
 from agents.configs import TwoDeckConfig
 from agents.reinforce import ReinforceAgent
-from encoders.bank import BankIncompleteError, BankMismatchError, FeatureBank
-from encoders.bank_description import BankDescription
-from encoders.caffe import CaffeModelError, read_blobs, read_caffemodel
+from encoders.bank.description import BankDescription
+from encoders.bank.feature_bank import BankIncompleteError, BankMismatchError, FeatureBank
 from encoders.spec import get_spec
-from encoders.weights import load_state
-from experiments.configs import TrainConfig
-from experiments.pretrain_config import PretrainConfig
-from experiments.pretraining import Pretraining
-from experiments.report import read_metrics
-from experiments.runs import RunError, RunFolder, load_config, read_json, to_record
-from tests.encoders.test_weights import caffemodel
+from encoders.weights.caffe import CaffeModelError, read_blobs, read_caffemodel
+from encoders.weights.files import load_state
+from experiments.pretrain.config import PretrainConfig
+from experiments.pretrain.state import Pretraining
+from experiments.runtime.runs import RunError, RunFolder, load_config, read_json, to_record
+from experiments.train.aggregate import read_metrics
+from experiments.train.config import TrainConfig
+from tests.encoders.weights.test_files import caffemodel
 from tests.fuzz.harness import Target
 from tests.fuzz.mutate import mutate_bytes, mutate_json, mutate_value
 
@@ -85,7 +85,7 @@ def _pth(good: list[bytes], source: random.Random, inside: Path) -> None:
 
 
 def _prepare_caffe(folder: Path) -> list[bytes]:
-    from encoders.caffe import _googlenet_names
+    from encoders.weights.caffe import _googlenet_names
 
     state: dict[str, torch.Tensor] = {}
     for number, name in enumerate(_googlenet_names().values()):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import agents.configs
-import experiments.runs
+from experiments.runtime import runs
 from tests.fuzz.harness import Hang, Place, run_once
 from tests.fuzz.targets import TARGETS
 
@@ -36,7 +36,8 @@ def fuzz(name: str, first: int, count: int, seconds: float, folder: Path, out: C
     logging.disable(logging.CRITICAL)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff writes there of every damaged picture
     # Every input would have the same annotations evaluated again, which takes most of the time.
-    agents.configs.get_type_hints = experiments.runs.get_type_hints = lru_cache(get_type_hints)
+    agents.configs.get_type_hints = lru_cache(get_type_hints)
+    runs.get_type_hints = lru_cache(get_type_hints)
     shutil.rmtree(folder, ignore_errors=True)
     target, place = TARGETS[name], Place(folder).make()
     prepared = target.prepare(place.inside)

@@ -19,15 +19,15 @@ from PIL import Image
 from agents.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, unpack_state
 from agents.configs import TwoDeckConfig, check_types
 from agents.reinforce import ReinforceAgent
-from encoders.bank import BankMismatchError, FeatureBank
+from encoders.bank.feature_bank import BankMismatchError, FeatureBank
 from encoders.spec import get_spec
-from encoders.weights import load_state
-from experiments.configs import TrainConfig
-from experiments.report import read_metrics
-from experiments.runs import RunError, RunFolder, load_config, to_record
-from glimpse_env.datasets import archives
-from glimpse_env.datasets.archives import unpack, unpacked_size
+from encoders.weights.files import load_state
+from experiments.runtime.runs import RunError, RunFolder, load_config, to_record
+from experiments.train.aggregate import read_metrics
+from experiments.train.config import TrainConfig
 from glimpse_env.datasets.base import image_size, read_image
+from glimpse_env.datasets.download import archives
+from glimpse_env.datasets.download.archives import unpack, unpacked_size
 from glimpse_env.datasets.errors import (
     AnnotationError,
     ArchiveError,
@@ -37,7 +37,7 @@ from glimpse_env.datasets.errors import (
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.matlab import read_mat
 from glimpse_env.datasets.stanford_dogs import read_list
-from glimpse_env.mapped import PyramidsMismatchError, open_mapped
+from glimpse_env.pyramids.mapped import PyramidsMismatchError, open_mapped
 from tests.fuzz import data_targets, model_targets
 
 DEEP = "[" * 100_000

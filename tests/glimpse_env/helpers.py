@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoders.bank import BankDescription, FeatureBank, lattice
-from encoders.engine import Encoder, make_encoder
+from encoders.bank.feature_bank import BankDescription, FeatureBank, lattice
+from encoders.inference.engine import Encoder, make_encoder
 from glimpse_env.datasets.synthetic import SyntheticDogs
-from glimpse_env.pyramid import build_pyramid
-from glimpse_env.retina import cut_patches
+from glimpse_env.pyramids.pyramid import build_pyramid
+from glimpse_env.retina.rules import cut_patches
 
 GRID = 4
 FEATURES = 3 * GRID * GRID

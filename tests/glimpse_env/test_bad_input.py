@@ -11,7 +11,7 @@ import torch
 from gymnasium.error import InvalidAction, ResetNeeded
 
 import glimpse_env  # noqa: F401
-from encoders.bank import BankMismatchError
+from encoders.bank.feature_bank import BankMismatchError
 from glimpse_env.datasets.errors import DatasetNotFoundError
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.env import DogsGlimpseEnv

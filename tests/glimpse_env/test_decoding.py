@@ -15,7 +15,7 @@ from glimpse_env.datasets.base import image_size, read_image
 from glimpse_env.datasets.errors import DatasetWarning, UnreadableImageError
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
-from glimpse_env.pyramid import PyramidStore, dataset_pyramid
+from glimpse_env.pyramids.pyramid import PyramidStore, dataset_pyramid
 from tests.unprivileged import run_unprivileged
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 60, 3), dtype=np.uint8)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from gymnasium.error import InvalidAction
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from glimpse_env.dynamics import GlimpseDynamics, derived, episode_key
-from glimpse_env.live_observer import context_fixations
+from glimpse_env.observers.live import context_fixations
 from glimpse_env.options import EnvOptions
 from glimpse_env.walk import Walk
 from tests.glimpse_env.helpers import options

@@ -548,7 +548,7 @@ def test_human_without_a_screen_says_so_and_goes_on(monkeypatch, caplog):
         env.step(action())
         assert env.render() is None
     # Other loggers may be set to say more, as the command line sets them.
-    said = [record for record in caplog.records if record.name == "glimpse_env.viewer"]
+    said = [record for record in caplog.records if record.name == "glimpse_env.rendering.window"]
     assert [record.levelname for record in said] == ["WARNING"]
     assert "rgb_array" in caplog.text
     env.close()

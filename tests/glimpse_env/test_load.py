@@ -24,7 +24,7 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from torch import nn
 
-from encoders.bank import FeatureBank
+from encoders.bank.feature_bank import FeatureBank
 from encoders.threads import in_parts
 from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.vector_env import DogsGlimpseVectorEnv

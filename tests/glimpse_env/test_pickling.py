@@ -14,13 +14,13 @@ from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
 import glimpse_env  # noqa: F401
-from encoders.bank import FeatureBank
-from glimpse_env.arena import PyramidArena
+from encoders.bank.feature_bank import FeatureBank
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.env import DogsGlimpseEnv
-from glimpse_env.mapped import MappedPyramids, open_mapped
 from glimpse_env.options import EnvOptions
-from glimpse_env.pyramid import build_pyramid
+from glimpse_env.pyramids.arena import PyramidArena
+from glimpse_env.pyramids.mapped import MappedPyramids, open_mapped
+from glimpse_env.pyramids.pyramid import build_pyramid
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 from tests.glimpse_env.helpers import GridMeans, dogs, equal, make_bank, options
 

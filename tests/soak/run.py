@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 import glimpse_env  # noqa: F401
-from encoders.bank import FeatureBank
+from encoders.bank.feature_bank import FeatureBank
 from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 from tests.glimpse_env.helpers import GridMeans, dogs, make_bank, options

@@ -1,0 +1,401 @@
+"""The fast inference form of an encoder, and the one function that chooses it.
+
+`make_encoder` is the only place that decides precision, memory layout and compilation. `tests/
+encoders/inference/test_engine.py` compares what it builds with the modules of `encoders.googlenet`.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import hashlib
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from encoders.googlenet import GoogLeNetTrunk
+from encoders.inception_mini import InceptionMini
+from encoders.inference.cuda_graphs import GraphedForward
+from encoders.inference.fused import (
+    KernelTrunk,
+    fuse_googlenet,
+    kernels_available,
+    packing_available,
+)
+from encoders.inference.int8 import QuantisedTrunk, int8_obstacle
+from encoders.spec import EncoderSpec, Normalisation, get_spec
+from encoders.weights.files import find_weights, load_state
+
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+# Sizes that batches are cut and padded to where a new one costs something: compilation, the
+# capture of a graph, or weights packed for it (12 MB in bf16). On CPU larger ones are slower, since
+# their activations leave the cache.
+CPU_BUCKETS = (1, 4, 16, 32)
+PACKED_BUCKETS = (*range(1, 13), 14, 16, 18, 20, 24, 28, 32)
+CUDA_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024)
+
+# Parameters of glibc's mallopt.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Ask glibc to reuse what is freed, once a process; returns whether it agreed.
+
+    A network on CPU allocates and frees some megabytes a layer. glibc hands such blocks back to the
+    system, which pages them in anew each time: up to 8% of GoogLeNet's time, measured. The price is
+    that a process's memory stays at its highest mark. Elsewhere than under glibc nothing is done.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # musl has none
+        return False
+    # Older versions take no more than 32 MB for the first.
+    mapped = mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    return bool(mapped and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def split_batch(count: int, buckets: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cut a batch into parts, each for one of the buckets.
+
+    What is left goes to the smallest bucket that holds it if that is at most half as large again,
+    else the largest full one is taken first: so less than half is computed in vain, in few parts.
+
+    Args:
+        count: Patches.
+        buckets: Sizes in rising order, the first of them 1.
+
+    Returns:
+        (patches taken, bucket) of each part, in order.
+    """
+    parts = []
+    while count:
+        whole = max((size for size in buckets if size <= count), default=buckets[0])
+        padded = next((size for size in buckets if size >= count), whole)
+        size = padded if 2 * padded <= 3 * count else whole
+        parts.append((min(size, count), size))
+        count -= parts[-1][0]
+    return parts
+
+
+class DeviceNotAvailableError(RuntimeError):
+    """A device was asked for by name that this machine does not have."""
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """`auto` is CUDA where there is one; anything else is taken at its word.
+
+    Raises:
+        ValueError: if torch knows no device of that name.
+        DeviceNotAvailableError: if CUDA is asked for and absent.
+    """
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"no device is called {str(device)!r}: give 'auto', 'cpu', 'cuda' or 'cuda:1' etc."
+        ) from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceNotAvailableError(f"device {device!r}: torch sees no CUDA device here")
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 where the device computes it natively, else fp32.
+
+    Raises:
+        ValueError: for an unknown precision.
+    """
+    if precision == "auto":
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                native = torch.cuda.is_bf16_supported(including_emulation=False)
+            return torch.bfloat16 if native else torch.float32
+        mkldnn = torch.backends.mkldnn.is_available()
+        native = mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(
+            f"precision is 'auto', 'fp32' or 'bf16' (of a frozen GoogLeNet 'int8' too), not "
+            f"{precision!r}"
+        )
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+class _PixelScale(nn.Module):
+    """uint8 NHWC pixels -> the network's own input, in its dtype and channels-last layout."""
+
+    def __init__(
+        self, normalisation: Normalisation, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        # Kept in fp32 and cast at the end: bf16 holds 0..255 exactly, but not (x - mean) / std.
+        # Plain attributes, since a module's buffers would be cast with its weights.
+        self.mean = torch.tensor(normalisation.mean, device=device)
+        self.scale = 1.0 / torch.tensor(normalisation.std, device=device)
+        self.dtype = dtype
+
+    def forward(self, patches: Tensor) -> Tensor:
+        x = (patches.float() - self.mean) * self.scale
+        # Permuting NHWC is channels-last without moving a byte.
+        return x.to(self.dtype).permute(0, 3, 1, 2)
+
+
+class Encoder:
+    """A frozen encoder: uint8 patches in, float32 features out.
+
+    Batches of any size are served in parts of a few fixed sizes (`buckets`). Features of one patch
+    do not depend on its neighbours in the batch, to the precision of the arithmetic.
+
+    Attributes:
+        feature_size: D.
+        device: where it computes and where the features are.
+        dtype: of its floats (`torch.float32` or `torch.bfloat16`).
+        precision: its arithmetic: `fp32`, `bf16`, or `int8:` and a hash of the calibration.
+        fingerprint: hash of what determines the features, arithmetic aside.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        feature_size: int,
+        fingerprint: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        graphed: bool = False,
+    ) -> None:
+        """Freeze `network` (uint8 NHWC pixels -> [N, D]) in place; see `make_encoder`."""
+        self.feature_size = feature_size
+        self.fingerprint = fingerprint
+        self.device = device
+        self.dtype = dtype
+        self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+        if isinstance(network, KernelTrunk) and network.calibration:
+            self.precision = f"int8:{network.calibration}"
+        self.compiled = compiled
+        network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.eval().requires_grad_(False)
+        self._forward: Callable[[Tensor], Tensor] = self.network
+        if compiled:
+            self._forward = torch.compile(self.network, dynamic=False, options={"freezing": True})
+        elif graphed:
+            self._forward = GraphedForward(self.network, device)
+        self.buckets = CUDA_BUCKETS if device.type == "cuda" else CPU_BUCKETS
+        if isinstance(network, KernelTrunk) and (network.calibration or packing_available()):
+            self.buckets = PACKED_BUCKETS
+        elif not (compiled or graphed):
+            # Nothing is gained by a fixed size where every size is served alike.
+            self.buckets = tuple(range(1, self.buckets[-1] + 1))
+
+    @torch.inference_mode()
+    def __call__(self, patches: UInt8[Tensor, "N P P 3"]) -> Float[Tensor, "N D"]:
+        """Encode patches; they may be on any device."""
+        features = torch.empty(len(patches), self.feature_size, device=self.device)
+        start = 0
+        for take, bucket in split_batch(len(patches), self.buckets):
+            batch = patches[start : start + take].to(self.device, non_blocking=True)
+            if take < bucket:
+                batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, bucket - take))
+            features[start : start + take] = self._forward(batch)[:take]
+            start += take
+        return features
+
+
+class _ModuleAdapter(nn.Module):
+    """Checks the output of a user's own module, whose mistakes surface here first."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.module(x)
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(
+                f"an encoder module must map [N, 3, P, P] to [N, D]; for N={len(x)} it gave {got}"
+            )
+        return features
+
+
+def _module_fingerprint(module: nn.Module) -> str:
+    """Hash (hex) of a user's module: its class, structure and state, though not its code."""
+    kind = type(module)
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}\n{module!r}".encode())
+    for name, value in module.state_dict().items():
+        if not isinstance(value, Tensor):  # a module's extra state may be anything
+            digest.update(f"\n{name} {value!r}".encode())
+            continue
+        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build_network(spec: EncoderSpec) -> nn.Module:
+    """Build the plain module of a spec, weights loaded and verified, on CPU in fp32.
+
+    Raises:
+        WeightsNotFoundError, WeightsHashError: see `encoders.weights.files.find_weights`.
+    """
+    state = None if spec.weights is None else load_state(find_weights(spec))
+    # Random weights are the same ones every time: a spec determines the features. Only the CPU's
+    # generator is used here; torch.manual_seed would reseed those of every other device as well.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        if spec.architecture != "inception_mini":
+            return GoogLeNetTrunk(spec, state)
+        network = InceptionMini()
+    if state is not None:
+        network.load_state_dict({name: value.float() for name, value in state.items()})
+    return network.eval()
+
+
+def make_encoder(
+    encoder: str | EncoderSpec | nn.Module | Encoder,
+    *,
+    device: str | torch.device = "auto",
+    precision: Precision = "auto",
+    compile: bool = False,
+    patch_side: int = 96,
+    calibration: UInt8[Tensor, "N P P 3"] | None = None,
+) -> Encoder:
+    """Turn anything that the environment's `encoder` option takes into a frozen `Encoder`.
+
+    Args:
+        encoder: name of a registered spec; a spec; a `torch.nn.Module` that maps float32 patches
+            [N, 3, P, P] in 0..1 to features [N, D] (it is used in evaluation mode, in fp32 unless
+            bf16 is asked for); or an `Encoder`, which is returned as it is (int8 cannot be asked of
+            one that is there).
+        device: `auto`, `cpu`, `cuda` or `cuda:i`.
+        precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
+            multiplies bytes), which needs `calibration` and is never chosen by itself.
+        compile: compile and freeze, which takes a minute or so. On CPU it is slower than the
+            kernels used otherwise (`glimpse benchmark encoder`).
+        patch_side: P, to probe a module's feature size with.
+        calibration: uint8 [N, P, P, 3], some hundred patches like those to be encoded, of training
+            pictures, whose largest activations are what int8 can express. Takes as long as encoding
+            them in fp32, some seconds.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for an unknown name, a module that does not give [N, D], or int8 of what is no
+            GoogLeNet, on another device or without patches.
+        DeviceNotAvailableError: for int8 on a processor without instructions for it.
+    """
+    if precision == "int8" or calibration is not None:
+        _check_int8(encoder, resolve_device(device), precision, compile, calibration)
+    if isinstance(encoder, Encoder):
+        return encoder
+    target = resolve_device(device)
+    if target.type == "cpu":
+        keep_freed_memory()
+    if isinstance(encoder, nn.Module):
+        module = _ModuleAdapter(copy.deepcopy(encoder)).eval()
+        dtype = resolve_precision("fp32" if precision == "auto" else precision, target)
+        with torch.inference_mode():
+            probe = torch.zeros(2, 3, patch_side, patch_side, dtype=dtype, device=target)
+            size = module.to(target, dtype)(probe).shape[1]
+        unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+        network: nn.Module = nn.Sequential(_PixelScale(unit, dtype, target), module)
+        fingerprint = _module_fingerprint(encoder)
+    else:
+        spec = get_spec(encoder) if isinstance(encoder, str) else encoder
+        if not isinstance(spec, EncoderSpec):
+            raise TypeError(
+                "encoder must be a registered name, an EncoderSpec, a FeatureBank or a "
+                f"torch.nn.Module, not {type(encoder).__name__}"
+            )
+        # In int8 what stays in floats is as it would be by default.
+        dtype = resolve_precision("auto" if precision == "int8" else precision, target)
+        plain = build_network(spec)
+        fused = fuse_googlenet(plain) if isinstance(plain, GoogLeNetTrunk) else plain
+        network = fast_form(
+            fused, spec.normalisation, target, dtype, compile=compile, calibration=calibration
+        )
+        size, fingerprint = spec.feature_size, spec.fingerprint
+    return Encoder(
+        network,
+        feature_size=size,
+        fingerprint=fingerprint,
+        device=target,
+        dtype=dtype,
+        compiled=compile,
+        # A user's module may synchronise or branch on values, which a graph would not see.
+        graphed=target.type == "cuda" and not compile and not isinstance(encoder, nn.Module),
+    )
+
+
+def _check_int8(
+    encoder: object,
+    device: torch.device,
+    precision: str,
+    compile: bool,
+    calibration: Tensor | None,
+) -> None:
+    """Say what is wrong with a request for int8."""
+    if precision != "int8":
+        raise ValueError(f"calibration is for precision='int8', not {precision!r}")
+    if isinstance(encoder, (Encoder, nn.Module)):
+        raise ValueError(
+            "int8 is for GoogLeNets by name or spec, not for an encoder or a module that is there"
+        )
+    if device.type != "cpu" or compile:
+        raise ValueError("int8 computes on the CPU, not compiled: give device='cpu'")
+    form = "uint8 tensor [N, P, P, 3] of some hundred patches like those to be encoded"
+    if not isinstance(calibration, Tensor):
+        raise ValueError(f"int8 needs calibration=patches, a {form}, not {type(calibration)}")
+    shape = tuple(calibration.shape)
+    if calibration.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
+        raise ValueError(f"calibration is a {form}, not {calibration.dtype} {shape}")
+    if calibration.amin() == calibration.amax():
+        raise ValueError("the calibration patches are blank: give pictures")
+    obstacle = int8_obstacle()
+    if obstacle is not None:
+        raise DeviceNotAvailableError(f"int8: {obstacle}; give precision='auto'")
+
+
+def fast_form(
+    network: nn.Module,
+    normalisation: Normalisation,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    compile: bool = False,
+    calibration: UInt8[Tensor, "N P P 3"] | None = None,
+) -> nn.Module:
+    """Choose the form in which a network computes: raw pixels -> features.
+
+    Args:
+        network: Normalised NCHW -> [N, D]; a GoogLeNet fused already.
+        normalisation: Its input's scale.
+        device: Where it will compute.
+        dtype: In which arithmetic.
+        compile: Whether torch will compile it.
+        calibration: What to calibrate int8 on; None for another arithmetic.
+
+    Raises:
+        ValueError: int8 of what is no GoogLeNet.
+    """
+    if calibration is not None:
+        if not isinstance(network, GoogLeNetTrunk):
+            raise ValueError(f"int8 is for GoogLeNets, and {type(network).__name__} is none")
+        return QuantisedTrunk(network, normalisation, calibration.cpu(), dtype)
+    # torch.compile fuses poolings and LRN itself, and cannot look into kernels of others.
+    if isinstance(network, GoogLeNetTrunk) and device.type == "cpu" and not compile:
+        if kernels_available():
+            return KernelTrunk(network, normalisation)
+    return nn.Sequential(_PixelScale(normalisation, dtype, device), network)

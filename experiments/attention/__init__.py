@@ -1,0 +1,1 @@
+"""`glimpse attention`: where agents look, against the boxes of the dogs."""

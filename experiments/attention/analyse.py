@@ -1,0 +1,320 @@
+"""`glimpse attention`: what the attention is worth, judged by boxes that no agent ever sees."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tyro.conf import Positional
+
+from encoders.bank.feature_bank import FeatureBank
+from experiments.attention.measures import (
+    LENGTHS,
+    NEAR_LINE,
+    SHARES,
+    Measures,
+    Scenery,
+    follows,
+    in_dogs_frame,
+    lattice_shares,
+    measure_all,
+    measure_lattice,
+    measure_uniform,
+    summarise,
+    survey,
+)
+from experiments.attention.plot import PlotData, draw_attention
+from experiments.attention.report import format_attention
+from experiments.metrics import (
+    Estimate,
+    bootstrap_interval,
+    class_mean_difference,
+    mean_class_accuracy,
+    mean_estimate,
+    share_estimate,
+)
+from experiments.runtime.runs import write_json
+from experiments.train.playback import OpenRun, Watched, open_run, run_titles, watch
+from glimpse_env.pyramids.pyramid import PATCH_SIDE
+
+_WHOLE = 224
+_PLACES = ("inside", *LENGTHS)
+_TWO = tuple(name for name in SHARES if name != "inside")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Say where the agents of finished runs look, against the dogs' boxes, and what it is worth."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders of `glimpse train`."""
+    out: Path = Path("attention")
+    """Folder of attention.json, attention.md and attention.png."""
+    split: Literal["train", "val", "trainval", "test"] = "val"
+    """Split to look at; `test` once, at the end."""
+    count: int | None = None
+    """Pictures, drawn at random (default: all of the split)."""
+    bank: Path | None = None
+    """Folder of other banks than the runs' own."""
+    live: bool = False
+    """Use the live encoder although a run was trained from a bank: fixations stay where chosen."""
+    two_dogs: bool = False
+    """Show pictures with two dogs each (runs on synthetic dogs only; live encoder)."""
+    data_dir: Path | None = None
+    """Folder of the pictures, if it has moved."""
+    seed: int = 0
+    """Seed of the choice of pictures and of the noise outside them."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if not self.runs:
+            raise ValueError("name at least one run folder of `glimpse train`")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"--count is at least 1, not {self.count}")
+
+
+def pixel_budget(num_glimpses: int, num_resolutions: int, *, context: bool = True) -> int:
+    """Pixels an answer rests on: S x T patches, and the context if it was looked at (section 3)."""
+    return (num_glimpses * num_resolutions + int(context)) * PATCH_SIDE**2
+
+
+def score_answers(
+    watched: dict[str, Watched], num_classes: int, num_resolutions: int
+) -> list[dict[str, Any]]:
+    """Say what answers are worth after each glimpse: mA, what it added, what choosing added.
+
+    Args:
+        watched: `learned` and perhaps references, on the same pictures.
+        num_classes: K.
+        num_resolutions: S.
+    """
+    learned, rows = watched["learned"], []
+    for n in range(1, len(learned.fixations) + 1):
+        pixels = pixel_budget(n, num_resolutions)
+        row: dict[str, Any] = {
+            "glimpses": n, "pixels": pixels, "of_224": round(pixels / _WHOLE**2, 4)
+        }  # fmt: skip
+        for name, each in watched.items():
+            answer = each.labels, each.predictions[n - 1], num_classes
+            estimate = Estimate(mean_class_accuracy(*answer), *bootstrap_interval(*answer))
+            row[name] = _plain(estimate)
+            if n > 1:
+                change = class_mean_difference(each.labels, each.right[n - 2], each.right[n - 1])
+                row[f"{name}_gain"] = _plain(change)
+            if name != "learned":
+                change = class_mean_difference(
+                    learned.labels, each.right[n - 1], learned.right[n - 1]
+                )
+                row[f"learned_minus_{name}"] = _plain(change)
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What fixations are compared with, on the pictures of one data set."""
+
+    scenery: Scenery
+    """The boxes."""
+    centre: Measures
+    """Of the middle of each picture."""
+    random: Measures
+    """Of an even draw, in expectation."""
+
+    @classmethod
+    def of(cls, scenery: Scenery) -> Ground:
+        """Measure what no agent is needed for."""
+        middle = measure_all(scenery, np.zeros((1, len(scenery.sizes), 2)))
+        return cls(scenery, {k: v[0] for k, v in middle.items()}, measure_uniform(scenery))
+
+
+def judge_places(
+    watched: Watched, ground: Ground, lattice: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, Any]:
+    """Where an agent looks, against the boxes: the part of the record that needs some.
+
+    Args:
+        watched: What the agent did.
+        ground: What to compare with.
+        lattice: Points of the bank and how often an even draw ends on each; None of a live run.
+    """
+    scenery = ground.scenery
+    known, several = scenery.counts > 0, scenery.counts > 1
+    looked = measure_all(scenery, watched.fixations)
+    chose = measure_all(scenery, watched.intended) if lattice is not None else None
+    others = {"centre": ground.centre, "random": ground.random}
+    if lattice is not None:
+        others["random on the lattice"] = measure_lattice(scenery, *lattice)
+
+    def rows_of(
+        measures: Measures, names: tuple[str, ...], chosen: np.ndarray, *, expected: bool = False
+    ) -> dict[str, Any]:
+        found = summarise(measures, chosen, names, expected=expected)
+        return {k: _plain(v) for k, v in found.items()}
+
+    def rows_of_others(names: tuple[str, ...], chosen: np.ndarray) -> dict[str, Any]:
+        return {
+            name: rows_of(other, names, chosen, expected=name != "centre")
+            for name, other in others.items()
+        }
+
+    glimpses = []
+    for t in range(len(watched.fixations)):
+        here = {name: values[t] for name, values in looked.items()}
+        row: dict[str, Any] = {"glimpse": t + 1, **rows_of(here, _PLACES, known)}
+        for name, other in others.items():
+            change = here["inside"][known] - other["inside"][known]
+            row[f"inside_minus_{name.replace(' ', '_')}"] = _plain(mean_estimate(change))
+        row["follows"] = [_rounded(r) for r in follows(scenery, watched.fixations[t])]
+        if chose is not None:
+            there = {name: values[t] for name, values in chose.items()}
+            row["chosen"] = rows_of(there, _PLACES, known)
+            row["chosen"]["follows"] = [_rounded(r) for r in follows(scenery, watched.intended[t])]
+        glimpses.append(row)
+    record: dict[str, Any] = {
+        "pictures": int(known.sum()),
+        "glimpses": glimpses,
+        "others": rows_of_others(_PLACES, known),
+        "off_centre": None,
+        "answers": _right_where(watched, looked["inside"][0], known, scenery.counts),
+        "several_dogs": {},
+    }
+    off = known & (ground.centre["inside"] < 0.5)
+    if off.any():
+        record["off_centre"] = {
+            "pictures": int(off.sum()),
+            "learned": [
+                _plain(share_estimate(looked["inside"][t][off] > 0.5))
+                for t in range(len(watched.fixations))
+            ],
+            "others": {
+                name: row["inside"] for name, row in rows_of_others(("inside",), off).items()
+            },
+        }
+    for name, chosen in {"all": several, "apart": scenery.apart}.items():
+        if chosen.any():
+            part: dict[str, Any] = {"pictures": int(chosen.sum()), "learned": []}
+            for t in range(len(watched.fixations)):
+                here = {key: values[t] for key, values in looked.items()}
+                row = rows_of(here, _TWO, chosen)
+                for other_name, other in others.items():
+                    for key in ("hull", "line"):
+                        change = mean_estimate(here[key][chosen] - other[key][chosen])
+                        row[f"{key}_minus_{other_name.replace(' ', '_')}"] = _plain(change)
+                part["learned"].append(row)
+            if chose is not None:
+                part["chosen"] = [
+                    rows_of({key: values[t] for key, values in chose.items()}, _TWO, chosen)
+                    for t in range(len(watched.fixations))
+                ]
+            part["others"] = rows_of_others(_TWO, chosen)
+            record["several_dogs"][name] = part
+    return record
+
+
+def _right_where(
+    watched: Watched, inside: np.ndarray, known: np.ndarray, counts: np.ndarray
+) -> dict[str, Any]:
+    """Share of right answers by where the first fixation fell, and by the number of dogs."""
+    right = watched.right[-1]
+    groups = {
+        "first_inside": known & (inside > 0.5),
+        "first_outside": known & (inside < 0.5),
+        "one_dog": counts == 1,
+        "several_dogs": counts > 1,
+    }
+    return {
+        name: {"pictures": int(chosen.sum())} | _plain(share_estimate(right[chosen]))
+        for name, chosen in groups.items()
+        if chosen.any()
+    }
+
+
+def analyse(
+    run: OpenRun, title: str, ground: Ground, config: AttentionConfig
+) -> tuple[dict[str, Any], PlotData]:
+    """Watch one run and judge it: its record, and what its picture is drawn from."""
+    scenery = ground.scenery
+    watched = {
+        name: watch(agent, run.env, images=scenery.images, seed=config.seed)
+        for name, agent in run.agents.items()
+    }
+    learned = watched["learned"]
+    lattice = None
+    if isinstance(run.source, FeatureBank):
+        points = np.asarray(run.source.fixations, np.float64)
+        lattice = points, lattice_shares(run.source.snap, len(points))
+    record: dict[str, Any] = run.describe() | {
+        "title": title,
+        "two_dogs": config.two_dogs,
+        "pictures": len(scenery.images),
+        "fixations": {
+            "mean": learned.fixations.mean(axis=1).round(4).tolist(),
+            "spread": learned.fixations.std(axis=1).round(4).tolist(),
+            "chosen_mean": learned.intended.mean(axis=1).round(4).tolist(),
+            "chosen_spread": learned.intended.std(axis=1).round(4).tolist(),
+        },
+        "answers": score_answers(watched, len(run.dataset.class_names), len(run.resolutions)),
+        "boxes": None,
+    }
+    if (scenery.counts > 0).any():
+        record["boxes"] = judge_places(learned, ground, lattice)
+    plot = PlotData(
+        title=title,
+        record=record,
+        fixations=learned.fixations,
+        intended=learned.intended,
+        in_box=[in_dogs_frame(scenery, each) for each in learned.fixations],
+        lattice=None if lattice is None else lattice[0],
+    )
+    return record, plot
+
+
+def attention(config: AttentionConfig) -> dict[str, Any]:
+    """Analyse the runs; writes attention.json, attention.md and attention.png.
+
+    Raises:
+        RunError: a folder without a run or a checkpoint.
+    """
+    grounds: dict[str, Ground] = {}
+    records, plots = [], []
+    for folder, title in zip(config.runs, run_titles(config.runs), strict=True):
+        run = open_run(
+            folder, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,
+            num_images=config.count, two_dogs=config.two_dogs,
+        )  # fmt: skip
+        key = run.dataset.fingerprint
+        if key not in grounds:
+            images = np.random.default_rng(config.seed).permutation(len(run.dataset))
+            grounds[key] = Ground.of(survey(run.dataset, np.sort(images[: config.count])))
+        record, plot = analyse(run, title, grounds[key], config)
+        records.append(record)
+        plots.append(plot)
+    result = {
+        "split": config.split,
+        "seed": config.seed,
+        "near_line": NEAR_LINE,
+        "runs": records,
+    }
+    text = format_attention(result)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(config.out / "attention.json", result)
+    (config.out / "attention.md").write_text(text + "\n")
+    draw_attention(plots, config.out / "attention.png")
+    print(text)
+    print(f"\nwritten: {config.out}/attention.json, attention.md, attention.png")
+    return result
+
+
+def _plain(estimate: Estimate) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in asdict(estimate).items()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,1 @@
+"""`glimpse compare`, `contest` and `tune`: agents of several kinds on the same game."""

@@ -1,0 +1,245 @@
+"""Agents of a comparison: made, trained step by step, and played, all in one way.
+
+What differs between algorithms stays here; `run.py` holds the budget and the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
+from torch import Tensor
+
+from agents.policy import AttentionPolicy
+from agents.rollout import collect
+from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
+from agents.trajectory import Observation
+from encoders.bank.feature_bank import FeatureBank
+from encoders.inference.engine import Encoder
+from experiments.compare.settings import ALGORITHMS, TwoDeckSettings, sb3_arguments
+from experiments.train.config import TrainConfig
+from experiments.train.external_policy import Agent, build_policy, learns
+from experiments.train.factory import build_env, build_play_env
+from experiments.train.trainer import epoch_batches, epoch_seed
+from glimpse_env.wrappers import VectorFlatAction, VectorLatticeAction
+from glimpse_env.wrappers.codecs import Codec, FlatCodec, LatticeCodec, join
+
+Tick = Callable[[int], bool]
+"""Called with the environment steps taken so far; False ends the training."""
+
+_LIVE_SIDE = 5
+
+
+class PolicyContestant:
+    """A policy of `agents.policy`: ours, a reference, or somebody's own; it learns by `update`."""
+
+    def __init__(self, run: TrainConfig, source: FeatureBank | Encoder) -> None:
+        """Build the policy and its training environment.
+
+        Args:
+            run: The environment's settings, network and learning; `policy` says who plays.
+            source: Bank or live encoder of the training split.
+
+        Raises:
+            ValueError: As for `build_policy`, or fewer pictures than one batch takes.
+        """
+        self.run = run
+        self.env = build_play_env(run, run.train_split, source=source)
+        self.dataset = self.env.dataset
+        self.policy: Agent = build_policy(run.policy, run.policy_options, run, self.env)
+        if len(self.dataset) * run.learning.samples < run.batch_size:
+            raise ValueError(
+                f"{len(self.dataset)} training pictures do not fill a batch of "
+                f"{run.batch_size}: compare on more pictures"
+            )
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        return learns(self.policy)
+
+    def train(self, tick: Tick) -> None:
+        """Play and update, epoch by epoch as `glimpse train` does, until `tick` says to stop."""
+        if not self.learns:
+            return
+        run, env, policy, steps, epoch = self.run, self.env, self.policy, 0, 0
+        while True:
+            seed = epoch_seed(run.seed, epoch)
+            policy.set_epoch(epoch)
+            policy.seed(seed)
+            order = epoch_batches(
+                len(env.dataset), run.batch_size, run.learning.samples, run.seed, epoch
+            )
+            for number, images in enumerate(order):
+                trajectory = collect(
+                    env, policy, seed=seed if number == 0 else None, options={"image": images},
+                    grad=True,
+                )  # fmt: skip
+                policy.update(trajectory)
+                steps += trajectory.batch * (trajectory.num_glimpses + 1)
+                if not tick(steps):
+                    return
+            epoch += 1
+
+    def player(self) -> AttentionPolicy:
+        """Who plays in an evaluation."""
+        return self.policy
+
+
+class SB3Contestant:
+    """An algorithm of Stable-Baselines3, unmodified, on the batched environment."""
+
+    def __init__(
+        self, agent: str, settings: Any, run: TrainConfig, source: FeatureBank | Encoder, steps: int
+    ) -> None:
+        """Build environment and model.
+
+        Args:
+            agent: A name of `ALGORITHMS`.
+            settings: Its settings.
+            run: The environment's settings and seed; features are scaled as its network's are.
+            source: Bank or live encoder of the training split.
+            steps: The budget, for schedules.
+        """
+        self.run = replace(run, batch_size=settings.num_envs)
+        env = build_env(
+            self.run, run.train_split, source=source, autoreset_mode=AutoresetMode.SAME_STEP
+        )
+        self.dataset = env.dataset
+        face = ALGORITHMS[agent][1]
+        side = getattr(settings, "side", None) or lattice_side(source)
+        own = env.single_action_space
+        self.codec: Codec = FlatCodec(own)
+        faced: Any = VectorFlatAction(env)
+        if face != "flat":
+            flat = face == "number"
+            self.codec = LatticeCodec(own, side, flat)
+            faced = VectorLatticeAction(env, side, flat)
+        extractor = {
+            "features_extractor_class": GlimpseExtractor,
+            "features_extractor_kwargs": {"normalise_features": run.network.normalise_features},
+        }
+        self.steps = steps
+        self.model = _build_model(agent, settings, SB3VecEnv(faced), extractor, run)
+
+    learns = True
+
+    def train(self, tick: Tick) -> None:
+        """Learn until `tick` says to stop."""
+        # The length given shapes DQN's exploration; the budget ends the training.
+        while True:
+            watch = _Watch(tick)
+            self.model.learn(self.steps, callback=watch, reset_num_timesteps=False)
+            if watch.over:
+                return
+
+    def player(self) -> AttentionPolicy:
+        """Who plays in an evaluation."""
+        return SB3Player(self.model, self.codec)
+
+
+class _Watch(BaseCallback):
+    """Asks after every step of the environments whether to go on."""
+
+    def __init__(self, tick: Tick) -> None:
+        super().__init__()
+        self.tick, self.over = tick, False
+
+    def _on_step(self) -> bool:
+        self.over = not self.tick(self.num_timesteps)
+        return not self.over
+
+
+def lattice_side(source: FeatureBank | Encoder) -> int:
+    """Points a side of a bank's lattice; where an encoder runs live, any place will do."""
+    return round(len(source.fixations) ** 0.5) if isinstance(source, FeatureBank) else _LIVE_SIDE
+
+
+class SB3Player:
+    """A trained model of Stable-Baselines3 as an `AttentionPolicy`."""
+
+    def __init__(self, model: Any, codec: Codec) -> None:
+        """Wrap a model.
+
+        Args:
+            model: With a `predict`.
+            codec: From its flat actions to the environment's.
+        """
+        self.model, self.codec = model, codec
+
+    def initial_state(self, batch: int) -> Any:
+        """No memory, or that of the model's LSTM."""
+        return None
+
+    def act(
+        self, observation: Observation, state: Any, *, deterministic: bool = False
+    ) -> tuple[dict[str, Tensor], Any]:
+        """Predict."""
+        arrays = {name: value.cpu().numpy() for name, value in observation.items()}
+        start = arrays["remaining"][:, 0] >= 1
+        flat, state = self.model.predict(
+            join(arrays, 1), state=state, episode_start=start, deterministic=deterministic
+        )
+        own = self.codec.decode(flat, (len(start),))
+        return {name: torch.as_tensor(value) for name, value in own.items()}, state
+
+
+def build_contestant(
+    agent: str, settings: Any, run: TrainConfig, source: FeatureBank | Encoder, steps: int
+) -> PolicyContestant | SB3Contestant:
+    """Make an agent by name.
+
+    Args:
+        agent: A name of `ALGORITHMS`, or a policy, registered or `module:Class`.
+        settings: Of `settings_for`.
+        run: The environment's settings, network, learning and seed; `policy` is the agent.
+        source: Bank or live encoder of the training split.
+        steps: The budget of environment steps.
+
+    Raises:
+        ValueError: No such agent, or settings that it does not take.
+    """
+    if agent in ALGORITHMS:
+        return SB3Contestant(agent, settings, run, source, steps)
+    return PolicyContestant(run if settings is None else _changed(run, settings), source)
+
+
+def _changed(run: TrainConfig, settings: TwoDeckSettings) -> TrainConfig:
+    learning, network = run.learning, run.network
+    learning = replace(learning, learning_rate=learning.learning_rate * settings.rate_factor)
+    if settings.reinforce_weight is not None:
+        learning = replace(learning, reinforce_weight=settings.reinforce_weight)
+    if settings.sigma is not None:
+        network = replace(network, sigma=settings.sigma)
+    return replace(run, learning=learning, network=network)
+
+
+def _build_model(
+    agent: str, settings: Any, env: SB3VecEnv, extractor: dict[str, Any], run: TrainConfig
+) -> Any:
+    """The algorithm, stock: only its settings are set."""
+    from sb3_contrib import RecurrentPPO
+
+    from agents.sb3 import HybridRecurrentPolicy
+
+    kinds: dict[str, Any] = {
+        "ppo": PPO, "a2c": A2C, "recurrent-ppo": RecurrentPPO, "sac": SAC, "td3": TD3, "dqn": DQN,
+    }  # fmt: skip
+    arguments = sb3_arguments(agent, settings)
+    arguments["policy_kwargs"] = extractor | arguments["policy_kwargs"]
+    if agent.endswith("-hybrid"):
+        recurrent = agent.startswith("recurrent")
+        arguments["policy"] = HybridRecurrentPolicy if recurrent else HybridPolicy
+    if "noise_std" in arguments:
+        size = env.action_space.shape[0]  # type: ignore[index]
+        sigma = np.full(size, arguments.pop("noise_std"))
+        arguments["action_noise"] = NormalActionNoise(np.zeros(size), sigma)
+    kind = kinds[agent.removesuffix("-hybrid")]
+    return kind(env=env, seed=run.seed, device=run.device, **arguments)

@@ -1,0 +1,374 @@
+"""`glimpse contest`: train one agent within a budget and score it as it learns.
+
+`glimpse compare` runs many of these, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes, Positional
+
+from agents.policy import AttentionPolicy, load_policy
+from agents.reinforce import ReinforceAgent
+from encoders.bank.feature_bank import BankIncompleteError, FeatureBank
+from encoders.inference.engine import make_encoder
+from experiments.compare.agents import build_contestant
+from experiments.compare.settings import ALGORITHMS, ENVIRONMENTS, settings_for, settings_type
+from experiments.data import DataConfig
+from experiments.metrics import accuracy, mean_class_accuracy
+from experiments.prepare.bank import BankConfig, build_bank
+from experiments.runtime.runs import LOCK, environment_record, sole_user, to_record, write_json
+from experiments.train.config import TrainConfig
+from experiments.train.evaluate import episodes, fixation_facts
+from experiments.train.external_policy import describe_policy
+from experiments.train.factory import (
+    PlayEnv,
+    build_play_env,
+    build_source,
+    describe_dataset,
+    describe_encoder,
+    describe_source,
+)
+from experiments.train.presets import EXPERIMENTS
+
+_EVAL_BATCH = 256
+_SYNTHETIC_SIDE = 7
+_UNFINISHED = ("config.json", "environment.json", "metrics.jsonl", "tensorboard")
+
+
+@dataclass(frozen=True)
+class ContestConfig:
+    """Train one agent within a budget of steps and of time, and score it as it learns."""
+
+    agent: Positional[str]
+    """two-deck; ppo, a2c, recurrent-ppo (each also as NAME-hybrid), sac, td3, dqn; center, random,
+    lattice-scan, saliency, box-oracle; or any policy, registered or `module:Class`."""
+    environment: str = "synthetic"
+    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    out: Path = Path("runs/contest")
+    """Run folder; an unfinished run in it is begun again."""
+    seed: int = 0
+    """Seed of everything."""
+    steps: int = 100_000
+    """Environment steps that every agent may take."""
+    minutes: float = 1.0
+    """Training time that every agent may take; evaluations do not count."""
+    max_minutes: float = 3.0
+    """Training time after which a slow agent is stopped short of its steps."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What tells the training time; `processor` leaves out what others did on a shared CPU."""
+    evaluations: int = 6
+    """Evaluations on the way to `steps`, and again on the way to `minutes`."""
+    set: tuple[str, ...] = ()
+    """Settings of the agent to change, or a policy's own options, as NAME=VALUE."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures; those of a synthetic environment are drawn in any case."""
+    bank: Path | None = None
+    """Folder of the feature banks, if not the environment's own."""
+    eval_split: Literal["val", "test"] = "val"
+    """Split to score on."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda[:i]`."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.environment not in EXPERIMENTS | ENVIRONMENTS:
+            raise ValueError(
+                f"no environment {self.environment!r}: there are "
+                f"{', '.join({**ENVIRONMENTS, **EXPERIMENTS})}"
+            )
+        if self.steps < 1 or self.evaluations < 1:
+            raise ValueError("--steps and --evaluations are at least 1")
+        if not 0 < self.minutes <= self.max_minutes:
+            raise ValueError("--minutes is above 0 and at most --max-minutes")
+        _check_agent(self.agent)
+        settings_for(self.agent, self.environment, self.set)
+
+    def run(self) -> TrainConfig:
+        """The environment's experiment with this contest's pictures, banks and seed."""
+        own = EXPERIMENTS[ENVIRONMENTS.get(self.environment, self.environment)][1]
+        data = self.data
+        bank = self.bank or own.bank
+        if own.data.dataset == "synthetic":
+            data = replace(data, dataset="synthetic")
+            # Other numbers of pictures are other banks; they must not take the place of the usual.
+            if self.bank is None and bank is not None and data.num_images is not None:
+                bank = bank.with_name(f"{bank.name}-{data.num_images}")
+        options = {} if settings_type(self.agent) else dict(map(_pair, self.set))
+        return replace(
+            own, policy=self.agent, policy_options=options, out=self.out,
+            seed=self.seed, device=self.device, eval_split=self.eval_split,
+            data=data, bank=bank, mirror="off", context="center",
+        )  # fmt: skip
+
+
+def _check_agent(agent: str) -> None:
+    if agent in ALGORITHMS:
+        return
+    try:
+        load_policy(agent)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Of Stable-Baselines3 there are {', '.join(ALGORITHMS)}."
+        ) from error
+
+
+def _pair(change: str) -> tuple[str, str]:
+    name, equals, value = change.partition("=")
+    if not equals:
+        raise ValueError(f"--set {change}: give NAME=VALUE")
+    return name, value
+
+
+class Meter:
+    """Counts steps and training time, and has the agent scored when a mark is passed."""
+
+    def __init__(
+        self,
+        config: ContestConfig,
+        score: Callable[[], dict[str, Any]],
+        log: Callable[[dict[str, Any]], None],
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Set the marks, evenly on the way to both budgets; the clock runs from now.
+
+        Args:
+            config: The budget.
+            score: Evaluates the agent.
+            log: Takes a point of the curve.
+            clock: Seconds; None for the clock that the budget names.
+        """
+        wall = config.clock == "wall"
+        clock = clock or (time.perf_counter if wall else time.process_time)
+        count = config.evaluations
+        self._config, self._score, self._log, self._clock = config, score, log, clock
+        self._steps = [config.steps * k / count for k in range(1, count + 1)]
+        self._seconds = [60 * config.minutes * k / count for k in range(1, count + 1)]
+        self.steps, self.seconds, self._processor = 0, 0.0, 0.0
+        self._log({"steps": 0, "seconds": 0.0, **self._score()})
+        self._since, self._used = self._clock(), time.process_time()
+
+    def __call__(self, steps: int) -> bool:
+        """Take note of the steps taken; returns whether to go on."""
+        self.seconds += self._clock() - self._since
+        self._processor += time.process_time() - self._used
+        self.steps = steps
+        due = False
+        while self._steps and steps >= self._steps[0]:
+            due = bool(self._steps.pop(0))
+        while self._seconds and self.seconds >= self._seconds[0]:
+            due = bool(self._seconds.pop(0))
+        over = not self._steps and not self._seconds
+        over = over or self.seconds >= 60 * self._config.max_minutes
+        if due or over:
+            self._log({"steps": steps, "seconds": round(self.seconds, 3), **self._score()})
+        self._since, self._used = self._clock(), time.process_time()
+        return not over
+
+    @property
+    def cores(self) -> float | None:
+        """Cores that training kept busy by the wall's clock.
+
+        Below the threads that it had, others were in its way.
+        """
+        known = self.seconds and self._config.clock == "wall"
+        return round(self._processor / self.seconds, 2) if known else None
+
+
+@contextmanager
+def _own_draws(player: AttentionPolicy, seed: int) -> Iterator[None]:
+    """Draw from a seed meanwhile, and leave the training's draws where they were.
+
+    An outside policy with a generator of its own goes on drawing from that.
+    """
+    agent = player if isinstance(player, ReinforceAgent) else None
+    before = None if agent is None else agent.generator.get_state()
+    arrays, plain = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        if agent is not None:
+            agent.seed(seed)
+        yield
+    np.random.set_state(arrays)
+    random.setstate(plain)
+    if agent is not None and before is not None:
+        agent.generator.set_state(before)
+
+
+def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[str, Any]:
+    """Play every picture of a split once, without noise, and sum up.
+
+    Returns:
+        mA and accuracy in percent, and where the agent looked.
+    """
+    labels, answers, fixations = [], [], []
+    with torch.no_grad(), _own_draws(player, seed):
+        for played, count in episodes(player, env, np.arange(len(env.dataset)), seed=seed):
+            labels.append(played.labels[:count].cpu())
+            answers.append(played.answers[:count].cpu())
+            fixations.append(played.fixations[:, :count].cpu())
+    truth, named = torch.cat(labels).numpy(), torch.cat(answers).numpy()
+    classes = len(env.dataset.class_names)
+    return {
+        "ma": 100 * mean_class_accuracy(truth, named, classes),
+        "accuracy": 100 * accuracy(truth, named),
+        "fixations": fixation_facts(torch.cat(fixations, dim=1).numpy()),
+    }
+
+
+def contest(config: ContestConfig) -> dict[str, Any]:
+    """Train and score one agent; writes its curve and `evaluation-<split>.json`.
+
+    Raises:
+        ValueError: `out` holds something else than an unfinished run.
+        ValueError, FileNotFoundError: see what environment, banks and agents raise.
+    """
+    _check_removable(config.out)
+    with sole_user(config.out):
+        return _contest(config)
+
+
+def _contest(config: ContestConfig) -> dict[str, Any]:
+    path = config.out / f"evaluation-{config.eval_split}.json"
+    _remove_unfinished(config.out)
+    run = config.run()
+    prepare_banks(run)
+    torch.manual_seed(config.seed)
+    train_source, source = (build_source(run, each) for each in (run.train_split, run.eval_split))
+    eval_run = replace(run, batch_size=_EVAL_BATCH)
+    stock = config.agent in ALGORITHMS
+    env = build_play_env(
+        eval_run, run.eval_split, () if stock else None, source=source, training=False
+    )
+    settings = settings_for(config.agent, config.environment, config.set)
+    contestant = build_contestant(config.agent, settings, run, train_source, config.steps)
+    live = run.bank is None
+    environment = environment_record(
+        seed=config.seed,
+        encoder=describe_encoder(run.encoder, live=live),
+        bank=None if live else {
+            split: describe_source(each)["bank"]
+            for split, each in ((run.train_split, train_source), (run.eval_split, source))
+        },
+        datasets={each.split: describe_dataset(each) for each in (contestant.dataset, env.dataset)},
+        **({} if stock else describe_policy(config.agent)),
+    )  # fmt: skip
+    write_json(config.out / "environment.json", environment)
+    write_json(config.out / "config.json", to_record(config))
+
+    curve: list[dict[str, Any]] = []
+    with (
+        SummaryWriter(str(config.out / "tensorboard")) as writer,
+        tqdm(total=config.steps, unit="step", desc=config.agent) as bar,
+    ):
+
+        def log(row: dict[str, Any]) -> None:
+            curve.append(row)
+            with open(config.out / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(row) + "\n")
+            # The same curve against steps and against seconds.
+            writer.add_scalar("eval/ma", row["ma"], row["steps"])
+            writer.add_scalar("eval/accuracy", row["accuracy"], row["steps"])
+            writer.add_scalar("eval_by_millisecond/ma", row["ma"], round(1000 * row["seconds"]))
+            writer.flush()
+            bar.update(min(row["steps"], config.steps) - bar.n)
+            bar.set_postfix_str(f"mA {row['ma']:.1f}")
+
+        meter = Meter(config, lambda: score_player(contestant.player(), env, config.seed), log)
+        contestant.train(meter)
+    record = {
+        "agent": config.agent,
+        "title": ALGORITHMS[config.agent][2] if stock else config.agent,
+        "learns": contestant.learns,
+        "settings": None if settings is None else asdict(settings),
+        "run": to_record(contestant.run),
+        "num_images": len(env.dataset),
+        "steps_per_second": round(meter.steps / meter.seconds, 1) if meter.seconds else None,
+        "cores": meter.cores,
+        "curve": curve,
+    }
+    write_json(path, record)
+    print(f"mA {curve[-1]['ma']:.1f} after {meter.steps} steps, {meter.seconds:.0f} s")
+    print(f"run: {config.out}")
+    return record
+
+
+def _check_removable(out: Path) -> None:
+    """Check that a folder holds nothing, or what a run cut short left.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    if not out.exists():
+        return
+    # A file that was being written is called so, with a suffix.
+    names = sorted(path.name for path in out.iterdir() if path.suffix != ".part")
+    if any(name.startswith("evaluation-") for name in names):
+        raise ValueError(f"{out} holds a finished run: give another --out")
+    others = [name for name in names if name not in (*_UNFINISHED, LOCK)]
+    if others:
+        raise ValueError(
+            f"{out} holds what no contest wrote ({', '.join(others[:3])}): give another --out"
+        )
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove what a run cut short left in a folder, all but the lock held on it."""
+    for path in out.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def prepare_banks(run: TrainConfig) -> None:
+    """Compute banks of synthetic pictures that are not there, or not whole; they take a minute.
+
+    Those of real pictures take long, and are asked for (`glimpse bank`).
+    """
+    if run.data.dataset != "synthetic" or run.bank is None:
+        return
+    for split in (run.train_split, run.eval_split):
+        try:
+            FeatureBank.open(run.bank / split)
+        except (FileNotFoundError, BankIncompleteError):
+            config = BankConfig(
+                out=run.bank, data=run.data, encoder=run.encoder, resolutions=run.resolutions,
+                side=_SYNTHETIC_SIDE, mirror=False, context="center",
+            )  # fmt: skip
+            build_bank(config, split, make_encoder(run.encoder, device=run.device))
+
+
+def read_at(curve: list[dict[str, Any]], key: str, budget: float) -> dict[str, Any] | None:
+    """The point of a curve at a budget: the first evaluation at or after it.
+
+    A policy's evaluation follows the update that passes the mark, that of an agent of
+    Stable-Baselines3 the step of its environments: what it saw since its last update it has then
+    not learned from yet. Either lies behind the mark by no more than one update.
+
+    Args:
+        curve: Points in order.
+        key: `steps` or `seconds`.
+        budget: How much of it.
+
+    Returns:
+        None if the curve ends before; then the agent was stopped short.
+    """
+    return next((row for row in curve if row[key] >= budget), None)

@@ -1,0 +1,1 @@
+"""The paper's Table 1 and figures, and variants of the method."""

@@ -1,0 +1,316 @@
+"""`glimpse figures`: the paper's Figures 3, 5 and 6 from finished runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+from PIL import Image
+
+from experiments.paper.figure_parts import Shown, figure_3, figure_5, figure_6
+from experiments.runtime.runs import RunError, write_json
+from experiments.train.playback import Watched, open_run, run_titles, watch
+from glimpse_env.datasets.base import ImageDataset
+
+_MOST_MODELS = 4
+_POOL = 48
+_COUNTS = {5: 6, 6: 10}
+
+
+@dataclass(frozen=True)
+class FiguresConfig:
+    """Draw the paper's Figures 3, 5 and 6 from the checkpoints of finished runs."""
+
+    run: tuple[Path, ...]
+    """Run folders of `glimpse train`, one a model, at most four; in the order of the columns."""
+    out: Path = Path("figures")
+    """Folder of the PNG files, figures.json and figures.md."""
+    which: tuple[Literal[3, 5, 6], ...] = (3, 5, 6)
+    """Figures to draw."""
+    split: Literal["train", "val", "trainval", "test"] = "val"
+    """Split to take pictures from."""
+    count: int | None = None
+    """Pictures in Figures 5 and 6 (default: 6 and 10)."""
+    image: int | None = None
+    """Picture of Figure 3, by its index in the split (default: found by rule and seed)."""
+    seed: int = 0
+    """Seed of the choice of pictures and of the noise outside them."""
+    bank: Path | None = None
+    """Folder of other banks than the runs' own."""
+    live: bool = False
+    """Use the live encoder although a run was trained from a bank."""
+    data_dir: Path | None = None
+    """Folder of the pictures, if it has moved."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if not 1 <= len(self.run) <= _MOST_MODELS:
+            raise ValueError(
+                f"--run takes one to {_MOST_MODELS} run folders, not {len(self.run)}: more columns "
+                "could not be read"
+            )
+        if not self.which:
+            raise ValueError("--which names at least one of 3, 5 and 6")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"--count is at least 1, not {self.count}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One run, watched on the pictures that the figures may show."""
+
+    title: str
+    """For people."""
+    record: dict[str, Any]
+    """Which run and checkpoint it is."""
+    resolutions: tuple[str, ...]
+    """What each glimpse shows."""
+    watched: Watched
+    """What it did."""
+
+    def show(self, dataset: ImageDataset, index: int) -> Shown:
+        """What it did on one of the pictures watched."""
+        (place,) = np.flatnonzero(self.watched.images == index)
+        named = int(self.watched.predictions[-1, place])
+        return Shown(
+            image=dataset.image(index),
+            fixations=self.watched.fixations[:, place],
+            resolutions=self.resolutions,
+            truth=dataset.class_names[int(self.watched.labels[place])],
+            answer=dataset.class_names[named],
+        )
+
+
+def travel(fixations: Float[np.ndarray, "T N 2"]) -> Float[np.ndarray, " N"]:
+    """Mean distance between any two fixations of a scanpath, in [-1, 1] units; 0 of one glimpse."""
+    looks = len(fixations)
+    if looks < 2:
+        return np.zeros(fixations.shape[1])
+    apart = np.linalg.norm(fixations[:, None] - fixations[None], axis=-1)
+    return apart.sum(axis=(0, 1)) / (looks * (looks - 1))
+
+
+def best_example(
+    right: Bool[np.ndarray, "models N"], traveled: Float[np.ndarray, "models N"]
+) -> int:
+    """Where the most models are right, and among those the one whose fixations lie furthest apart.
+
+    Returns:
+        Its place along N; the first among equals.
+    """
+    votes = right.sum(axis=0)
+    return int(np.where(votes == votes.max(), traveled.mean(axis=0), -1.0).argmax())
+
+
+def choose_pictures(config: FiguresConfig, num_images: int) -> dict[int, Int64[np.ndarray, " n"]]:
+    """Indices each figure may show; Figure 3 shows one of its own.
+
+    Raises:
+        ValueError: `--image` is not in the split.
+    """
+    if config.image is not None and not 0 <= config.image < num_images:
+        raise ValueError(
+            f"--image {config.image} is not in split {config.split!r}, which has {num_images} "
+            f"pictures: give one of 0 to {num_images - 1}"
+        )
+    order = np.random.default_rng(config.seed).permutation(num_images)
+    chosen = {n: order[: config.count or _COUNTS[n]] for n in (5, 6) if n in config.which}
+    if 3 in config.which:
+        chosen[3] = order[:_POOL] if config.image is None else np.array([config.image])
+    return chosen
+
+
+def load_models(
+    config: FiguresConfig,
+) -> tuple[list[Model], ImageDataset, dict[int, Int64[np.ndarray, " n"]]]:
+    """Open every run and watch it on the same pictures.
+
+    Raises:
+        RunError: a folder without a run or a checkpoint, or runs of different pictures.
+    """
+    models: list[Model] = []
+    dataset: ImageDataset | None = None
+    chosen: dict[int, Int64[np.ndarray, " n"]] = {}
+    most = max(_POOL, config.count or max(_COUNTS.values()))
+    for folder, title in zip(config.run, run_titles(config.run), strict=True):
+        run = open_run(
+            folder, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,
+            num_images=most,
+        )  # fmt: skip
+        if run.config.choose_scale:
+            raise RunError(
+                f"the agent of {folder} chooses the scale of its glimpses, and the figures draw "
+                "ordinary ones: give runs without --choose-scale (`glimpse evaluate` draws its own "
+                "pictures of this one)"
+            )
+        if dataset is None:
+            dataset = run.dataset
+            chosen = choose_pictures(config, len(dataset))
+        elif run.dataset.fingerprint != dataset.fingerprint:
+            raise RunError(
+                f"{folder} is of other pictures than {config.run[0]}: draw runs of one data set "
+                "together, the others into another --out"
+            )
+        images = np.unique(np.concatenate(list(chosen.values())))
+        watched = watch(run.agents["learned"], run.env, images=images, seed=config.seed)
+        models.append(Model(title, run.describe(), run.resolutions, watched))
+    assert dataset is not None
+    return models, dataset, chosen
+
+
+def figures(config: FiguresConfig) -> dict[str, Any]:
+    """Draw the figures; writes PNG files, figures.json and figures.md.
+
+    Raises:
+        RunError: see `load_models`.
+        ValueError: see `choose_pictures`.
+    """
+    models, dataset, chosen = load_models(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    drawn: list[dict[str, Any]] = []
+    if 3 in config.which:
+        drawn.append(_draw_3(config, models, dataset, chosen[3]))
+    if 5 in config.which:
+        for number, model in enumerate(models, 1):
+            alone = len(models) == 1
+            name = "figure-5.png" if alone else f"figure-5-{number}-{_slug(model.title)}.png"
+            drawn.append(_draw_5(config, model, dataset, chosen[5], name))
+    if 6 in config.which:
+        drawn.append(_draw_6(config, models, dataset, chosen[6]))
+    record = {
+        "split": config.split,
+        "seed": config.seed,
+        "models": [model.record | {"title": model.title} for model in models],
+        "figures": drawn,
+    }
+    write_json(config.out / "figures.json", record)
+    (config.out / "figures.md").write_text(captions(record) + "\n")
+    for each in drawn:
+        print(f"{config.out / each['file']}: {each['caption']}")
+    return record
+
+
+def captions(record: dict[str, Any]) -> str:
+    """The figures with their captions, and how to repeat them, as Markdown."""
+    lines = []
+    for each in record["figures"]:
+        name = each["file"].removesuffix(".png")
+        lines += [f"![{name}]({each['file']})", "", f"**Figure {each['figure']}.** "
+                  f"{each['caption']}", ""]  # fmt: skip
+    lines += [
+        f"Split `{record['split']}`, seed {record['seed']}; pictures and answers one by one in "
+        "`figures.json`.",
+        "",
+        "| model | run | checkpoint | epoch | fixations |",
+        "|---|---|---|---|---|",
+    ]
+    for model in record["models"]:
+        where = "anywhere" if model["lattice"] is None else f"on {model['lattice']} points"
+        lines.append(
+            f"| {model['title']} | `{model['run']}` | `{model['checkpoint']}` | {model['epoch']} | "
+            f"{where} |"
+        )
+    return "\n".join(lines)
+
+
+def _draw_3(
+    config: FiguresConfig, models: Sequence[Model], dataset: ImageDataset, pool: np.ndarray
+) -> dict[str, Any]:
+    rule = "chosen by hand"
+    index = int(pool[0])
+    if config.image is None:
+        places = [np.searchsorted(model.watched.images, pool) for model in models]
+        right = np.stack(
+            [m.watched.right[-1, p] for m, p in zip(models, places, strict=True)]
+        )  # fmt: skip
+        far = np.stack(
+            [travel(m.watched.fixations[:, p]) for m, p in zip(models, places, strict=True)]
+        )
+        index = int(pool[best_example(right, far)])
+        rule = (
+            f"of {len(pool)} random pictures, among those that most of the models answer right, "
+            "the one whose fixations lie furthest apart"
+        )
+    shown = [(model.title, model.show(dataset, index)) for model in models]
+    _save(figure_3(shown), config.out / "figure-3.png")
+    letters = "; ".join(
+        f"({letter}) {title}" for letter, (title, _) in zip("abcd", shown, strict=False)
+    )
+    return {
+        "figure": 3,
+        "file": "figure-3.png",
+        "caption": f"Glimpses with learned fixations: {letters}. The box diagram is of the second "
+        "glimpse (of the first, if there is one); the composite shows at each pixel the sharpest "
+        "pixel of any glimpse, and noise where none looked. The context is not shown. Picture: "
+        f"{rule}.",
+        "rule": rule,
+        "pictures": [_describe(dataset, index, models)],
+    }
+
+
+def _draw_5(
+    config: FiguresConfig, model: Model, dataset: ImageDataset, images: np.ndarray, name: str
+) -> dict[str, Any]:
+    examples = [model.show(dataset, index) for index in images.tolist()]
+    _save(figure_5(model.title, examples), config.out / name)
+    return {
+        "figure": 5,
+        "file": name,
+        "caption": f"Random pictures of `{config.split}` by the model {model.title}: (a) the "
+        "picture, with the outline of what each glimpse covers; (b) the context, from which the "
+        "first fixation is chosen; (c) the glimpses. Green frames are right answers, red ones "
+        "wrong.",
+        "pictures": [_describe(dataset, index, [model]) for index in images.tolist()],
+    }
+
+
+def _draw_6(
+    config: FiguresConfig, models: Sequence[Model], dataset: ImageDataset, images: np.ndarray
+) -> dict[str, Any]:
+    rows = [[model.show(dataset, index) for model in models] for index in images.tolist()]
+    _save(figure_6([model.title for model in models], rows), config.out / "figure-6.png")
+    return {
+        "figure": 6,
+        "file": "figure-6.png",
+        "caption": f"{len(rows)} random pictures of `{config.split}`, the same for each model: on "
+        "the left the picture with its fixations in order, on the right the composite of the "
+        "glimpses. Green frames are right answers, red ones wrong.",
+        "pictures": [_describe(dataset, index, models) for index in images.tolist()],
+    }
+
+
+def _describe(dataset: ImageDataset, index: int, models: Sequence[Model]) -> dict[str, Any]:
+    answers = []
+    for model in models:
+        (place,) = np.flatnonzero(model.watched.images == index)
+        answers.append(
+            {
+                "model": model.title,
+                "answer": dataset.class_names[int(model.watched.predictions[-1, place])],
+                "right": bool(model.watched.right[-1, place]),
+                "fixations": model.watched.fixations[:, place].round(4).tolist(),
+            }
+        )
+    return {
+        "image": index,
+        "name": dataset.name(index),
+        "label": dataset.class_names[int(dataset.labels[index])],
+        "answers": answers,
+    }
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    Image.fromarray(picture).save(path, optimize=True)
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

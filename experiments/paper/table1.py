@@ -1,0 +1,212 @@
+"""`glimpse table1`: the 15 cells of the paper's Table 1 and its two baselines, run and laid out.
+
+Everything is chosen on the validation cut (paper section 3). With `--final` each cell then trains
+on all training pictures, for as many epochs as did best on the validation cut, and is evaluated on
+test: once, since what is there is never run again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tyro.conf import OmitArgPrefixes, Positional
+
+from experiments.data import DataConfig
+from experiments.paper.table1_report import format_table1, tabulate
+from experiments.runtime.runs import RunError, write_json
+from experiments.runtime.sweep import Job, room, run_jobs
+from experiments.train.aggregate import read_metrics
+from experiments.train.cells import CELLS, PAPER_BASELINES, Cell
+from experiments.train.config import TrainConfig
+from experiments.whole_image.config import BASELINES, BaselineConfig
+
+Run = TypeVar("Run", TrainConfig, BaselineConfig)
+
+
+@dataclass(frozen=True)
+class Table1Config:
+    """Run Table 1 of the paper, or part of it, and lay it out beside the paper's numbers.
+
+    Started again, it goes on where it was; what is done is not done again.
+    """
+
+    cells: Positional[tuple[str, ...]] = ()
+    """Which, by name (high-1 ... high-medium-low-3, googlenet-96, googlenet-224), or whole rows
+    (high, medium, low, high-medium, high-medium-low, baselines); all by default."""
+    out: Path = Path("runs/table1")
+    """Folder of the runs and of the table."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures."""
+    bank: Path | None = Path("banks/dogs")
+    """Feature banks (`glimpse bank`); `None` runs the encoder live."""
+    encoder: str = "googlenet"
+    """Encoder; with a bank it must be the bank's."""
+    seeds: int = 2
+    """Runs a cell, with seeds 0, 1, ..."""
+    baseline_seeds: int = 1
+    """Runs a baseline: each fine-tunes a whole GoogLeNet."""
+    baseline_epochs: int | None = None
+    """Passes of a baseline over the training pictures, if not its own."""
+    hidden_size: int | None = None
+    """Units a deck (the paper: 4,096), if not the cells' own."""
+    epochs: int | None = None
+    """Passes of a cell over the training pictures, if not its own."""
+    batch_size: int | None = None
+    """Pictures a step, if not the cells' own."""
+    jobs: int | None = None
+    """Runs side by side (default: one a core; on a GPU one)."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda[:i]`."""
+    final: bool = False
+    """Train on all training pictures, for the epochs chosen on validation, and touch test."""
+    only_table: bool = False
+    """Run nothing: lay out what is there."""
+
+    def __post_init__(self) -> None:
+        """Check before anything runs.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        choose_cells(self.cells)
+        for name in ("seeds", "baseline_seeds"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is at least 1, not {getattr(self, name)}")
+        room(self.jobs, "cpu")
+
+
+def choose_cells(names: tuple[str, ...]) -> list[str]:
+    """Expand names of cells and rows, in the table's order.
+
+    Raises:
+        ValueError: for a name that is neither.
+    """
+    everything = [*CELLS, *PAPER_BASELINES]
+    if not names:
+        return everything
+    chosen = set()
+    for name in names:
+        row = [cell.name for cell in CELLS.values() if cell.row == name]
+        row = list(PAPER_BASELINES) if name == "baselines" else row
+        if not row and name not in everything:
+            raise ValueError(
+                f"Table 1 has no cell {name!r}: there are {', '.join(everything)}, and the rows "
+                f"{', '.join(dict.fromkeys(cell.row for cell in CELLS.values()))} and baselines"
+            )
+        chosen |= set(row) or {name}
+    return [name for name in everything if name in chosen]
+
+
+def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
+    """Settings of one run of a cell, on the validation cut."""
+    plain = cell.run(
+        out=config.out / cell.name / f"seed-{seed}", seed=seed, data=config.data, bank=config.bank,
+        encoder=config.encoder, device=config.device, epochs=config.epochs,
+        batch_size=config.batch_size,
+    )  # fmt: skip
+    if config.hidden_size is None:
+        return plain
+    return replace(plain, network=replace(plain.network, hidden_size=config.hidden_size))
+
+
+def baseline_config(config: Table1Config, name: str, seed: int) -> BaselineConfig:
+    """Settings of one run of a baseline, on the validation cut."""
+    asked = {} if config.baseline_epochs is None else {"epochs": config.baseline_epochs}
+    return replace(
+        BASELINES[name][1], out=config.out / name / f"seed-{seed}", data=config.data, seed=seed,
+        device=config.device, **asked,
+    )  # fmt: skip
+
+
+def on_test(config: Run, epochs: int) -> Run:
+    """The final run that follows from one on the validation cut (paper section 3)."""
+    return replace(
+        config, out=config.out.with_name(f"test-{config.out.name}"), train_split="trainval",
+        eval_split="test", epochs=epochs,
+    )  # fmt: skip
+
+
+def jobs_of(config: Table1Config) -> list[Job]:
+    """All runs on the validation cut that were asked for."""
+    jobs = []
+    for name in choose_cells(config.cells):
+        if name in CELLS:
+            cell = CELLS[name]
+            jobs += [
+                Job("train", name, cell_config(config, cell, seed), cell.config)
+                for seed in range(config.seeds)
+            ]
+        else:
+            jobs += [
+                Job("baseline", name, baseline_config(config, name, seed), BASELINES[name][1])
+                for seed in range(config.baseline_seeds)
+            ]
+    return jobs
+
+
+def final_jobs(config: Table1Config) -> list[Job]:
+    """The runs on test: cells for the epochs that did best on the validation cut.
+
+    A baseline keeps its number of epochs, since its learning rate falls to zero over them.
+
+    Raises:
+        RunError: runs on the validation cut are not done.
+    """
+    jobs = jobs_of(config)
+    unfinished = [job.name for job in jobs if not job.finished]
+    if unfinished:
+        raise RunError(
+            f"{', '.join(unfinished)}: not done on the validation cut, by which everything is "
+            "chosen; run the same command without --final first"
+        )
+    folders: dict[str, list[Path]] = {}
+    for job in jobs:
+        folders.setdefault(job.experiment, []).append(job.folder)
+    epochs = {name: choose_epochs(runs) for name, runs in folders.items() if name in CELLS}
+    finals = []
+    for job in jobs:
+        count = epochs[job.experiment] if job.experiment in epochs else job.config.epochs
+        finals.append(replace(job, config=on_test(job.config, count)))
+    return finals
+
+
+def choose_epochs(runs: list[Path]) -> int:
+    """Epochs to train for: where the mean over the runs of validation mA is best.
+
+    Raises:
+        RunError: a run has no record of its epochs.
+    """
+    curves = [
+        {row["epoch"] + 1: row["eval_ma"] for row in read_metrics(run) if "eval_ma" in row}
+        for run in runs
+    ]
+    shared = set.intersection(*(set(curve) for curve in curves))
+    if not shared:
+        raise RunError(f"{runs[0]} has no evaluation on the validation cut: let it finish")
+    return max(sorted(shared), key=lambda epoch: np.mean([curve[epoch] for curve in curves]))
+
+
+def table1(config: Table1Config) -> dict[str, Any]:
+    """Run what is not done, then write `table1.json` and `table1.md` and print the table.
+
+    Raises:
+        RunError: runs failed, or `--final` before the runs on the validation cut are done.
+    """
+    jobs = final_jobs(config) if config.final else jobs_of(config)
+    if not config.only_table:
+        parallel, threads = room(config.jobs, config.device)
+        run_jobs([job for job in jobs if job.command == "train"], parallel, threads)
+        # A baseline keeps every core busy by itself.
+        run_jobs([job for job in jobs if job.command == "baseline"], 1, parallel * threads)
+    record = tabulate(jobs)
+    stem = config.out / ("table1-test" if config.final else "table1")
+    write_json(stem.with_suffix(".json"), record)
+    text = format_table1(record)
+    stem.with_suffix(".md").write_text(text + "\n")
+    print(text)
+    print(f"\nwritten: {stem.with_suffix('.json')}, {stem.with_suffix('.md')}")
+    return record

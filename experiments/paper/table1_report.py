@@ -1,0 +1,224 @@
+"""Table 1 laid out: ours beside the paper's, and its shape as statements that code has checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.runtime.runs import RunError, read_json
+from experiments.runtime.sweep import Job
+from experiments.train.aggregate import difference, read_learned, read_metrics, verdict
+from experiments.train.cells import CELLS, PAPER_BASELINES, ROWS, row_title
+
+_AGAIN = "delete the run and start again"
+# Rows closer than this in the paper, in points, are not said to be in any order.
+_CLEAR = 2.0
+# What counts as nothing gained, in points.
+_LITTLE = 2.0
+
+
+def tabulate(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Read the finished runs among some of `glimpse table1`.
+
+    Returns:
+        A record: `cells` by name, in the table's order, and `statements`. Cells without a finished
+        run are left out.
+
+    Raises:
+        RunError: nothing is finished, a record is damaged, or runs are of other settings than the
+            jobs, or differ in more than their seed.
+    """
+    runs: dict[str, list[Path]] = {}
+    for job in jobs:
+        if job.finished:
+            runs.setdefault(job.experiment, []).append(job.folder)
+    split = jobs[0].config.eval_split
+    if not runs:
+        raise RunError(f"no run of the table is finished on {split!r} yet: start `glimpse table1`")
+    cells: dict[str, Any] = {}
+    for name, folders in runs.items():
+        read = _read_cell if name in CELLS else _read_baseline
+        cells[name] = read(name, tuple(folders), split)
+    return {"split": split, "cells": cells, "statements": statements(cells)}
+
+
+def _read_cell(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
+    cell, record = CELLS[name], read_learned(runs, split)
+    settings = record["settings"]
+    bank = (record.pop("bank") or {}).get(settings["train_split"])
+    return {
+        "title": cell.title,
+        "paper": cell.paper,
+        "lattice": None if bank is None else bank["fixations"],
+        "precision": None if bank is None else bank["precision"],
+        "mirrored": settings["mirror"] != "off",
+        "hidden_size": settings["network"]["hidden_size"],
+        "epochs": settings["epochs"],
+        **record,
+    }
+
+
+def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
+    evaluations = [read_json(run / f"evaluation-{split}.json", _AGAIN) for run in runs]
+    environments = [read_json(run / "environment.json", _AGAIN) for run in runs]
+    scores = [evaluation["whole picture"] for evaluation in evaluations]
+    values, first = [score["ma"] for score in scores], environments[0]
+    alone = [row["ma"] for run in runs for row in read_metrics(run) if row["agent"] == "new layer"]
+    return {
+        "title": baseline_title(name),
+        "paper": PAPER_BASELINES[name],
+        "ma": round(float(np.mean(values)), 2),
+        "std_over_seeds": round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None,
+        "runs": [
+            {key: round(score[key], 2) for key in ("ma", "low", "high", "accuracy")}
+            for score in scores
+        ],
+        "new_layer_alone": round(float(np.mean(alone)), 2) if alone else None,
+        "seconds": round(float(np.mean([e["settings"]["seconds"] for e in evaluations])), 1),
+        "seeds": [environment["seed"] for environment in environments],
+        "epochs": evaluations[0]["settings"]["epochs"],
+        "encoder": first["encoder"],
+        "weights_have_seen": first["encoder"]["seen"],
+        "datasets": first["datasets"],
+        "commands": [" ".join(environment["command"]) for environment in environments],
+        "git_revision": first["git_revision"],
+        "versions": first["versions"],
+        "machine": first["machine"],
+    }
+
+
+def baseline_title(name: str) -> str:
+    """As a row of a table: `GoogLeNet, whole picture at 96`."""
+    return f"GoogLeNet, whole picture at {name.rsplit('-', 1)[1]}"
+
+
+# -- statements ---------------------------------------------------------------------------------
+
+
+def statements(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The shape of the paper's table, each statement checked on the cells that are there."""
+    found = []
+    rows = list(ROWS)
+    for count in (1, 2, 3):
+        for lower, higher in ((a, b) for a in rows for b in rows):
+            papers = [CELLS[f"{row}-{count}"].paper for row in (lower, higher)]
+            if papers[1] - papers[0] < _CLEAR:
+                continue
+            looks = f"{count} glimpse{'s' if count > 1 else ''}"
+            text = f"{row_title(higher)} beats {row_title(lower)} with {looks}"
+            found += _compare(cells, text, f"{higher}-{count}", f"{lower}-{count}")
+    for count in (2, 3):
+        text = f"on high only, {count} glimpses beat one"
+        found += _compare(cells, text, f"high-{count}", "high-1")
+    for count in (2, 3):
+        name, one = f"low-{count}", "low-1"
+        if name in cells and one in cells:
+            value, half = difference(cells[name], cells[one])
+            # That nothing is gained cannot be shown; that little is, can.
+            text = f"on low only, {count} glimpses add less than {_LITTLE:g} points to one"
+            found.append(
+                _statement(
+                    text, value, half, CELLS[name].paper - CELLS[one].paper,
+                    verdict(_LITTLE - value, half),
+                )
+            )  # fmt: skip
+    for name in PAPER_BASELINES:
+        text = f"high + medium + low, 1 glimpse, beats GoogLeNet at {name.rsplit('-', 1)[1]}"
+        found += _compare(cells, text, "high-medium-low-1", name)
+    return found
+
+
+def _compare(cells: Mapping[str, Any], text: str, higher: str, lower: str) -> list[dict[str, Any]]:
+    if higher not in cells or lower not in cells:
+        return []
+    value, half = difference(cells[higher], cells[lower])
+    paper = cells[higher]["paper"] - cells[lower]["paper"]
+    return [_statement(text, value, half, paper, verdict(value, half))]
+
+
+def _statement(text: str, value: float, half: float, paper: float, found: str) -> dict[str, Any]:
+    return {
+        "statement": text,
+        "paper": round(paper, 1),
+        "ours": round(value, 1),
+        "low": round(value - half, 1),
+        "high": round(value + half, 1),
+        "verdict": found,
+    }
+
+
+# -- text ---------------------------------------------------------------------------------------
+
+
+def format_table1(record: Mapping[str, Any]) -> str:
+    """The record as Markdown: the grid, what each cell rests on, and the statements."""
+    cells = record["cells"]
+    lines = [
+        f"mA in %, split `{record['split']}`: ours (mean over seeds) / the paper's (on test)",
+        "",
+        "| | 1 glimpse | 2 | 3 |",
+        "|---|---|---|---|",
+    ]
+    for row in ROWS:
+        entries = [_entry(cells.get(f"{row}-{count}"), row, count) for count in (1, 2, 3)]
+        lines.append(f"| {row_title(row)} | {' | '.join(entries)} |")
+    for name, paper in PAPER_BASELINES.items():
+        ours = f"**{cells[name]['ma']:.1f}**" if name in cells else "-"
+        lines.append(f"| {baseline_title(name)} | {ours} / {paper:.1f} | | |")
+    lines += [
+        "",
+        "| cell | ours | seeds: mA (95% interval over pictures) | std | M scanpaths | paper |"
+        " training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, cell in cells.items():
+        runs = ", ".join(
+            f"{seed}: {run['ma']:.1f} ({run['low']:.1f} to {run['high']:.1f})"
+            for seed, run in zip(cell["seeds"], cell["runs"], strict=True)
+        )
+        std = "-" if cell["std_over_seeds"] is None else f"{cell['std_over_seeds']:.1f}"
+        several = cell.get("monte_carlo")
+        lines.append(
+            f"| `{name}` | **{cell['ma']:.1f}** | {runs} | {std} | "
+            f"{'-' if several is None else f'{several:.1f}'} | {cell['paper']:.1f} | "
+            f"{cell['seconds']:.0f} s |"
+        )
+    lines += ["", *_conditions(cells), ""]
+    if record["statements"]:
+        lines += [
+            "| statement | the paper | ours (95% interval) | verdict |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {s['statement']} | {s['paper']:+.1f} | {s['ours']:+.1f} "
+            f"({s['low']:+.1f} to {s['high']:+.1f}) | {s['verdict']} |"
+            for s in record["statements"]
+        ]
+    return "\n".join(lines)
+
+
+def _entry(cell: Mapping[str, Any] | None, row: str, count: int) -> str:
+    ours = "-" if cell is None else f"**{cell['ma']:.1f}**"
+    return f"{ours} / {CELLS[f'{row}-{count}'].paper:.1f}"
+
+
+def _conditions(cells: Mapping[str, Any]) -> list[str]:
+    """What differs from the paper, one sentence for each set of cells that share it."""
+    groups: dict[str, list[str]] = {}
+    for name, cell in cells.items():
+        train, *rest = cell["datasets"].values()
+        pictures = f"{train['images']:,} pictures to learn from"
+        if rest:
+            pictures += f", {rest[-1]['images']:,} to evaluate on"
+        parts = [pictures, f"encoder `{cell['encoder']['name']}` ({cell['weights_have_seen']})"]
+        if "hidden_size" in cell:
+            lattice = cell["lattice"]
+            where = "live encoder" if lattice is None else f"bank of {lattice['count']} fixations"
+            mirror = "mirrored in training" if cell["mirrored"] else "never mirrored"
+            parts += [f"{where}, {mirror}", f"{cell['hidden_size']:,} units a deck"]
+        parts.append(f"{cell['epochs']} epochs")
+        groups.setdefault("; ".join(parts), []).append(f"`{name}`")
+    return [f"- {', '.join(names)}: {text}." for text, names in groups.items()]

@@ -1,0 +1,1 @@
+"""What is made before a training: downloads, banks, pyramids, lists of duplicates."""

@@ -1,0 +1,308 @@
+"""`glimpse bank`: compute the features of whole splits on a lattice of fixations, once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes
+
+from encoders.bank.feature_bank import BankDescription, FeatureBank, lattice
+from encoders.inference.engine import Encoder, Precision
+from experiments.data import DataConfig, build_dataset
+from experiments.prepare.calibration import build_encoder
+from experiments.runtime.runs import sole_user
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, RESOLUTIONS, dataset_pyramid
+from glimpse_env.retina.rules import cut_patches
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process of `glimpse bank` ended before its work was done."""
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Features of a data set's splits, on a lattice of fixations."""
+
+    out: Path
+    """Folder of the banks; each split is a folder in it."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to compute, in order."""
+    encoder: str = "googlenet"
+    """Name of a registered encoder."""
+    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
+    """Resolutions to compute."""
+    side: int = 5
+    """Lattice points a side."""
+    extent: float | None = None
+    """Outermost lattice coordinate; by default 1 - 1/side, the centres of equal cells."""
+    mirror: bool = True
+    """Compute mirrored pictures too, for the training splits."""
+    context: Literal["lattice", "center"] = "lattice"
+    """Context patches at every lattice point (free where `low` is computed) and the centre, or at
+    the centre only."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; `int8` (CPU) is faster than `bf16` and a little less exact. It is
+    calibrated on pictures of the split `train`."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda[:i]`."""
+    workers: int = 2
+    """Processes, each with its own encoder and one thread (CPU); on CUDA there is one."""
+    chunk: int = 64
+    """Pictures a chunk, the unit of resuming."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is loaded.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in ("side", "workers", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is at least 1, not {getattr(self, name)}")
+        for name in ("splits", "resolutions"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} names at least one")
+
+
+def describe(config: BankConfig, dataset: ImageDataset, encoder: Encoder) -> BankDescription:
+    """Say what the bank of one split will hold."""
+    points = lattice(config.side, config.extent)
+    centre = np.zeros((1, 2), np.float32)
+    contexts = points if config.context == "lattice" else centre
+    # Evaluation looks at the context from the centre, where an even lattice has no point.
+    if not np.any(np.all(contexts == 0, axis=1)):
+        contexts = np.concatenate([contexts, centre])
+    return BankDescription(
+        split=dataset.split,
+        dataset=dataset.fingerprint,
+        encoder=encoder.fingerprint,
+        encoder_name=config.encoder,
+        precision=encoder.precision,
+        num_images=len(dataset),
+        feature_size=encoder.feature_size,
+        resolutions=tuple(config.resolutions),
+        mirrored=config.mirror and dataset.training,
+        fixations=_pairs(points),
+        context_fixations=_pairs(contexts),
+        noise_seed=0,
+        chunk=config.chunk,
+    )
+
+
+def _pairs(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    return tuple((float(x), float(y)) for x, y in points)
+
+
+class BankBuilder:
+    """Computes chunks of one bank; every worker process has one."""
+
+    def __init__(self, bank: FeatureBank, dataset: ImageDataset, encoder: Encoder) -> None:
+        """Take an open (writable) bank, its pictures and its encoder."""
+        self.bank, self.dataset, self.encoder = bank, dataset, encoder
+        resolutions = bank.resolutions
+        points = bank.context_points()
+        # A context patch is a low patch: where one is computed anyway, its features are copied.
+        self.shared = points < len(bank.fixations) if "low" in resolutions else points < 0
+        self.points = points
+        self.levels = tuple(dict.fromkeys((*resolutions, "low")))
+
+    def build_chunk(self, chunk: int) -> int:
+        """Compute one chunk, write it to disk, and only then mark it done."""
+        size = self.bank.description.chunk
+        images = range(chunk * size, min((chunk + 1) * size, len(self.dataset)))
+        for image in images:
+            self.build_image(image)
+        self.bank.glimpse.flush()
+        self.bank.context.flush()
+        self.bank.done[chunk] = 1
+        self.bank.done.flush()
+        return len(images)
+
+    def build_image(self, image: int) -> None:
+        """Compute every lattice point of one picture."""
+        bank = self.bank
+        pyramid = dataset_pyramid(self.dataset, image, self.levels)
+        own = np.flatnonzero(~self.shared)
+        for mirror in range(bank.description.num_mirrors):
+            count = len(bank.fixations)
+            at = np.arange(count)
+            keys = bank.noise_keys(np.full(count, image), np.full(count, mirror), at)
+            cut = cut_patches(
+                [pyramid] * count, bank.fixations, np.full(count, bool(mirror)), keys,
+                bank.resolutions,
+            )  # fmt: skip
+            patches = cut.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)
+            if len(own):
+                keys = bank.context_noise_keys(
+                    np.full(len(own), image), np.full(len(own), mirror), own
+                )
+                context = cut_patches(
+                    [pyramid] * len(own), bank.context_fixations[own],
+                    np.full(len(own), bool(mirror)), keys, ("low",),
+                )  # fmt: skip
+                patches = np.concatenate([patches, context[:, 0]])
+            features = self.encoder(torch.from_numpy(patches)).to("cpu", torch.float16).numpy()
+            glimpses = features[: len(cut) * cut.shape[1]].reshape(*cut.shape[:2], -1)
+            bank.glimpse[image, mirror] = glimpses
+            bank.context[image, mirror, own] = features[len(cut) * cut.shape[1] :]
+            if self.shared.any():
+                low = glimpses[:, bank.resolutions.index("low")]
+                bank.context[image, mirror, self.shared] = low[self.points[self.shared]]
+
+    @property
+    def patches_per_image(self) -> int:
+        """Encoder calls a picture costs, in patches."""
+        d = self.bank.description
+        glimpses = len(d.fixations) * len(d.resolutions)
+        return d.num_mirrors * (glimpses + int((~self.shared).sum()))
+
+
+_BUILDER: BankBuilder | None = None
+
+
+def _start_worker(bank: FeatureBank, dataset: ImageDataset, config: BankConfig) -> None:
+    """Set up one worker process: its own maps of the bank and its own encoder, one thread."""
+    global _BUILDER
+    # Ctrl-C reaches the whole process group; the parent is the one that answers it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    encoder = build_encoder(
+        config.encoder, config.data, device=config.device, precision=config.precision
+    )
+    _BUILDER = BankBuilder(bank, dataset, encoder)
+
+
+def _work(chunk: int) -> int:
+    assert _BUILDER is not None
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():
+        # Killed by something other than Ctrl-C: what is queued must not go on behind its back.
+        os._exit(1)
+    return _BUILDER.build_chunk(chunk)
+
+
+def _chunks(
+    config: BankConfig, builder: BankBuilder, chunks: list[int], device: torch.device
+) -> Iterator[int]:
+    """Yield the number of pictures of each chunk as it is done.
+
+    Raises:
+        WorkerDiedError: a worker process ended by itself.
+    """
+    if config.workers <= 1 or device.type != "cpu":
+        yield from map(builder.build_chunk, chunks)
+        return
+    bystanders = set(active_children())
+    # spawn: torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(
+        min(config.workers, len(chunks)), get_context("spawn"), _start_worker,
+        (builder.bank, builder.dataset, config),
+    )  # fmt: skip
+    try:
+        for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise WorkerDiedError(
+            "a worker process died (killed for want of memory, perhaps: fewer --workers need "
+            "less): run the same command again, it goes on where it was"
+        ) from error
+    except BaseException:
+        # What they are at is not marked done, so nobody need wait for it.
+        for process in set(active_children()) - bystanders:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _seconds_per_patch(encoder: Encoder, workers: int) -> float:
+    """Time a patch takes, in batches of 32, with this many workers of one thread each (CPU)."""
+    patches = torch.randint(0, 256, (32, PATCH_SIDE, PATCH_SIDE, 3), dtype=torch.uint8)
+    threads, times = torch.get_num_threads(), []
+    if workers > 1:
+        torch.set_num_threads(1)
+    try:
+        for _ in range(5):
+            start = time.perf_counter()
+            encoder(patches).cpu()
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    # The first two allocate and choose kernels; of the others the best is the least disturbed.
+    return min(times[2:]) / len(patches) / min(workers, os.cpu_count() or 1)
+
+
+def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
+    """Compute the bank of one split, or what is left of it.
+
+    Raises:
+        BankMismatchError: the folder holds another bank.
+        OSError: too little room on the disk.
+        RunError: another process computes it.
+        WorkerDiedError: a worker process ended by itself; what is done is kept.
+    """
+    dataset = build_dataset(config.data, split)
+    description = describe(config, dataset, encoder)
+    folder = config.out / split
+    config.out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(config.out).free
+    fresh = not (folder / "bank.json").exists()
+    if fresh and description.num_bytes > free:
+        raise OSError(
+            f"the bank of {split} takes {description.num_bytes / 1e9:.2f} GB and {config.out} has "
+            f"{free / 1e9:.2f} GB free: take a coarser lattice (--side) or another --out"
+        )
+    with sole_user(folder):
+        _compute(config, BankBuilder(FeatureBank.create(folder, description), dataset, encoder))
+    return FeatureBank.open(folder)
+
+
+def _compute(config: BankConfig, builder: BankBuilder) -> None:
+    """Compute the chunks that are not done, with an estimate of the time and a bar."""
+    description, encoder, total = builder.bank.description, builder.encoder, len(builder.dataset)
+    split = description.split
+    left = np.flatnonzero(builder.bank.done == 0).tolist()
+    pictures = sum(min(description.chunk, total - chunk * description.chunk) for chunk in left)
+    workers = min(config.workers, len(left)) if encoder.device.type == "cpu" else 1
+    patches = pictures * builder.patches_per_image
+    seconds = patches * _seconds_per_patch(encoder, workers) if left else 0.0
+    tqdm.write(
+        f"{split}: {total} pictures, lattice {len(description.fixations)} points, "
+        f"{builder.patches_per_image} patches a picture; {description.num_bytes / 1e9:.2f} GB on "
+        f"disk; about {seconds / 60:.0f} min for the {pictures} pictures left"
+    )
+    if left:
+        with tqdm(total=total, initial=total - pictures, unit="img", desc=split,
+                  smoothing=0.02) as bar:  # fmt: skip
+            for count in _chunks(config, builder, left, encoder.device):
+                bar.update(count)
+
+
+def bank(config: BankConfig) -> None:
+    """Compute the banks of every split asked for; started again, go on where it was.
+
+    Raises:
+        RunError: another process computes one of them.
+    """
+    encoder = build_encoder(
+        config.encoder, config.data, device=config.device, precision=config.precision
+    )
+    for split in config.splits:
+        finished = build_bank(config, split, encoder)
+        tqdm.write(f"{split}: complete in {finished.folder}")

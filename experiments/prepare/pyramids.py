@@ -1,0 +1,95 @@
+"""`glimpse pyramids`: decode whole splits once, into files that environments map."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes
+
+from experiments.data import DataConfig, build_dataset
+from experiments.runtime.runs import sole_user
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.pyramids.mapped import MappedPyramids
+from glimpse_env.pyramids.pyramid import RESOLUTIONS
+from glimpse_env.pyramids.storage import usual_bytes
+
+
+@dataclass(frozen=True)
+class PyramidsConfig:
+    """Pictures of a data set's splits, decoded and resized, for machines of little memory."""
+
+    out: Path
+    """Folder; each split is a folder in it, to be given as storage=."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to build, in order."""
+    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
+    """Levels to build; the context needs `low`."""
+    workers: int = 0
+    """Threads (0: one a core)."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: No split or resolution, or a negative number of workers.
+        """
+        if self.workers < 0:
+            raise ValueError(f"--workers is at least 0, not {self.workers}")
+        for name in ("splits", "resolutions"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} names at least one")
+        if "low" not in self.resolutions:
+            raise ValueError("--resolutions must name low, which every context is cut from")
+
+
+def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:
+    """Build the pyramids of one split, or what is left of them.
+
+    Raises:
+        OSError: Too little room on the disk.
+        PyramidsMismatchError: The folder holds other pyramids.
+        RunError: Another process builds them.
+    """
+    dataset = build_dataset(config.data, split)
+    folder = config.out / split
+    config.out.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(config.out).free
+    needed = usual_bytes(len(dataset), config.resolutions)
+    if not (folder / "pyramids.json").exists() and needed > free:
+        raise OSError(
+            f"the pyramids of {split} take about {needed / 1e9:.1f} GB and {config.out} has "
+            f"{free / 1e9:.1f} GB free: build fewer --resolutions, or take another --out"
+        )
+    with sole_user(folder):
+        mapped = MappedPyramids.create(folder, dataset, config.resolutions)
+        _build(config, dataset, mapped)
+    return mapped
+
+
+def _build(config: PyramidsConfig, dataset: ImageDataset, mapped: MappedPyramids) -> None:
+    """Build the chunks that are not done, with a bar."""
+    split = dataset.split
+    size = mapped.description.chunk
+    done = sum(
+        min(size, len(dataset) - chunk * size) for chunk in mapped.done.nonzero()[0].tolist()
+    )
+    tqdm.write(
+        f"{split}: {len(dataset)} pictures, {mapped.description.num_bytes / 1e9:.2f} GB on disk"
+    )
+    workers = config.workers or os.cpu_count() or 1
+    with tqdm(total=len(dataset), initial=done, unit="img", desc=split) as bar:
+        for count in mapped.build(dataset, workers):
+            bar.update(count)
+
+
+def pyramids(config: PyramidsConfig) -> None:
+    """Build every split asked for; started again, go on where it was."""
+    for split in config.splits:
+        tqdm.write(f"{split}: complete in {build_pyramids(config, split).folder}")

@@ -1,0 +1,1 @@
+"""`glimpse pretrain` and `glimpse probe`: train an encoder, and measure its features."""

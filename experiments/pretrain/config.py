@@ -1,0 +1,184 @@
+"""Options of `glimpse pretrain`, and what of them decides the result."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import OmitArgPrefixes
+
+from encoders.spec import get_spec
+from experiments.data import DataConfig
+from glimpse_env.pyramids.pyramid import RESOLUTIONS
+
+# Of the synthetic dogs, where --num-images does not say: as many as the shipped encoder saw.
+NUM_SYNTHETIC = 2400
+_SPLITS = {"synthetic": "pretrain", "stanford_dogs": "train", "image_folder": "trainval"}
+# What follows from options that count, or changes how the result is computed and not what it is.
+_HARMLESS = ("out", "resume", "checkpoint_every", "cache_mb", "loaders", "probe", "device", "name")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Train an encoder on random multi-scale patches of a labelled data set.
+
+    `torchrun --nproc-per-node N -m experiments.cli pretrain ...` shares every step between N
+    processes.
+    """
+
+    out: Path = Path("runs/pretrain")
+    """Folder for the weights, their provenance, the log and the checkpoint."""
+    core: str = "inception_mini"
+    """Network to train: `inception_mini`, always from random weights; a registered GoogLeNet, from
+    its pretrained weights (the paper's is `googlenet_native`); or the .json of an earlier run."""
+    from_scratch: bool = False
+    """Random weights for a GoogLeNet too."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig(dataset="synthetic")
+    """Which pictures; 2,400 of the synthetic dogs if --num-images does not say."""
+    split: str | None = None
+    """Split to train on (default: `pretrain` of the synthetic dogs, which only they have, `train`
+    of Stanford Dogs, `trainval`, that is all, of a folder)."""
+    leave_out: Path | None = None
+    """List of file names not to train on, as `glimpse dedup` writes it."""
+    name: str | None = None
+    """Name of the files written (default: `inception_mini`, or `core` for a GoogLeNet)."""
+    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
+    """Towers; there is a head on each and on every combination."""
+    steps: int = 900
+    """Optimiser steps."""
+    head_steps: int = 0
+    """Of these, the first so many train the heads only, so that new heads do not pull at old
+    weights."""
+    pictures: int = 12
+    """Pictures a step, over all processes."""
+    looks: int = 8
+    """Random fixations a picture: a step sees pictures x looks glimpses."""
+    micro_batch: int = 0
+    """Glimpses worked on at a time, their gradients adding up, to bound the memory: one of three
+    resolutions takes GoogLeNet about 100 MB (0: all at once)."""
+    extent: float = 0.6
+    """Fixations are uniform over -extent..extent, both ways."""
+    learning_rate: float | None = None
+    """Peak of the one-cycle schedule (AdamW; default: 5e-3 for `inception_mini`, 2e-3 for a
+    pretrained GoogLeNet, 1e-3 for one from scratch)."""
+    trunk_lr_scale: float | None = None
+    """The trunk's learning rate over that of the heads (default: 0.1 where it is pretrained, else
+    1)."""
+    weight_decay: float = 0.02
+    """AdamW's decay."""
+    dropout: float = 0.1
+    """Share of the features dropped before the heads."""
+    held_out: float = 0.05
+    """Share of the pictures kept aside to measure the heads on."""
+    seed: int = 0
+    """Decides initial weights and every draw."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of the training; weights are fp32 throughout."""
+    device: str = "cpu"
+    """`auto`, `cpu` or `cuda[:i]`."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints."""
+    cache_mb: int = 2500
+    """Memory for decoded pictures, in megabytes; what is decoded beyond it is not kept."""
+    loaders: int = 1
+    """Threads that decode pictures ahead."""
+    probe: int = 900
+    """Pictures for the linear probes in the record (synthetic dogs only; 0: none)."""
+    resume: bool = False
+    """Continue from the checkpoint in `out`."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is loaded.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in ("steps", "pictures", "looks", "checkpoint_every", "loaders"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{_flag(name)} is at least 1, not {getattr(self, name)}")
+        for name in ("head_steps", "micro_batch", "cache_mb", "probe"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{_flag(name)} is at least 0, not {getattr(self, name)}")
+        for name in ("learning_rate", "trunk_lr_scale"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"--{_flag(name)} is above 0, not {value}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"--held-out is a share between 0 and 1, not {self.held_out}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout is a share from 0 to below 1, not {self.dropout}")
+        if not 0 <= self.extent <= 1:
+            raise ValueError(f"--extent lies in [0, 1], not {self.extent}")
+        if not self.resolutions:
+            raise ValueError("--resolutions names at least one")
+
+
+def settled(config: PretrainConfig) -> PretrainConfig:
+    """Fill in what follows from core and pictures where it is not given.
+
+    Raises:
+        ValueError: For a core that cannot be trained as asked, or is not known.
+    """
+    mini = get_spec(config.core).architecture == "inception_mini"
+    if mini and config.core != "inception_mini":
+        raise ValueError(
+            f"{config.core} is an inception_mini, which is trained from random weights only: give "
+            "--core inception_mini"
+        )
+    if mini and config.micro_batch:
+        raise ValueError(
+            "--micro-batch is for GoogLeNets: inception_mini's batch norm takes a batch as a whole"
+        )
+    fresh = mini or config.from_scratch
+    data = config.data
+    if data.dataset == "synthetic" and data.num_images is None:
+        data = replace(data, num_images=NUM_SYNTHETIC)
+    rate, scale = config.learning_rate, config.trunk_lr_scale
+    return replace(
+        config,
+        data=data,
+        split=config.split or _SPLITS[data.dataset],
+        name=config.name or ("inception_mini" if mini else "core"),
+        learning_rate=rate or (5e-3 if mini else 1e-3 if fresh else 2e-3),
+        trunk_lr_scale=scale or (1.0 if fresh else 0.1),
+        from_scratch=config.from_scratch and not mini,
+    )
+
+
+def identity(config: PretrainConfig) -> dict[str, Any]:
+    """The options that decide the result, as JSON gives them back; of files only the names."""
+    record = asdict(settled(config))
+    for name in _HARMLESS:
+        del record[name]
+    del record["data"]["data_dir"]
+    record["core"] = Path(config.core).name
+    record["leave_out"] = config.leave_out and config.leave_out.name
+    return json.loads(json.dumps(record, sort_keys=True))
+
+
+def command(config: PretrainConfig) -> str:
+    """The command line that gives this result: every option that is not at its default."""
+    words = ["glimpse", "pretrain"]
+    like = PretrainConfig(
+        core=config.core, from_scratch=config.from_scratch, data=DataConfig(config.data.dataset)
+    )
+    ours, default, plain = identity(config), identity(like), identity(PretrainConfig())
+    for name in ("core", "from_scratch"):
+        default[name] = plain[name]
+    default["data"]["dataset"] = plain["data"]["dataset"]
+    default |= default.pop("data")
+    for name, value in [*ours.pop("data").items(), *ours.items()]:
+        if value != default[name]:
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{_flag(name)}")
+            elif value is not None:  # no number of pictures: those that are there
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{_flag(name)}", *map(str, values)]
+    return shlex.join(words)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

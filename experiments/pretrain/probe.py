@@ -1,0 +1,250 @@
+"""`glimpse probe`: what an encoder's features tell, before any agent has learned to look.
+
+Classifiers are fitted on the frozen features of each picture's central patches: of every resolution
+alone and of all together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from tyro.conf import OmitArgPrefixes
+
+from encoders.bank.feature_bank import FeatureBank
+from encoders.inference.engine import Encoder, Precision
+from encoders.spec import get_spec
+from experiments.data import DataConfig, build_dataset
+from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_accuracy
+from experiments.prepare.bank import BankConfig, build_bank
+from experiments.prepare.calibration import build_encoder
+from experiments.pretrain.linear import hidden_reading, linear_reading, ridge_reading, standardise
+from experiments.runtime.runs import environment_record, write_json
+from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.pyramids.pyramid import RESOLUTIONS
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Measure a frozen encoder by linear readings of the central patches."""
+
+    out: Path
+    """Where the result goes (JSON); features are kept in a folder beside it for another reading."""
+    encoder: str = "googlenet"
+    """Registered encoder, or the .json that `glimpse pretrain` wrote."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures."""
+    fit_split: str = "train"
+    """Split to fit on; what a fit takes is chosen on a tenth of it."""
+    eval_split: str = "val"
+    """Split to measure on."""
+    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
+    """Patches to read, each alone and all together."""
+    bank: Path | None = None
+    """Read the central point of these banks (`glimpse bank --out`), computing no features."""
+    hidden: int = 0
+    """Fit a network with a hidden layer of so many units too (0: none)."""
+    seed: int = 0
+    """Which tenth of the pictures serves to choose, and the initial weights of a hidden layer."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; `int8` is calibrated on pictures of the split `train`."""
+    device: str = "auto"
+    """Where the encoder computes: `auto`, `cpu` or `cuda[:i]`."""
+    workers: int = 2
+    """Processes that compute features (CPU)."""
+
+    def __post_init__(self) -> None:
+        """Check the options before anything is loaded.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.hidden < 0:
+            raise ValueError(f"--hidden is at least 0, not {self.hidden}")
+        if not self.resolutions:
+            raise ValueError("--resolutions names at least one")
+        if self.fit_split == self.eval_split:
+            raise ValueError("--fit-split and --eval-split are the same: measure on other pictures")
+
+
+def read_encoder(config: ProbeConfig) -> dict[str, Any]:
+    """Measure, write the result to `out`, and print it.
+
+    Returns:
+        What was written: readings by patch, with mA and its interval in percent.
+
+    Raises:
+        BankMismatchError, BankIncompleteError: For a bank of something else, or half a bank.
+        ValueError: If a bank has no point at the centre.
+    """
+    spec = get_spec(config.encoder)
+    sets = [build_dataset(config.data, split) for split in (config.fit_split, config.eval_split)]
+    banks = _banks(config, sets)
+    fitted, measured = (_central(bank, config.resolutions) for bank in banks)
+    choices = {name: [index] for index, name in enumerate(config.resolutions)}
+    choices["+".join(config.resolutions)] = list(range(len(config.resolutions)))
+    readings: dict[str, dict[str, Any]] = {}
+    print(f"{'patches':<20} {'classifier':<12} {'mA %':>6}  {'95% interval':>14}")
+    for name, chosen in choices.items():
+        x, z = (standardise(features[:, chosen]) for features in (fitted, measured))
+        readings[name] = {}
+        for kind in ("linear", *(["hidden"] if config.hidden else [])):
+            record = _read(kind, x, z, sets, config)
+            readings[name][kind] = record
+            interval = f"{record['low']:6.1f} - {record['high']:5.1f}"
+            print(f"{name:<20} {kind:<12} {record['ma']:6.1f}  {interval}")
+    found = None
+    if "low" in config.resolutions:
+        level = config.resolutions.index("low")
+        found = find_dogs(sets, fitted[:, level], measured[:, level])
+        if found is not None:
+            along = ", ".join(f"{r:.2f}" for r in found["correlation"])
+            print(f"middle of the dog, read from the low patch: correlation along x, y {along}")
+    result = {
+        "encoder": {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen},
+        "precision": banks[0].description.precision,
+        "fixation": [0.0, 0.0],
+        "resolutions": list(config.resolutions),
+        "splits": {
+            which: {
+                "split": each.split,
+                "fingerprint": each.fingerprint,
+                "images": len(each),
+                "missing": each.num_missing,
+            }
+            for which, each in zip(("fitted_on", "measured_on"), sets, strict=True)
+        },
+        "hidden": config.hidden,
+        "readings": readings,
+        "dog_from_low_patch": found,
+        **environment_record(seed=config.seed),
+    }
+    write_json(config.out, result)
+    print(f"result: {config.out}")
+    return result
+
+
+def find_dogs(
+    sets: list[ImageDataset],
+    fitted: Float[np.ndarray, "N D"],
+    measured: Float[np.ndarray, "M D"],
+) -> dict[str, Any] | None:
+    """How well the context tells where the dog is, which is all that a policy can know.
+
+    Pictures with one box only. Boxes serve to measure; no agent sees them.
+
+    Args:
+        sets: Fitted on, measured on.
+        fitted: Features of the central low patch, which is the context, of the first.
+        measured: Of the second.
+
+    Returns:
+        Correlation and share of the variance explained, along x and y, of the dog's middle (as a
+        fixation) and its ridge regression; None where there are no boxes.
+    """
+    kept, places = zip(*(_middles(each) for each in sets), strict=True)
+    if min(len(each) for each in kept) < 2:
+        return None
+    x, z = (
+        standardise(features[chosen][:, None])
+        for features, chosen in zip((fitted, measured), kept, strict=True)
+    )
+    target, truth = (torch.from_numpy(each) for each in places)
+    read = ridge_reading(x, target, z)
+    explained = 1 - (truth - read).square().mean(0) / truth.var(0, correction=0)
+    pairs = [torch.corrcoef(torch.stack([read[:, k], truth[:, k]]))[0, 1] for k in (0, 1)]
+    return {
+        "correlation": [round(float(r), 3) for r in pairs],
+        "explained": [round(float(r), 3) for r in explained],
+        "pictures": len(truth),
+    }
+
+
+def _middles(dataset: ImageDataset) -> tuple[np.ndarray, Float[np.ndarray, "N 2"]]:
+    """Pictures with exactly one box, and its middle as a fixation."""
+    kept, places = [], []
+    for index in range(len(dataset)):
+        boxes = dataset.boxes(index)
+        if len(boxes) == 1:
+            left, top, right, bottom = boxes[0]
+            width, height = picture_size(dataset, index)
+            kept.append(index)
+            places.append(((left + right) / width - 1, (top + bottom) / height - 1))
+    return np.array(kept, np.int64), np.array(places, np.float64).reshape(-1, 2)
+
+
+def _banks(config: ProbeConfig, sets: list[ImageDataset]) -> list[FeatureBank]:
+    """The banks given; else some of the centre alone, computed unless they are there."""
+    if config.bank is not None:
+        spec, banks = get_spec(config.encoder), []
+        for dataset in sets:
+            banks.append(FeatureBank.open(config.bank / dataset.split))
+            banks[-1].check(
+                split=dataset.split,
+                dataset=dataset.fingerprint,
+                encoder=spec.fingerprint,
+                resolutions=config.resolutions,
+            )
+        return banks
+    encoder = build_encoder(
+        config.encoder, config.data, device=config.device, precision=config.precision
+    )
+    return [_centre_bank(config, dataset, encoder) for dataset in sets]
+
+
+def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -> FeatureBank:
+    """The bank of the centre alone."""
+    what = (encoder.fingerprint, encoder.precision, dataset.fingerprint, config.resolutions)
+    key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
+    centre = BankConfig(
+        out=config.out.parent / "features" / key, data=config.data, splits=(dataset.split,),
+        encoder=config.encoder, resolutions=config.resolutions, side=1, mirror=False,
+        context="center", precision=config.precision, device=config.device, workers=config.workers,
+    )  # fmt: skip
+    return build_bank(centre, dataset.split, encoder)
+
+
+def _central(bank: FeatureBank, resolutions: tuple[str, ...]) -> Float[np.ndarray, "N S D"]:
+    """Features at the centre of every picture."""
+    point = bank.snap(np.zeros((1, 2), np.float32))
+    if bank.fixations[point].any():
+        raise ValueError(
+            f"the lattice of the bank in {bank.folder} has no point at the centre: give a bank of "
+            "an odd --side, or none"
+        )
+    images = np.arange(bank.num_images)
+    return bank.glimpses(
+        images, np.zeros(len(images), bool), point.repeat(len(images)), resolutions
+    )
+
+
+def _read(
+    kind: str,
+    x: Float[torch.Tensor, "N X"],
+    z: Float[torch.Tensor, "M X"],
+    sets: list[ImageDataset],
+    config: ProbeConfig,
+) -> dict[str, Any]:
+    """Fit one classifier on the first set and score it on the second."""
+    (labels, truth), classes = (each.labels for each in sets), len(sets[0].class_names)
+    if kind == "linear":
+        fit, decay = linear_reading(x, np.array(labels), classes, config.seed)
+        scores, chosen = fit.scores(z), {"weight_decay": decay}
+    else:
+        network, epochs = hidden_reading(x, np.array(labels), classes, config.hidden, config.seed)
+        scores, chosen = network(z), {"epochs": epochs}
+    predictions = scores.argmax(1).numpy()
+    low, high = bootstrap_interval(truth, predictions, classes)
+    score = Score(
+        ma=100 * mean_class_accuracy(truth, predictions, classes),
+        low=100 * low,
+        high=100 * high,
+        accuracy=100 * accuracy(truth, predictions),
+        num_images=len(truth),
+    )
+    return {**vars(score), **chosen}

@@ -1,0 +1,1 @@
+"""What every command runs on: run folders, signals, ranks, sweeps, determinism."""

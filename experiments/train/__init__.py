@@ -1,0 +1,1 @@
+"""`glimpse train`, `evaluate`, `report` and `demo`."""

@@ -1,0 +1,156 @@
+"""The cells of the paper's Table 1: what each is, the paper's value, and its settings here.
+
+Every cell is an experiment of its own, `glimpse train NAME`; `glimpse table1` runs them all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from agents.configs import ReinforceConfig, TwoDeckConfig
+from experiments.data import DataConfig
+from experiments.train.config import Resolution, TrainConfig
+
+# Mean accuracy over the breeds on the 8,580 test pictures, in percent, with one, two and three
+# glimpses (paper, Table 1). Axis S follows the order low, medium, high throughout.
+ROWS: dict[str, tuple[tuple[Resolution, ...], tuple[float, float, float]]] = {
+    "high": (("high",), (43.5, 48.3, 49.6)),
+    "medium": (("medium",), (70.1, 72.3, 72.8)),
+    "low": (("low",), (70.3, 70.1, 70.7)),
+    "high-medium": (("medium", "high"), (70.7, 72.6, 72.7)),
+    "high-medium-low": (("low", "medium", "high"), (76.3, 76.5, 76.8)),
+}
+
+PAPER_BASELINES = {"googlenet-96": 58.8, "googlenet-224": 75.5}
+"""GoogLeNet on the whole picture, padded square, fine-tuned (paper, Table 1), in percent."""
+
+
+@lru_cache(maxsize=1)
+def _measured() -> dict[str, Any]:
+    """Cells of the table that comes with the package; none where it has not been made yet."""
+    path = Path(__file__).parents[1] / "results" / "table1.json"
+    return json.loads(path.read_text())["cells"] if path.is_file() else {}
+
+
+def expected(name: str) -> str:
+    """What to expect of a cell or baseline: our mA, its spread and its time, and the paper's mA."""
+    paper = CELLS[name].paper if name in CELLS else PAPER_BASELINES[name]
+    found = _measured().get(name)
+    if found is None:
+        return f"the paper {paper}"
+    count, std = len(found["runs"]), found["std_over_seeds"]
+    spread = f" +- {std:.1f} over {count} seeds" if std is not None else ", one seed"
+    return f"{found['ma']:.1f}{spread} on val, {found['seconds'] / 60:.0f} min; the paper {paper}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of Table 1."""
+
+    row: str
+    """Key of `ROWS`."""
+    num_glimpses: int
+    """1, 2 or 3."""
+
+    @property
+    def name(self) -> str:
+        """What `glimpse train` and `glimpse table1` call it."""
+        return f"{self.row}-{self.num_glimpses}"
+
+    @property
+    def resolutions(self) -> tuple[Resolution, ...]:
+        """Patches of a glimpse."""
+        return ROWS[self.row][0]
+
+    @property
+    def paper(self) -> float:
+        """The paper's mA on test, in percent."""
+        return ROWS[self.row][1][self.num_glimpses - 1]
+
+    @property
+    def title(self) -> str:
+        """As a row of a table: `high + medium, 2 glimpses`."""
+        return model_title(self.resolutions, self.num_glimpses)
+
+    @property
+    def config(self) -> TrainConfig:
+        """Settings, from banks, at a width that two CPU cores train in minutes.
+
+        The paper's own (a live encoder, 4,096 units, the location's mixed gradient) is the
+        experiment `dogs-full`. Rates were chosen on the validation cut with one glimpse. The policy
+        gradient teaches the location alone: where the classification loss reaches it too, fixations
+        scatter on a bank and mA falls (experiments/README.md, D14).
+        """
+        three = len(self.resolutions) == 3
+        return TrainConfig(
+            out=Path("runs") / self.name,
+            bank=Path("banks/dogs"),
+            context="center",
+            mirror="off",
+            resolutions=self.resolutions,
+            num_glimpses=self.num_glimpses,
+            epochs=16 if three else 12,
+            eval_every=4 if three else 3,
+            network=TwoDeckConfig(
+                hidden_size=512,
+                image_width=1024,
+                glimpse_width=512,
+                sigma=0.12,
+                dropout=0.25 if three else 0.1,
+                feature_dropout=0.35 if three else 0.2,
+                normalise_features="root",
+            ),
+            learning=ReinforceConfig(
+                optimizer="adam",
+                learning_rate=5e-4,
+                learning_rate_decay=0.85 if three else 0.8,
+                weight_decay=1.0,
+                label_smoothing=0.1,
+                location_gradient="policy",
+                # With low resolution in the glimpse looking adds little, and the policy's noise
+                # passes through the deck that the classifier reads.
+                reinforce_weight=0.1 if three else 1.0,
+            ),
+        )
+
+    def run(
+        self,
+        *,
+        out: Path,
+        seed: int,
+        data: DataConfig,
+        bank: Path | None,
+        encoder: str,
+        device: str,
+        epochs: int | None,
+        batch_size: int | None,
+    ) -> TrainConfig:
+        """Settings of one run in a sweep: the learned agent alone; None keeps the cell's own."""
+        own = self.config
+        return replace(
+            own, out=out, seed=seed, data=data, bank=bank, encoder=encoder, device=device,
+            references=False, epochs=own.epochs if epochs is None else epochs,
+            batch_size=own.batch_size if batch_size is None else batch_size,
+        )  # fmt: skip
+
+
+def row_title(row: str) -> str:
+    """`high + medium` for `high-medium`, `high only` for `high`."""
+    return row.replace("-", " + ") if "-" in row else f"{row} only"
+
+
+def model_title(resolutions: Sequence[str], num_glimpses: int) -> str:
+    """A model in words, sharpest patch first, as the paper writes it: `high only, 1 glimpse`."""
+    row = "-".join(name for name in ("high", "medium", "low") if name in resolutions)
+    return f"{row_title(row)}, {num_glimpses} glimpse{'s' if num_glimpses > 1 else ''}"
+
+
+CELLS: dict[str, Cell] = {
+    cell.name: cell for cell in (Cell(row, count) for row in ROWS for count in (1, 2, 3))
+}
+"""By name, in the order of the table."""

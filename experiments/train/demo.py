@@ -1,0 +1,85 @@
+"""`glimpse demo`: learn where to look on synthetic dogs, against looking anywhere else."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from encoders.inference.engine import make_encoder
+from experiments.data import DataConfig
+from experiments.prepare.bank import BankConfig, build_bank
+from experiments.runtime.runs import write_json
+from experiments.train.aggregate import collect_runs, format_report
+from experiments.train.evaluate import draw_examples, load_run, play
+from experiments.train.factory import build_env
+from experiments.train.presets import EXPERIMENTS
+from experiments.train.trainer import train
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train on SyntheticDogsGlimpse-v0 and compare with centre and random fixations."""
+
+    out: Path = Path("demo")
+    """Folder for banks, runs, pictures and the result."""
+    seeds: int = 3
+    """Runs, each with another seed."""
+    num_images: int = 1800
+    """Training pictures to draw; a quarter as many are held out."""
+    side: int = 7
+    """Lattice points a side of the feature banks."""
+    epochs: int = 20
+    """Passes over the training pictures."""
+    pictures: int = 8
+    """Scanpath pictures to draw."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is computed.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        least = {"seeds": 1, "num_images": 128, "side": 1, "epochs": 1, "pictures": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is at least {value}, not {getattr(self, name)}")
+
+
+def demo(config: DemoConfig) -> dict[str, Any]:
+    """Run the demonstration; started again, it goes on where it was."""
+    start = time.perf_counter()
+    _, base = EXPERIMENTS["synthetic"]
+    encoder = make_encoder(base.encoder)
+    data = DataConfig(dataset="synthetic", num_images=config.num_images)
+    for split in ("train", "val"):
+        build_bank(
+            BankConfig(
+                out=config.out / "banks", data=data, encoder=base.encoder,
+                resolutions=base.resolutions, side=config.side, mirror=False, context="center",
+            ),
+            split, encoder,
+        )  # fmt: skip
+    runs, run = [], base
+    for seed in range(config.seeds):
+        out = config.out / f"seed-{seed}"
+        print(f"\nseed {seed}: {out}")
+        run = replace(
+            base, out=out, data=data, bank=config.out / "banks", epochs=config.epochs, seed=seed,
+            eval_every=config.epochs, scanpaths=1, mirror="off", context="center",
+            resume=(out / "config.json").exists(),
+        )  # fmt: skip
+        train(run)
+        runs.append(out)
+    seconds = time.perf_counter() - start
+    result = collect_runs(tuple(runs), "val") | {"seconds_of_last_start": round(seconds, 1)}
+    write_json(config.out / "result.json", result)
+
+    env = build_env(run, "val")
+    answers = play(load_run(run.out, run, env)["learned"], env)
+    draw_examples(env.dataset, answers, run.resolutions, config.out / "pictures", config.pictures)
+    print(f"\nheld-out pictures, {seconds:.0f} s\n\n{format_report(result)}")
+    print(f"\nresult: {config.out / 'result.json'}\npictures: {config.out / 'pictures'}")
+    return result

@@ -1,0 +1,266 @@
+"""From a run's configuration to the environments and agents it needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gymnasium.vector import AutoresetMode
+
+from agents.policy import OWN_POLICIES, load_policy, required_by
+from encoders.bank.feature_bank import FeatureBank
+from encoders.inference.engine import Encoder, make_encoder
+from encoders.spec import get_spec
+from encoders.weights.files import WeightsNotFoundError, file_digest, find_weights
+from experiments.data import build_dataset
+from experiments.train.config import TrainConfig
+from experiments.train.external_policy import Agent, build_policy
+from experiments.train.privileged import PrivilegedVectorEnv
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.pyramids.storage import STORAGES
+from glimpse_env.vector_env import DogsGlimpseVectorEnv
+
+# Of a bank's description: what may differ between the splits of one experiment.
+_OF_THE_SPLIT = ("split", "dataset", "num_images", "mirrored")
+
+PlayEnv = DogsGlimpseVectorEnv | PrivilegedVectorEnv
+"""The environment, as it is or with what a policy asks for besides."""
+
+REFERENCES = ("center", "random")
+"""Own policies trained beside the run's own."""
+
+
+def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
+    """Open the bank of a split, or build the live encoder.
+
+    Raises:
+        FileNotFoundError, BankMismatchError, BankIncompleteError: see `FeatureBank`.
+    """
+    if config.bank is None:
+        return make_encoder(config.encoder, device=config.device, precision=config.precision)
+    try:
+        bank = FeatureBank.open(config.bank / split)
+    except FileNotFoundError as error:
+        command = (
+            f"glimpse bank --dataset {config.data.dataset} --encoder {config.encoder} "
+            f"--out {config.bank}"
+        )
+        raise FileNotFoundError(
+            f"no feature bank in {config.bank / split}: make one with `{command}`, or encode live "
+            "with --bank None"
+        ) from error
+    bank.check(split=split, encoder=get_spec(config.encoder).fingerprint)
+    return bank
+
+
+def build_env(
+    config: TrainConfig,
+    split: str,
+    *,
+    source: FeatureBank | Encoder | None = None,
+    training: bool | None = None,
+    dataset: ImageDataset | None = None,
+    autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
+    observation: Literal["features", "pixels", "both"] = "features",
+) -> DogsGlimpseVectorEnv:
+    """Build the vector environment of a split, `batch_size` pictures side by side.
+
+    By default nothing resets by itself: training and evaluation say which pictures come next.
+
+    Args:
+        config: Of the run.
+        split: Which pictures.
+        source: Bank or live encoder, if open already.
+        training: Whether `mirror` and `context` apply; evaluation shows every picture as it is,
+            its context centred. By default only the run's training split is for training.
+        dataset: Pictures of the split other than the configuration's own.
+        autoreset_mode: What follows an episode.
+        observation: What is shown.
+    """
+    training = split == config.train_split if training is None else training
+    mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
+    return DogsGlimpseVectorEnv(
+        config.batch_size,
+        dataset=build_dataset(config.data, split) if dataset is None else dataset,
+        resolutions=config.resolutions,
+        num_glimpses=config.num_glimpses,
+        choose_scale=config.choose_scale,
+        encoder=build_source(config, split) if source is None else source,
+        mirror=mirror,
+        context=config.context if training else "center",
+        device=config.device,
+        storage=_storage(config, split),
+        array="torch",
+        autoreset_mode=autoreset_mode,
+        # Where nobody says which pictures come next, another seed walks them in another order.
+        order_seed=config.seed,
+        observation=observation,
+    )
+
+
+def _storage(config: TrainConfig, split: str) -> str | Path:
+    """The environment's option: of a folder of several splits' pyramids, the split's own."""
+    return config.storage if config.storage in STORAGES else Path(config.storage) / split
+
+
+def build_play_env(
+    config: TrainConfig, split: str, requires: Sequence[str] | None = None, **options: Any
+) -> PlayEnv:
+    """Build the environment of a split with what a policy's `requires` asks for.
+
+    Args:
+        config: Of the run.
+        split: Which pictures.
+        requires: Out of `agents.policy.REQUIRES`; None for what the run's own policy asks for.
+        options: For `build_env`.
+    """
+    if requires is None:
+        requires = required_by(load_policy(config.policy))
+    if "frame" in requires:
+        config = replace(config, context="center")
+    observation = "both" if "pixels" in requires else "features"
+    env = build_env(config, split, observation=observation, **options)
+    return PrivilegedVectorEnv(env, requires) if {"frame", "box"} & set(requires) else env
+
+
+def build_agents(config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
+    """Build the run's policy, `learned`, and if asked for the references: same network, same seed.
+
+    Raises:
+        ValueError: As for `build_policy`.
+    """
+    agents = {"learned": build_policy(config.policy, config.policy_options, config, env)}
+    if config.references:
+        agents |= {name: build_policy(OWN_POLICIES[name], {}, config, env) for name in REFERENCES}
+    return agents
+
+
+def describe_source(source: FeatureBank | Encoder) -> dict[str, Any]:
+    """Where features come from, as JSON gives it back: `bank` or `live`, with what tells it apart.
+
+    Lattices are summed up; no path is told, since a bank may move.
+    """
+    if isinstance(source, Encoder):
+        return {"live": str(source.dtype).removeprefix("torch.")}
+    record = json.loads(json.dumps(asdict(source.description)))
+    del record["chunk"]  # how it was computed, not what it holds
+    for name in ("fixations", "context_fixations"):
+        points = record[name]
+        flat = [value for point in points for value in point]
+        record[name] = {
+            "count": len(points), "min": min(flat, default=None), "max": max(flat, default=None)
+        }  # fmt: skip
+    return {"bank": record}
+
+
+def describe_encoder(name: str, *, live: bool) -> dict[str, Any]:
+    """An encoder's record: which it is, the weight file found, and what the weights have seen.
+
+    Raises:
+        WeightsNotFoundError: it runs live and has no weights. With banks they need not be there.
+    """
+    spec = get_spec(name)
+    record = {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen}
+    if spec.weights is None:
+        return record | {"weights": "random", "weights_sha256": None}
+    try:
+        path = find_weights(spec)
+    except WeightsNotFoundError:
+        if live:
+            raise
+        file = Path(spec.weights).name
+        return record | {
+            "weights": f"{file}, not here: known from the bank",
+            "weights_sha256": None,
+        }
+    return record | {"weights": path.name, "weights_sha256": file_digest(path)}
+
+
+def describe_dataset(dataset: ImageDataset) -> dict[str, Any]:
+    """Which pictures, and how many."""
+    return {
+        "fingerprint": dataset.fingerprint,
+        "images": len(dataset),
+        "missing": dataset.num_missing,
+    }
+
+
+def describe_evaluation(
+    env: PlayEnv,
+    source: FeatureBank | Encoder,
+    agents: Mapping[str, Agent],
+    *,
+    encoder: str,
+    seed: int,
+    scanpaths: int,
+    candidates: int,
+) -> dict[str, Any]:
+    """What an evaluation was of, so that only like is compared with like."""
+    return {
+        "split": env.dataset.split,
+        "seed": seed,
+        "scanpaths": scanpaths,
+        "oracle_candidates": candidates,
+        "source": describe_source(source),
+        "encoder": {"name": encoder, "fingerprint": get_spec(encoder).fingerprint},
+        "dataset": describe_dataset(env.dataset),
+        "epochs": {name: agent.epoch for name, agent in agents.items()},
+    }
+
+
+def evaluation_name(
+    settings: Mapping[str, Any],
+    config: TrainConfig,
+    environment: Mapping[str, Any],
+    *,
+    best: bool = False,
+) -> str:
+    """File name of an evaluation: `evaluation-<split>.json` for the run's own kind only.
+
+    Args:
+        settings: Of `describe_evaluation`.
+        config: The run's own.
+        environment: The run's environment.json.
+        best: Whether it is of the best checkpoint, not the newest.
+    """
+    split, source = settings["split"], settings["source"]
+    parts = ["evaluation", split]
+    if "live" in source:
+        if config.bank is not None:
+            parts.append("live")
+        elif environment.get("live", source["live"]) != source["live"]:
+            parts.append(source["live"])
+    elif not _own_bank(source["bank"], split, config, environment):
+        parts.append(f"bank-{_short_hash(source['bank'])}")
+    own = environment.get("datasets", {}).get(split, settings["dataset"])
+    if settings["dataset"] != own:
+        parts.append(f"data-{_short_hash(settings['dataset'])}")
+    if settings["seed"] != config.seed:
+        parts.append(f"seed-{settings['seed']}")
+    if settings["scanpaths"] != config.scanpaths:
+        parts.append(f"scanpaths-{settings['scanpaths']}")
+    if (settings["oracle_candidates"] > 0) != config.references:
+        parts.append("no-oracle" if config.references else "oracle")
+    if best:
+        parts.append("best")
+    return "-".join(parts) + ".json"
+
+
+def _own_bank(
+    bank: dict[str, Any], split: str, config: TrainConfig, environment: Mapping[str, Any]
+) -> bool:
+    recorded = environment.get("bank")
+    if config.bank is None or recorded is None:
+        return False
+    if split in recorded:
+        return bank == recorded[split]
+    like = recorded[config.train_split]
+    return all(bank[key] == like[key] for key in bank if key not in _OF_THE_SPLIT)
+
+
+def _short_hash(record: Any) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,211 @@
+"""Watching finished runs play: opened from their folders, every glimpse and every answer kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+
+from agents.checkpoint import RECORD
+from agents.reinforce import ReinforceAgent
+from agents.rollout import collect
+from encoders.bank.feature_bank import FeatureBank
+from encoders.inference.engine import Encoder
+from experiments.data import build_dataset
+from experiments.runtime.runs import RunError, load_config, read_json
+from experiments.train.cells import model_title
+from experiments.train.config import TrainConfig
+from experiments.train.evaluate import batches, checkpoint_folder, load_run
+from experiments.train.factory import PlayEnv, build_play_env, build_source, describe_dataset
+from glimpse_env.datasets.base import ImageDataset
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What an agent did, glimpse by glimpse, on some pictures."""
+
+    images: Int64[np.ndarray, " N"]
+    """Indices of the pictures in the split."""
+    labels: Int64[np.ndarray, " N"]
+    """The truth."""
+    log_probs: Float[np.ndarray, "T N K"]
+    """Class log-probabilities after each glimpse, in nats; the last are the answer's."""
+    fixations: Float[np.ndarray, "T N 2"]
+    """Where the retina looked; with a bank, a point of its lattice."""
+    intended: Float[np.ndarray, "T N 2"]
+    """Where the agent chose to look, within [-1, 1]."""
+
+    @property
+    def predictions(self) -> Int64[np.ndarray, "T N"]:
+        """Classes named after each glimpse."""
+        return self.log_probs.argmax(axis=-1)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the answer after each glimpse is right, `[T, N]`."""
+        return self.predictions == self.labels
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run ready to be watched."""
+
+    folder: Path
+    """Its folder."""
+    config: TrainConfig
+    """Its configuration, with what was changed for watching."""
+    source: FeatureBank | Encoder
+    """Bank or live encoder."""
+    env: PlayEnv
+    """On the split."""
+    agents: dict[str, ReinforceAgent]
+    """`learned`, and the references that have a checkpoint."""
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """The split's pictures."""
+        return self.env.dataset
+
+    @property
+    def resolutions(self) -> tuple[str, ...]:
+        """What each glimpse shows."""
+        return tuple(self.config.resolutions)
+
+    @property
+    def title(self) -> str:
+        """`high + medium, 2 glimpses`, sharpest first, as the paper writes it."""
+        return model_title(self.resolutions, self.config.num_glimpses)
+
+    def describe(self) -> dict[str, Any]:
+        """What was watched, so that it can be watched again."""
+        record = read_json(
+            checkpoint_folder(self.folder, "learned") / RECORD, "restore it from a copy"
+        )
+        bank = self.source if isinstance(self.source, FeatureBank) else None
+        return {
+            "run": str(self.folder),
+            "title": self.title,
+            "checkpoint": record["weights"],
+            "epoch": self.agents["learned"].epoch,
+            "split": self.dataset.split,
+            "resolutions": list(self.resolutions),
+            "num_glimpses": self.config.num_glimpses,
+            "encoder": self.config.encoder,
+            "lattice": None if bank is None else len(bank.fixations),
+            "dataset": describe_dataset(self.dataset),
+        }
+
+
+def run_titles(folders: Sequence[Path]) -> list[str]:
+    """A title for each run; where two would be the same, with the run's folder.
+
+    Raises:
+        RunError: no run in a folder.
+    """
+    configs = [load_config(TrainConfig, folder) for folder in folders]
+    titles = [model_title(config.resolutions, config.num_glimpses) for config in configs]
+    return [
+        f"{title} ({'/'.join(folder.parts[-2:])})" if titles.count(title) > 1 else title
+        for folder, title in zip(folders, titles, strict=True)
+    ]
+
+
+def open_run(
+    folder: Path,
+    split: str,
+    *,
+    bank: Path | None = None,
+    live: bool = False,
+    data_dir: Path | None = None,
+    num_images: int | None = None,
+    two_dogs: bool = False,
+) -> OpenRun:
+    """Open a run of `glimpse train` for watching.
+
+    Args:
+        folder: The run.
+        split: Which pictures.
+        bank: Other banks than the run's own.
+        live: Use the live encoder although the run has banks.
+        data_dir: Folder of the pictures, if it has moved.
+        num_images: How many pictures will be watched, so that a live encoder has no idle rows.
+        two_dogs: Synthetic pictures of the same kind with two dogs each (live encoder).
+
+    Raises:
+        RunError: no run there, no checkpoint yet, two dogs of a data set that is not drawn, or a
+            policy that tells nothing between its glimpses.
+    """
+    config = load_config(TrainConfig, folder)
+    if live or two_dogs:
+        config = replace(config, bank=None)
+    elif bank is not None:
+        config = replace(config, bank=bank)
+    if data_dir is not None:
+        config = replace(config, data=replace(config.data, data_dir=data_dir))
+    if num_images is not None:
+        rows, samples = min(config.batch_size, num_images), config.learning.samples
+        config = replace(config, batch_size=-(-rows // samples) * samples)
+    dataset = None
+    if two_dogs:
+        if config.data.dataset != "synthetic":
+            raise RunError(
+                f"two dogs can be drawn for synthetic runs only, and {folder} is of "
+                f"{config.data.dataset!r}: leave --two-dogs out, its own pictures with several "
+                "boxes are told apart anyway"
+            )
+        dataset = build_dataset(config.data, split, creatures=2)
+    source = build_source(config, split)
+    env = build_play_env(config, split, source=source, training=False, dataset=dataset)
+    agents = load_run(folder, config, env)
+    own = {name: agent for name, agent in agents.items() if isinstance(agent, ReinforceAgent)}
+    if len(own) < len(agents):
+        raise RunError(
+            f"the policy of {folder}, {config.policy!r}, answers at the end only, and what is "
+            "asked for here is its belief after every glimpse: `glimpse evaluate` scores it and "
+            "draws its scanpaths"
+        )
+    return OpenRun(folder, config, source, env, own)
+
+
+def watch(
+    agent: ReinforceAgent,
+    env: PlayEnv,
+    *,
+    images: Int64[np.ndarray, " N"] | None = None,
+    seed: int = 0,
+) -> Watched:
+    """Play pictures once by mean locations, as `evaluate.play` does, and keep every glimpse.
+
+    Args:
+        agent: Who plays.
+        env: On the split.
+        images: Indices, if not all.
+        seed: Of the environment's draws and the agent's.
+    """
+    agent.seed(seed)
+    chosen = np.arange(len(env.dataset)) if images is None else np.asarray(images, np.int64)
+    labels, log_probs, fixations, intended = [], [], [], []
+    for positions, count in batches(len(chosen), env.num_envs):
+        trajectory = collect(
+            env, agent, seed=seed + int(positions[0]), options={"image": chosen[positions]},
+            deterministic=True,
+        )  # fmt: skip
+        with torch.no_grad():
+            each = [agent.class_log_probs(state) for state in trajectory.states[1:]]
+        labels.append(trajectory.labels[:count])
+        log_probs.append(torch.stack(each)[:, :count])
+        fixations.append(trajectory.fixations[:, :count])
+        where = torch.stack([state.location for state in trajectory.states[:-1]])
+        intended.append(where.detach()[..., :2].clamp(-1.0, 1.0)[:, :count])
+    return Watched(
+        images=chosen,
+        labels=torch.cat(labels).cpu().numpy(),
+        log_probs=torch.cat(log_probs, dim=1).cpu().numpy(),
+        fixations=torch.cat(fixations, dim=1).cpu().numpy(),
+        intended=torch.cat(intended, dim=1).cpu().numpy(),
+    )

@@ -1,0 +1,304 @@
+"""`glimpse train`: a policy, by default the two-deck agent, and references beside it.
+
+Epoch by epoch, resumable. A policy learns by its `update`; one without is only evaluated. Asked to
+stop, our own agents save where they are in the epoch; of others whole epochs are kept, since
+nothing is known of what they draw from.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from agents.reinforce import ReinforceAgent
+from agents.rollout import collect
+from experiments.runtime.determinism import deterministic
+from experiments.runtime.runs import RunError, RunFolder, environment_record, sole_user, write_json
+from experiments.runtime.signals import Stop, stopping
+from experiments.train.config import TrainConfig
+from experiments.train.evaluate import (
+    checkpoint_folder,
+    fixation_facts,
+    format_table,
+    oracle_lattice,
+    play,
+    report,
+    restore_saved,
+)
+from experiments.train.external_policy import Agent, OutsidePolicy, describe_policy, learns
+from experiments.train.factory import (
+    build_agents,
+    build_play_env,
+    build_source,
+    describe_dataset,
+    describe_encoder,
+    describe_evaluation,
+    describe_source,
+)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of all draws of one epoch, so that an epoch can be played again by itself."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def epoch_batches(
+    num_images: int, batch_size: int, samples: int, seed: int, epoch: int
+) -> Iterator[np.ndarray]:
+    """Pictures of each batch of an epoch: in random order, each in a block of M rows.
+
+    What does not fill a batch is left to other epochs, whose order is another.
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(num_images)
+    distinct = batch_size // samples
+    for start in range(0, num_images - distinct + 1, distinct):
+        yield np.repeat(order[start : start + distinct], samples)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an epoch has come, for an agent that was stopped in the midst of it."""
+
+    batches: int = 0
+    """Batches learned from."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """Of each of them, as JSON can hold it."""
+    env: list[dict[str, Any]] = field(default_factory=list)
+    """States of the environments' generators."""
+    glimpses: int = 0
+    """Glimpses taken."""
+    seconds: float = 0.0
+    """Time spent."""
+
+
+PROGRESS = "progress"
+"""Where a checkpoint's metadata hold it."""
+
+
+class Trainer:
+    """Trains the agents of one run; every epoch ends in a checkpoint."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
+        """Open pictures, encoder or banks, and environments; build the agents.
+
+        Raises:
+            ValueError: fewer pictures than one batch takes, or no such policy.
+            RunError: the policy cannot go on where it was.
+        """
+        self.config, self.folder = config, folder
+        self.train_source = build_source(config, config.train_split)
+        live = config.bank is None
+        self.eval_source = self.train_source if live else build_source(config, config.eval_split)
+        self.env = build_play_env(
+            config, config.train_split, source=self.train_source, training=True
+        )
+        self.eval_env = build_play_env(
+            config, config.eval_split, source=self.eval_source, training=False
+        )
+        self.agents = build_agents(config, self.env)
+        self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
+        self._say_what_cannot_be()
+        if len(self.env.dataset) * config.learning.samples < config.batch_size:
+            raise ValueError(
+                f"{len(self.env.dataset)} training pictures do not fill a batch of "
+                f"{config.batch_size}: give a smaller --batch-size"
+            )
+        self.steps = len(self.env.dataset) // (config.batch_size // config.learning.samples)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run stands on, for environment.json."""
+        live = self.config.bank is None
+        sources = {
+            self.env.dataset.split: describe_source(self.train_source),
+            self.eval_env.dataset.split: describe_source(self.eval_source),
+        }
+        sets = (self.env.dataset, self.eval_env.dataset)
+        return {
+            "seed": self.config.seed,
+            "encoder": describe_encoder(self.config.encoder, live=live),
+            "bank": None if live else {split: each["bank"] for split, each in sources.items()},
+            "live": sources[self.env.dataset.split].get("live"),
+            "datasets": {data.split: describe_dataset(data) for data in sets},
+            "threads": torch.get_num_threads() if self.config.deterministic else None,
+            **describe_policy(self.config.policy),
+        }
+
+    def _say_what_cannot_be(self) -> None:
+        policy, name = self.agents["learned"], repr(self.config.policy)
+        if not isinstance(policy, OutsidePolicy):
+            return
+        if not policy.learns:
+            print(f"policy {name} has no update: it is not trained, only evaluated")
+        elif not policy.keeps and self.config.resume:
+            raise RunError(
+                f"policy {name} has no state_dict and load_state_dict, so nothing of it was saved: "
+                "leave --resume out and begin again in another --out"
+            )
+        elif not policy.keeps:
+            print(
+                f"warning: policy {name} has no state_dict and load_state_dict: this run can be "
+                "neither resumed nor evaluated later",
+                file=sys.stderr,
+            )
+
+    def train(self) -> None:
+        """Train every agent from where its checkpoint stands to the last epoch."""
+        begun: dict[str, Progress] = {}
+        for name, agent in self.learners.items():
+            found = restore_saved(self.folder.path, name, agent)
+            if found and PROGRESS in found:
+                begun[name] = Progress(**found[PROGRESS])
+            # `epoch` of a saved agent counts the epochs behind it.
+            self.folder.rewind(name, agent.epoch)
+        left = sum(self.config.epochs - agent.epoch for agent in self.learners.values())
+        total = len(self.learners) * self.config.epochs * self.steps
+        done = total - left * self.steps + sum(each.batches for each in begun.values())
+        with (
+            stopping() as stop,
+            tqdm(total=total, initial=done, unit="step", disable=not total) as bar,
+        ):
+            for name, agent in self.learners.items():
+                self._train_agent(name, agent, bar, stop, begun.get(name, Progress()))
+
+    def _train_agent(
+        self, name: str, agent: Agent, bar: tqdm, stop: Stop, progress: Progress
+    ) -> None:
+        config, begun = self.config, agent.epoch
+        events = self.folder.path / "tensorboard" / name
+        with SummaryWriter(str(events), purge_step=begun) as writer:
+            for epoch in range(begun, config.epochs):
+                bar.set_description(f"{name} {epoch + 1}/{config.epochs}")
+                row = self._train_epoch(name, agent, epoch, bar, stop, progress)
+                progress = Progress()
+                due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+                # Test is touched once, in the end (paper section 3): nothing is chosen by it.
+                if due and config.eval_split != "test":
+                    row |= self._evaluate(agent)
+                    bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
+                agent.set_epoch(epoch + 1)
+                # Saved last: a row too many is dropped on resuming, one too few would stay lost.
+                self.folder.log({"agent": name, "epoch": epoch, **row})
+                for key, value in row.items():
+                    writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
+                writer.flush()
+                self._save(name, agent, row)
+                stop.check()
+
+    def _save(self, name: str, agent: Agent, row: dict[str, float]) -> None:
+        """Write the checkpoint of an epoch, and keep it as the best one if it is."""
+        folder = checkpoint_folder(self.folder.path, name)
+        best = self.config.keep_best and self.folder.is_best(name, row.get("eval_ma"))
+        agent.save(folder, keep_last=self.config.keep_last, best=best)
+
+    def _train_epoch(
+        self, name: str, agent: Agent, epoch: int, bar: tqdm, stop: Stop, progress: Progress
+    ) -> dict[str, float]:
+        config = self.config
+        seed = epoch_seed(config.seed, epoch)
+        if progress.batches:
+            self.env.random_state = progress.env
+        else:
+            agent.set_epoch(epoch)
+            agent.seed(seed)
+        start = time.perf_counter() - progress.seconds
+        glimpses = progress.glimpses
+        metrics = [{key: float(value) for key, value in row.items()} for row in progress.metrics]
+        batches = epoch_batches(
+            len(self.env.dataset), config.batch_size, config.learning.samples, config.seed, epoch
+        )
+        for number, images in enumerate(batches):
+            if number < progress.batches:
+                continue
+            trajectory = collect(
+                self.env, agent, seed=seed if number == 0 else None, options={"image": images},
+                grad=True,
+            )  # fmt: skip
+            metrics.append(agent.update(trajectory))
+            glimpses += trajectory.num_glimpses * trajectory.batch
+            bar.update()
+            if stop.asked and number + 1 < self.steps:
+                self._stop_within(name, agent, metrics, glimpses, start)
+                stop.check()
+        if stop.asked:
+            # An evaluation may take longer than whoever asks is willing to wait.
+            self._stop_within(name, agent, metrics, glimpses, start)
+            stop.check()
+        keys = dict.fromkeys(key for row in metrics for key in row)
+        mean = {key: float(np.mean([m[key] for m in metrics if key in m])) for key in keys}
+        seconds = time.perf_counter() - start
+        return mean | {"seconds": seconds, "glimpses_per_second": glimpses / seconds}
+
+    def _stop_within(
+        self, name: str, agent: Agent, metrics: list[dict[str, float]], glimpses: int, start: float
+    ) -> None:
+        """Write a checkpoint in the midst of an epoch, if all that the agent draws from is ours."""
+        if not isinstance(agent, ReinforceAgent):
+            return
+        # A metric may have no value, and JSON has no NaN.
+        rows = [{k: v if np.isfinite(v) else str(v) for k, v in row.items()} for row in metrics]
+        seconds = time.perf_counter() - start
+        progress = Progress(len(rows), rows, self.env.random_state, glimpses, seconds)
+        folder = checkpoint_folder(self.folder.path, name)
+        path = agent.save(folder, {PROGRESS: asdict(progress)}, keep_last=self.config.keep_last)
+        print(
+            f"\nsaved after batch {progress.batches} of {self.steps} of epoch "
+            f"{agent.epoch + 1}: {path}"
+        )
+
+    def _evaluate(self, agent: Agent) -> dict[str, float]:
+        """Score the mean location on the evaluation split."""
+        answers = play(agent, self.eval_env, seed=self.config.seed)
+        spread = fixation_facts(answers.fixations)["spread"]
+        return {"eval_ma": answers.score().ma, "eval_spread": float(np.mean(spread))}
+
+    def report(self) -> dict[str, Any]:
+        """Evaluate all agents at the end, write evaluation-<split>.json, print the table."""
+        config = self.config
+        candidates = oracle_lattice(self.eval_source) if config.references else None
+        record, _ = report(
+            self.agents, self.eval_env, scanpaths=config.scanpaths, candidates=candidates,
+            seed=config.seed,
+        )  # fmt: skip
+        settings = describe_evaluation(
+            self.eval_env, self.eval_source, self.agents, encoder=config.encoder,
+            seed=config.seed, scanpaths=config.scanpaths,
+            candidates=0 if candidates is None else len(candidates),
+        )  # fmt: skip
+        path = self.folder.path / f"evaluation-{config.eval_split}.json"
+        write_json(path, {"settings": settings, **record})
+        print(format_table(record, config.policy))
+        return record
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train and evaluate; returns the evaluation's record.
+
+    Raises:
+        RunError: the run folder cannot be used as asked.
+    """
+    with deterministic(config.deterministic):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> dict[str, Any]:
+    folder = RunFolder(config.out)
+    trainer = Trainer(config, folder)
+    with sole_user(config.out):
+        folder.begin(config, environment_record(**trainer.facts()), resume=config.resume)
+        try:
+            trainer.train()
+        except KeyboardInterrupt:
+            epochs = ", ".join(f"{name} {agent.epoch}" for name, agent in trainer.agents.items())
+            print(f"\nwhole epochs saved in {config.out}: {epochs}")
+            raise
+        record = trainer.report()
+    print(f"run: {config.out}")
+    return record

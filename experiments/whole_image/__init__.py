@@ -1,0 +1,1 @@
+"""The whole-image classifier: a GoogLeNet that sees each image at once."""

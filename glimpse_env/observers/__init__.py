@@ -1,0 +1,5 @@
+"""Observers: where observations come from, a live encoder or a feature bank."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

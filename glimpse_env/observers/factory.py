@@ -1,0 +1,45 @@
+"""Choose and build the observer that an environment's options describe."""
+
+from __future__ import annotations
+
+import torch
+
+from encoders.bank.feature_bank import FeatureBank
+from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.observers.bank import BankObserver
+from glimpse_env.observers.base import Observer
+from glimpse_env.observers.live import LiveObserver
+from glimpse_env.options import EnvOptions
+
+
+def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> Observer:
+    """Choose and build the source of observations that the options describe.
+
+    Raises:
+        ValueError: If a bank does not fit the dataset or the other options.
+        FileNotFoundError: If the encoder's weights are not there.
+    """
+    flips = dataset.training if options.mirror == "auto" else bool(options.mirror)
+    wanders = dataset.training if options.context == "auto" else options.context == "random"
+    live = LiveObserver(options, dataset, num_envs, flips=flips, wanders=wanders)
+    if options.observation != "pixels" and isinstance(options.encoder, FeatureBank):
+        return BankObserver(options, dataset, options.encoder, live)
+    return live
+
+
+def output_device(options: EnvOptions, observer: Observer) -> torch.device:
+    """Return where tensors go: to the encoder's device, or for a bank to the option's.
+
+    Raises:
+        ValueError: If CUDA is asked for and absent.
+    """
+    if observer.device.type != "cpu" or options.device == "cpu":
+        return observer.device
+    if options.device == "auto":
+        live = isinstance(observer, LiveObserver) and observer.encoder is not None
+        return torch.device("cuda" if torch.cuda.is_available() and not live else "cpu")
+    if not torch.cuda.is_available():
+        raise ValueError(
+            f"device={options.device!r}, but torch finds no CUDA device: pass device='auto'"
+        )
+    return torch.device(options.device)

@@ -1,0 +1,184 @@
+"""Pyramids of many pictures in one flat array of bytes, from which whole batches are cut at once.
+
+Shape key: N pictures of the data set, S resolutions kept.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from glimpse_env.pyramids.pyramid import Pyramid, check_resolutions, level_shape
+
+_on_host: weakref.WeakSet[PyramidArena] = weakref.WeakSet()
+
+
+class PyramidArena:
+    """Room for the pyramids of a data set's pictures, filled as they come and never emptied.
+
+    A training split is walked over and over, each picture once an epoch, so that dropping the least
+    recently used picture would drop the one needed next: what has no room is simply not kept.
+
+    Attributes:
+        flat: uint8 [capacity]: memory of this process (a page costs nothing until it is written),
+            a memory-mapped file, or a tensor on a device.
+        resolutions: The levels kept, S of them.
+        start: int64 [N, S], where each level begins in `flat`; -1 if the picture is not there.
+        shape: int64 [N, S, 2], height and width of each level.
+        image_shape: int64 [N, 2], height and width of the picture.
+        used: Bytes taken.
+    """
+
+    def __init__(
+        self, count: int, resolutions: Sequence[str], flat: np.ndarray | Tensor, used: int = 0
+    ) -> None:
+        """Lay out an empty arena.
+
+        Args:
+            count: N.
+            resolutions: The levels to keep.
+            flat: Where to keep them.
+            used: Bytes taken already, at the beginning.
+        """
+        self.resolutions = check_resolutions(resolutions)
+        self.flat = flat
+        self.used = used
+        self.start = np.full((count, len(self.resolutions)), -1, np.int64)
+        self.shape = np.zeros((count, len(self.resolutions), 2), np.int64)
+        self.image_shape = np.zeros((count, 2), np.int64)
+
+    @classmethod
+    def in_memory(
+        cls,
+        count: int,
+        resolutions: Sequence[str],
+        capacity: int,
+        device: torch.device | None = None,
+    ) -> PyramidArena:
+        """Make an empty arena of `capacity` bytes, in this process's memory or on a device."""
+        if device is None or device.type == "cpu":
+            arena = cls(count, resolutions, np.empty(capacity, np.uint8))
+            _on_host.add(arena)
+            return arena
+        flat = torch.empty(capacity, dtype=torch.uint8, device=device)
+        return cls(count, resolutions, flat)
+
+    @staticmethod
+    def promised() -> int:
+        """Bytes of this process's memory that arenas may still fill."""
+        return sum(arena.capacity - arena.used for arena in _on_host)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it is without its pictures; see the class."""
+        state = self.__dict__.copy()
+        if isinstance(self.flat, np.memmap):
+            state["flat"] = (str(self.flat.filename), self.flat.shape)
+            return state
+        device = self.flat.device if isinstance(self.flat, Tensor) else None
+        room = len(self), self.resolutions, self.capacity, device
+        return {"room": room}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start empty, or map the file again.
+
+        Raises:
+            FileNotFoundError: If there was a mapped file, and it is gone.
+        """
+        if "room" in state:
+            state = PyramidArena.in_memory(*state["room"]).__dict__
+        else:
+            path, shape = state["flat"]
+            state = state | {"flat": np.memmap(path, np.uint8, mode="r", shape=shape)}
+        self.__dict__.update(state)
+
+    def __len__(self) -> int:
+        """Number of pictures there are, kept or not."""
+        return len(self.start)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes there are."""
+        return len(self.flat)
+
+    @property
+    def num_kept(self) -> int:
+        """Number of pictures kept."""
+        return int((self.start[:, 0] >= 0).sum())
+
+    def holds(self, image: Int64[np.ndarray, " B"]) -> Bool[np.ndarray, " B"]:
+        """Whether each of these pictures is kept."""
+        return self.start[image, 0] >= 0
+
+    def add(self, index: int, pyramid: Pyramid) -> bool:
+        """Keep a picture; False if there is no room for it.
+
+        Raises:
+            KeyError: If the pyramid lacks a level.
+        """
+        if self.start[index, 0] >= 0:
+            return True
+        levels = [pyramid.levels[name] for name in self.resolutions]
+        size = sum(level.nbytes for level in levels)
+        if self.used + size > self.capacity:
+            return False
+        at = self.used
+        for s, level in enumerate(levels):
+            content = np.ascontiguousarray(level).reshape(-1)
+            if isinstance(self.flat, Tensor):
+                self.flat[at : at + level.nbytes] = torch.from_numpy(content.copy())
+            else:
+                self.flat[at : at + level.nbytes] = content
+            self.shape[index, s] = level.shape[:2]
+            self.start[index, s] = at
+            at += level.nbytes
+        self.image_shape[index] = pyramid.image_shape
+        self.used = at
+        return True
+
+    def pyramid(self, index: int) -> Pyramid:
+        """A kept picture's levels: views of an array, copies of what lies on a device.
+
+        Raises:
+            KeyError: If the picture is not kept.
+        """
+        if self.start[index, 0] < 0:
+            raise KeyError(f"picture {index} is not kept")
+        levels = {}
+        for s, name in enumerate(self.resolutions):
+            height, width = self.shape[index, s].tolist()
+            at = int(self.start[index, s])
+            part = self.flat[at : at + 3 * height * width]
+            array = part.cpu().numpy() if isinstance(part, Tensor) else part
+            levels[name] = array.reshape(height, width, 3)
+        height, width = self.image_shape[index].tolist()
+        return Pyramid(levels, (height, width))
+
+    def columns(self, resolutions: Sequence[str]) -> list[int]:
+        """Where these resolutions are along axis S.
+
+        Raises:
+            KeyError: If one is not kept.
+        """
+        names = check_resolutions(resolutions)
+        absent = [name for name in names if name not in self.resolutions]
+        if absent:
+            raise KeyError(f"the level {absent[0]!r} is not kept, only {self.resolutions}")
+        return [self.resolutions.index(name) for name in names]
+
+
+def pyramid_bytes(
+    image_shape: Int64[np.ndarray, "N 2"], resolutions: Sequence[str]
+) -> Int64[np.ndarray, " N"]:
+    """Bytes that the pyramid of each picture takes."""
+    names = check_resolutions(resolutions)
+    sizes = [
+        sum(3 * np.prod(level_shape((height, width), name)) for name in names)
+        for height, width in np.asarray(image_shape).tolist()
+    ]
+    return np.array(sizes, np.int64)

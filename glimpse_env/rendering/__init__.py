@@ -1,0 +1,5 @@
+"""Drawings of episodes: the scanpath, and the window that shows it."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,92 @@
+"""The retina on a device: a batch of patches from an arena of tensors, in one kernel.
+
+`cut_by_torch` works on any device and is what the tests hold the Triton kernel to;
+`cut_by_triton` launches one program a block of bytes, for all patches together.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from glimpse_env.pyramids.pyramid import PATCH_BYTES, PATCH_SIDE
+from glimpse_env.retina.rules import noise_table
+
+_BLOCK = 1024
+# Indices of the torch path take 24 bytes a byte of patch.
+_TORCH_PORTION = 256
+
+
+@cache
+def device_noise(device: torch.device) -> Tensor:
+    """The table of noise on a device."""
+    return torch.from_numpy(noise_table().copy()).to(device)
+
+
+def cut(flat: Tensor, plan: tuple[np.ndarray, ...]) -> UInt8[Tensor, "N P P 3"]:
+    """Cuts N patches by whichever kernel the device has.
+
+    Args:
+        flat: uint8, the levels.
+        plan: Of `batch_retina.plan_patches`.
+    """
+    start, shape, origin, mirror, offset = plan
+    # One small copy to the device for the whole batch: 7 numbers a patch.
+    columns = (start, shape[:, 0], shape[:, 1], origin[:, 0], origin[:, 1], mirror, offset)
+    packed = torch.from_numpy(np.stack(columns).astype(np.int64)).to(flat.device, non_blocking=True)
+    table = device_noise(flat.device)
+    if flat.is_cuda and find_spec("triton") is not None:
+        return cut_by_triton(flat, table, packed)
+    return cut_by_torch(flat, table, packed)
+
+
+def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N P P 3"]:
+    """By torch's own indexing.
+
+    Args:
+        flat: uint8, the levels.
+        table: uint8, the noise.
+        plan: int64 [7, N]: start, height, width, top, left, mirror and noise offset of each patch.
+    """
+    side = PATCH_SIDE
+    line = torch.arange(side, device=flat.device)
+    channel = torch.arange(3, device=flat.device)
+    place = torch.arange(PATCH_BYTES, device=flat.device).view(side, side, 3)
+    parts = []
+    for part in plan.split(_TORCH_PORTION, dim=1):
+        start, height, width, top, left, mirror, offset = part.view(7, -1, 1)
+        y = top + line
+        x = left + torch.where(mirror != 0, side - 1 - line, line)
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        pixel = start[:, :, None] + (y * width)[:, :, None] * 3 + (x * 3)[:, None, :]
+        seen = flat[torch.where(inside, pixel, 0)[..., None] + channel]
+        noise = table[offset[:, :, None, None] + place]
+        parts.append(torch.where(inside[..., None], seen, noise))
+    return torch.cat(parts) if parts else flat.new_empty((0, side, side, 3))
+
+
+def cut_by_triton(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N P P 3"]:
+    """By one Triton kernel; arguments as for `cut_by_torch`."""
+    count = plan.shape[1]
+    out = flat.new_empty((count, PATCH_SIDE, PATCH_SIDE, 3))
+    if count:
+        grid = (count, PATCH_BYTES // _BLOCK)
+        # Triton launches on the current device, whatever the tensors'.
+        with torch.cuda.device(flat.device) if flat.is_cuda else nullcontext():
+            _triton_kernel()[grid](flat, table, plan, out, count, PATCH_SIDE, _BLOCK)
+    return out
+
+
+@cache
+def _triton_kernel() -> Any:
+    """Define the kernel; Triton is there only where torch computes on CUDA."""
+    from glimpse_env.retina.kernel_triton import cut_block
+
+    return cut_block

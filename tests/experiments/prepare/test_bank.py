@@ -1,0 +1,271 @@
+"""`glimpse bank`: what it writes is what the live encoder gives, and it can be interrupted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from encoders.bank.feature_bank import BankMismatchError, FeatureBank
+from encoders.inference.engine import Encoder, make_encoder
+from experiments.data import DataConfig, build_dataset
+from experiments.prepare.bank import (
+    BankBuilder,
+    BankConfig,
+    WorkerDiedError,
+    _seconds_per_patch,
+    build_bank,
+    describe,
+)
+from glimpse_env.pyramids.pyramid import build_pyramid
+from glimpse_env.retina.rules import cut_patches
+from glimpse_env.vector_env import DogsGlimpseVectorEnv
+
+
+class Means(nn.Module):
+    """Cheap and telling: means of a 4 x 4 grid, so place and mirroring show."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool2d(x, 4).flatten(1)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Six random pictures of odd sizes."""
+
+    split: str = "train"
+    training: bool = True
+    class_names: tuple[str, ...] = ("a", "b")
+    num_missing: int = 0
+    fingerprint: str = "six"
+    labels: np.ndarray = field(default_factory=lambda: np.arange(6, dtype=np.int64) % 2)
+
+    def __len__(self) -> int:
+        return 6
+
+    def image(self, index: int) -> np.ndarray:
+        rng = np.random.default_rng(index)
+        shape = (40 + 11 * index, 90 - 9 * index, 3)
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+
+    def boxes(self, index: int) -> np.ndarray:
+        return np.zeros((0, 4), np.float32)
+
+    def name(self, index: int) -> str:
+        return f"picture {index}"
+
+
+class Deadly(Pictures):
+    """Pictures that end any worker process that opens one."""
+
+    def image(self, index: int) -> np.ndarray:
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)
+        return super().image(index)
+
+
+class Interrupting(Pictures):
+    """Pictures that take a worker for ever."""
+
+    def image(self, index: int) -> np.ndarray:
+        time.sleep(600)
+        raise AssertionError
+
+
+def made(folder: Path, config: BankConfig, encoder: Encoder) -> FeatureBank:
+    bank = FeatureBank.create(folder, describe(config, Pictures(), encoder))
+    builder = BankBuilder(bank, Pictures(), encoder)
+    for chunk in range(len(bank.done)):
+        builder.build_chunk(chunk)
+    return FeatureBank.open(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return make_encoder(Means(), device="cpu")
+
+
+CONFIGS = {
+    "lattice": BankConfig(out=Path(), side=3, extent=0.5, chunk=4),
+    "center": BankConfig(out=Path(), side=2, resolutions=("high",), context="center", chunk=4),
+    "even": BankConfig(out=Path(), side=2, resolutions=("medium", "low"), chunk=4),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_equals_the_live_encoder_everywhere(name: str, encoder: Encoder, tmp_path: Path) -> None:
+    """Against a slow loop, patch by patch, mirroring done on the picture itself."""
+    config = CONFIGS[name]
+    bank = made(tmp_path / "b", config, encoder)
+
+    def live(image: int, mirror: int, fixation: np.ndarray, key: np.ndarray, resolution: str):
+        picture = Pictures().image(image)
+        picture = picture[:, ::-1] if mirror else picture
+        patch = cut_patches(
+            [build_pyramid(np.ascontiguousarray(picture))],
+            fixation[None],
+            np.zeros(1, bool),
+            key,
+            (resolution,),
+        )
+        return encoder(torch.from_numpy(patch[0])).numpy()[0]
+
+    for image in range(6):
+        for mirror in range(2):
+            where = np.array([image]), np.array([mirror])
+            for point, fixation in enumerate(bank.fixations):
+                key = bank.noise_keys(*where, np.array([point]))
+                for s, resolution in enumerate(config.resolutions):
+                    expected = live(image, mirror, fixation, key, resolution)
+                    got = bank.glimpse[image, mirror, point, s]
+                    np.testing.assert_allclose(got, expected, atol=2e-3)
+            for point, fixation in enumerate(bank.context_fixations):
+                key = bank.context_noise_keys(*where, np.array([point]))
+                expected = live(image, mirror, fixation, key, "low")
+                np.testing.assert_allclose(bank.context[image, mirror, point], expected, atol=2e-3)
+
+
+def test_environment_answers_from_the_bank(encoder: Encoder, tmp_path: Path) -> None:
+    bank = made(tmp_path / "b", CONFIGS["lattice"], encoder)
+    env = DogsGlimpseVectorEnv(2, dataset=Pictures(), encoder=bank, num_glimpses=1)
+    env.reset(seed=3)
+    asked = np.array([[0.4, 0.1], [-1.0, 0.9]], np.float32)
+    observation, *_ = env.step({"fixation": asked, "label": np.zeros(2, np.int64)})
+    np.testing.assert_allclose(observation["fixation"], [[0.5, 0.0], [-0.5, 0.5]])
+    point = bank.snap(asked)
+    image = env._dynamics.image
+    expected = bank.glimpses(image, env._dynamics.mirror, point, ("low", "medium", "high"))
+    np.testing.assert_array_equal(observation["glimpse"], expected)
+
+
+def test_interrupted_and_gone_on_with_equals_uninterrupted(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    config = CONFIGS["lattice"]
+    whole = made(tmp_path / "whole", config, encoder)
+    description = describe(config, Pictures(), encoder)
+    BankBuilder(FeatureBank.create(tmp_path / "b", description), Pictures(), encoder).build_chunk(1)
+    again = FeatureBank.create(tmp_path / "b", description)
+    builder = BankBuilder(again, Pictures(), encoder)
+    for chunk in np.flatnonzero(again.done == 0):
+        builder.build_chunk(int(chunk))
+    np.testing.assert_array_equal(FeatureBank.open(tmp_path / "b").glimpse, whole.glimpse)
+
+
+def test_only_training_splits_are_mirrored(encoder: Encoder) -> None:
+    config = CONFIGS["lattice"]
+    assert describe(config, Pictures(), encoder).mirrored
+    assert not describe(config, replace(Pictures(), split="val", training=False), encoder).mirrored
+    assert not describe(replace(config, mirror=False), Pictures(), encoder).mirrored
+
+
+def test_too_small_a_disk_is_said_before_it_starts(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.prepare.bank.build_dataset", lambda data, split: Pictures())
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(OSError, match="free"):
+        build_bank(replace(CONFIGS["lattice"], out=tmp_path), "train", encoder)
+    assert not (tmp_path / "train").exists()
+
+
+def test_a_bank_of_another_lattice_is_not_overwritten(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.prepare.bank.build_dataset", lambda data, split: Pictures())
+    config = replace(CONFIGS["lattice"], out=tmp_path, workers=1)
+    build_bank(config, "train", encoder)
+    with pytest.raises(BankMismatchError, match="fixations"):
+        build_bank(replace(config, side=2), "train", encoder)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 11])
+@pytest.mark.parametrize("context", ["lattice", "center"])
+def test_there_is_always_a_context_at_the_centre(side: int, context: str, encoder: Encoder) -> None:
+    config = replace(CONFIGS["lattice"], side=side, extent=None, context=context)
+    places = describe(config, Pictures(), encoder).context_fixations
+    assert places.count((0.0, 0.0)) == 1
+    assert len(places) == (1 if context == "center" else side**2 + (side % 2 == 0))
+
+
+@pytest.mark.parametrize(
+    "option", [{"chunk": 0}, {"workers": 0}, {"side": 0}, {"splits": ()}, {"resolutions": ()}]
+)
+def test_impossible_options_are_told(option: dict) -> None:
+    with pytest.raises(ValueError, match=f"--{next(iter(option))} "):
+        replace(CONFIGS["lattice"], **option)
+
+
+def test_the_estimate_knows_slow_beginnings_and_worker_threads() -> None:
+    seen = []
+
+    def encode(patches: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        time.sleep(1.0 if len(seen) <= 2 else 0.064)
+        return torch.zeros(len(patches), 1)
+
+    before = torch.get_num_threads()
+    alone = _seconds_per_patch(encode, 1)  # type: ignore[arg-type]
+    assert 0.002 <= alone < 0.01 and set(seen) == {before}
+    seen[:] = [0, 0]
+    two = _seconds_per_patch(encode, 2)  # type: ignore[arg-type]
+    assert set(seen[2:]) == {1} and torch.get_num_threads() == before
+    assert two == pytest.approx(alone / min(2, os.cpu_count() or 1), rel=0.5)
+
+
+WORKERS = BankConfig(
+    out=Path(), encoder="inception_mini", resolutions=("high",), side=1, chunk=3,
+    workers=2, precision="fp32", device="cpu",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_sentence_and_the_rest_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(WORKERS, out=tmp_path)
+    encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
+    monkeypatch.setattr("experiments.prepare.bank.build_dataset", lambda data, split: Deadly())
+    with pytest.raises(WorkerDiedError, match="run the same command again"):
+        build_bank(config, "train", encoder)
+    assert build_bank(replace(config, workers=1), "train", encoder).complete
+
+
+@pytest.mark.slow
+def test_an_interrupt_does_not_wait_for_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(futures: list):
+        raise KeyboardInterrupt
+
+    encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
+    monkeypatch.setattr(
+        "experiments.prepare.bank.build_dataset", lambda data, split: Interrupting()
+    )
+    monkeypatch.setattr("experiments.prepare.bank.as_completed", interrupted)
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        build_bank(replace(WORKERS, out=tmp_path), "train", encoder)
+    assert time.perf_counter() - start < 60
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = DataConfig(dataset="synthetic", num_images=6)
+    config = BankConfig(
+        out=tmp_path / "two", data=data, splits=("train",), encoder="inception_mini",
+        resolutions=("high",), side=2, chunk=2, workers=2, precision="fp32", device="cpu",
+    )  # fmt: skip
+    encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
+    two = build_bank(config, "train", encoder)
+    one = build_bank(replace(config, out=tmp_path / "one", workers=1), "train", encoder)
+    np.testing.assert_allclose(two.glimpse, one.glimpse, atol=1e-2)
+    two.check(dataset=build_dataset(data, "train").fingerprint, encoder=encoder.fingerprint)

@@ -1,0 +1,98 @@
+"""Patches cut on a device: torch's path against the plain retina, Triton's against torch's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from glimpse_env.pyramids.arena import PyramidArena
+from glimpse_env.pyramids.pyramid import RESOLUTIONS
+from glimpse_env.retina.batch import cut_from_arena, plan_patches
+from glimpse_env.retina.kernel_torch import cut_by_torch, cut_by_triton, device_noise
+from glimpse_env.retina.rules import cut_patches
+from tests.glimpse_env.pyramids.test_arena import PYRAMIDS, looks, parts
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+ROOT = Path(__file__).parents[3]
+
+
+def on_device(device: str) -> PyramidArena:
+    size = sum(pyramid.nbytes for pyramid in PYRAMIDS)
+    flat = torch.empty(size, dtype=torch.uint8, device=device)
+    arena = PyramidArena(len(PYRAMIDS), RESOLUTIONS, flat)
+    for index, pyramid in enumerate(PYRAMIDS):
+        assert arena.add(index, pyramid)
+    return arena
+
+
+TENSORS = on_device("cpu")
+
+
+@settings(max_examples=60, deadline=None)
+@given(looks=looks)
+def test_tensors_are_cut_as_arrays_are(looks):
+    image, *rest = parts(looks)
+    plain = cut_patches([PYRAMIDS[index] for index in image], *rest)
+    cut = cut_from_arena(TENSORS, image, *rest)
+    assert isinstance(cut, torch.Tensor) and cut.shape == plain.shape
+    np.testing.assert_array_equal(cut.numpy(), plain)
+
+
+def test_a_batch_larger_than_a_portion():
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, len(PYRAMIDS), 100)
+    rest = (
+        generator.uniform(-1, 1, (100, 2)),
+        np.arange(100) % 2 == 0,
+        generator.integers(0, 2**64, 100, dtype=np.uint64),
+    )
+    plain = cut_patches([PYRAMIDS[index] for index in image], *rest)
+    np.testing.assert_array_equal(cut_from_arena(TENSORS, image, *rest).numpy(), plain)
+
+
+def test_pictures_come_back_from_tensors():
+    for index, pyramid in enumerate(PYRAMIDS):
+        for name, level in TENSORS.pyramid(index).levels.items():
+            np.testing.assert_array_equal(level, pyramid.levels[name])
+
+
+def compare_kernels(device: str) -> None:
+    """Triton's patches against torch's, on whatever Triton runs on."""
+    arena = on_device(device)
+    generator = np.random.default_rng(1)
+    image = np.arange(12) % len(PYRAMIDS)
+    fixation = generator.uniform(-1, 1, (12, 2))
+    fixation[0] = -1
+    key = generator.integers(0, 2**64, 12, dtype=np.uint64)
+    plan = plan_patches(arena, image, fixation, np.arange(12) % 3 == 0, key, RESOLUTIONS)
+    start, shape, origin, mirror, offset = plan
+    rows = (start, *shape.T, *origin.T, mirror, offset)
+    packed = torch.from_numpy(np.stack(rows).astype(np.int64)).to(device)
+    table = device_noise(torch.device(device))
+    expected = cut_by_torch(arena.flat, table, packed)
+    assert expected.float().std() > 10
+    assert torch.equal(cut_by_triton(arena.flat, table, packed), expected)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_tritons_kernel_interpreted():
+    """Its arithmetic, without a GPU: Triton's interpreter runs the kernel on CPU tensors."""
+    code = f"import {__name__} as own; own.compare_kernels('cpu')"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@CUDA
+def test_tritons_kernel_on_cuda():
+    compare_kernels("cuda")
