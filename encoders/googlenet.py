@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.googlenet import GoogLeNet, Inception
 
+from encoders.cells import read_out
 from encoders.spec import EncoderSpec
 
 
@@ -227,9 +228,9 @@ class GoogLeNetTrunk(nn.Module):
         """The last inception block's output, before averaging."""
         return self.blocks(self.stem(x))
 
-    def forward(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-        """Features of normalised patches."""
-        return self.feature_map(x).mean(dim=(2, 3))
+    def forward(self, x: Float[Tensor, "N 3 H W"], grid: int = 1) -> Float[Tensor, "N W"]:
+        """Features of normalised patches, in float32, and their cells; see `read_out`."""
+        return read_out(self.feature_map(x), grid)
 
     def logits(self, x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N K"]:
         """Class scores of the network's own last layer (ILSVRC order for pretrained weights).

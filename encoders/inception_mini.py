@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from encoders.cells import average_cells
+
 ROOT_OFFSET = 0.06  # below this, squared, an average counts as silence
 
 
@@ -85,6 +87,11 @@ def average_quarters(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D"]:
     return (rows @ (x @ columns.T)).flatten(1)
 
 
+def _root(averages: Tensor) -> Tensor:
+    """Root of averages, offset so that silence gives zero and a finite slope."""
+    return torch.sqrt(averages + ROOT_OFFSET**2) - ROOT_OFFSET
+
+
 class InceptionMini(nn.Module):
     """Patches to 128 features: 32 channels, each pooled over four overlapping quarters.
 
@@ -121,14 +128,30 @@ class InceptionMini(nn.Module):
         self.gain: Tensor
         self.register_buffer("gain", torch.ones(self.feature_size))
 
+    def feature_map(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N C h w"]:
+        """Last map of normalised patches, 12 x 12 of C = 32 channels for patches of 96 x 96."""
+        x = self.block_a(self.stem(patches))
+        return self.project(self.block_c(self.block_b(self.pool(x))))
+
     def averages(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N D"]:
         """Features of normalised patches before the root; training heads learn faster on these."""
-        x = self.block_a(self.stem(patches))
-        return average_quarters(self.project(self.block_c(self.block_b(self.pool(x)))))
+        return average_quarters(self.feature_map(patches))
 
-    def forward(self, patches: Float[Tensor, "N 3 P P"]) -> Float[Tensor, "N D"]:
-        """Encode normalised patches; order of the features: see `average_quarters`."""
-        return self.gain * (torch.sqrt(self.averages(patches) + ROOT_OFFSET**2) - ROOT_OFFSET)
+    def forward(self, patches: Float[Tensor, "N 3 P P"], grid: int = 1) -> Float[Tensor, "N W"]:
+        """Encode normalised patches; order of the features: see `average_quarters`.
+
+        Args:
+            patches: What to encode.
+            grid: G; above 1 the G x G cells of the map follow the features, flattened. A cell is
+                scaled as the features are: the root of its average, times the mean of the gains of
+                its channel's four features.
+        """
+        last = self.feature_map(patches)
+        features = self.gain * _root(average_quarters(last))
+        if grid == 1:
+            return features
+        gain = self.gain.view(self.channels, -1).mean(1)
+        return torch.cat([features, (gain * _root(average_cells(last, grid))).flatten(1)], 1)
 
     @torch.no_grad()
     def folded(self) -> InceptionMini:

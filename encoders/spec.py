@@ -85,6 +85,18 @@ class EncoderSpec:
         if self.feature_size < 1:
             raise ValueError(f"feature_size is at least 1, not {self.feature_size}")
 
+    def map_shape(self, patch_side: int = 96) -> tuple[int, int, int]:
+        """Height, width and channels of the last feature map for square patches of a side."""
+        if self.architecture == "inception_mini":
+            halvings, channels = 3, 32
+        else:
+            halvings, channels = 3, self.feature_size
+            halvings += (self.stride == 2) + (self.depth == "full")
+        side = patch_side
+        for _ in range(halvings):  # every layer of stride 2 rounds up
+            side = -(-side // 2)
+        return side, side, channels
+
     @property
     def fingerprint(self) -> str:
         """Hash (hex) of all that determines the features; name, file's place and `seen` do not."""

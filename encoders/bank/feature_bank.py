@@ -4,24 +4,30 @@ A frozen encoder gives the same features for the same patch for ever, so a data 
 encoded once. An agent then trains on thousands of glimpses a second where the encoder does a few
 hundred patches. The price is that fixations snap to the lattice.
 
-On disk a bank is a folder: `bank.json` (what it is), `context.f16` [N, M, C, D], `glimpse.f16`
+On disk a bank is a folder: `bank.json` (what it is), `context.f16` [N, M, P, D], `glimpse.f16`
 [N, M, L, S, D] and `done.u8` (one byte a chunk of pictures). N pictures, M = 2 if mirrored pictures
-are there too, C and L lattice points, S resolutions, D features.
+are there too, P context places, L lattice points, S resolutions, D features. A bank with a context
+grid G has `context_cells.f16` [N, M, P, G * G * C] too, and one whose low resolution has a coarser
+lattice keeps that one's features in `low.f16` [N, M, points, D].
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer, Shaped, UInt64
+from jaxtyping import Float, Integer, UInt64
 
-from encoders.bank.description import BankDescription
+from encoders.bank.description import (
+    BankDescription,
+    BankMismatchError,
+    damaged,
+    read_record,
+)
+from encoders.bank.points import coinciding, nearest, noise_keys
 from encoders.folders import lay_out
 from encoders.inference.fused import kernels_available
 
@@ -29,53 +35,8 @@ FORMAT = 1
 _DESCRIPTION = "bank.json"
 
 
-class BankMismatchError(ValueError):
-    """A bank holds the features of something else than what it is asked for."""
-
-
 class BankIncompleteError(RuntimeError):
     """A bank's computation has not finished."""
-
-
-def lattice(side: int, extent: float | None = None) -> Float[np.ndarray, "L 2"]:
-    """Square lattice of `side * side` fixations (x, y), row by row from the top left.
-
-    Args:
-        side: points a side, at least 1.
-        extent: outermost coordinate; by default 1 - 1 / side, the centres of equal cells.
-
-    Raises:
-        ValueError: for a side below 1 or an extent outside (0, 1].
-    """
-    if side < 1:
-        raise ValueError(f"a lattice has at least one point a side, not {side}")
-    if extent is not None and not 0 < extent <= 1:
-        raise ValueError(f"the extent of a lattice lies in (0, 1], not {extent}")
-    reach = 1 - 1 / side if extent is None else extent
-    line = np.linspace(-reach, reach, side) if side > 1 else np.zeros(1)
-    if side % 2:
-        line[side // 2] = 0.0  # not what is left of it by rounding: the centre is looked for
-    x, y = np.meshgrid(line, line)
-    return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
-
-
-def noise_keys(
-    seed: int,
-    image: Integer[np.ndarray, " B"],
-    mirror: Shaped[np.ndarray, " B"],
-    point: Integer[np.ndarray, " B"],
-) -> UInt64[np.ndarray, " B"]:
-    """Key of the noise that each (picture, mirror, point) has outside the picture.
-
-    An injective packing (39 bits picture, 1 mirror, 24 point), shifted by the seed; the retina
-    hashes it.
-    """
-    packed = (
-        (np.asarray(image).astype(np.uint64) << np.uint64(25))
-        | (np.asarray(mirror).astype(np.uint64) << np.uint64(24))
-        | np.asarray(point).astype(np.uint64)
-    )
-    return packed ^ np.uint64((seed * 0x9E3779B97F4A7C15) % (1 << 64))
 
 
 class FeatureBank:
@@ -85,7 +46,9 @@ class FeatureBank:
         folder: where it lives.
         description: everything that determines its content.
         fixations: float32 [L, 2].
-        context_fixations: float32 [C, 2].
+        context_fixations: float32 [P, 2].
+        low_fixations: float32 [points, 2], the lattice of the resolution `low`: `fixations` unless
+            it has its own.
     """
 
     def __init__(self, folder: str | Path, description: BankDescription, mode: str) -> None:
@@ -94,14 +57,21 @@ class FeatureBank:
         self.description = description
         self.fixations = np.array(description.fixations, np.float32).reshape(-1, 2)
         self.context_fixations = np.array(description.context_fixations, np.float32).reshape(-1, 2)
+        low = np.array(description.low_fixations, np.float32).reshape(-1, 2)
+        self.low_fixations = low if len(low) else self.fixations
         self._map(mode)
 
     def _map(self, mode: str) -> None:
-        d = self.description
         self.mode = mode
-        self.context = self._array("context.f16", np.float16, d.context_shape)
-        self.glimpse = self._array("glimpse.f16", np.float16, d.glimpse_shape)
-        self.done = self._array("done.u8", np.uint8, (d.num_chunks,))
+        shapes = self.description.array_shapes
+        found = {name: self._array(name, np.float16, shape) for name, shape in shapes.items()}
+        self.context = found["context.f16"]
+        self.context_cells = found.get("context_cells.f16")
+        self.low = found.get("low.f16")
+        # A bank of `low` alone, on its own lattice, has no other glimpses.
+        empty = np.zeros(self.description.glimpse_shape, np.float16)
+        self.glimpse = found.get("glimpse.f16", empty)
+        self.done = self._array("done.u8", np.uint8, (self.description.num_chunks,))
 
     def _array(self, name: str, dtype: type, shape: tuple[int, ...]) -> np.memmap:
         path = self.folder / name
@@ -124,10 +94,10 @@ class FeatureBank:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"format": FORMAT} | json.loads(json.dumps(asdict(description)))
+        record = {"format": FORMAT} | description.record()
         path = folder / _DESCRIPTION
         if path.exists():
-            found = _read_record(path)
+            found = read_record(path)
             if found != record:
                 differing = sorted(
                     k for k in found.keys() | record.keys() if found.get(k) != record.get(k)
@@ -137,11 +107,9 @@ class FeatureBank:
                     "Give another --out, or delete the folder."
                 )
         else:
-            sizes = {
-                "context.f16": 2 * int(np.prod(description.context_shape)),
-                "glimpse.f16": 2 * int(np.prod(description.glimpse_shape)),
-                "done.u8": description.num_chunks,
-            }
+            shapes = description.array_shapes
+            sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
+            sizes["done.u8"] = description.num_chunks
             lay_out(folder, sizes, _DESCRIPTION, json.dumps(record, indent=1))
         return cls(folder, description, "r+")
 
@@ -160,11 +128,11 @@ class FeatureBank:
                 f"no feature bank in {folder} (no {_DESCRIPTION}): make one with `glimpse bank`"
             )
         try:
-            record = _read_record(path)
+            record = read_record(path)
             if record.pop("format") != FORMAT:
                 raise BankMismatchError(f"{path} is of another format: make the bank again")
-            for key in ("fixations", "context_fixations"):
-                record[key] = tuple((float(x), float(y)) for x, y in record[key])
+            for key in ("fixations", "context_fixations", "low_fixations"):
+                record[key] = tuple((float(x), float(y)) for x, y in record.get(key, ()))
             if not isinstance(record["resolutions"], list):
                 raise TypeError("resolutions are a list")
             record["resolutions"] = tuple(record["resolutions"])
@@ -172,7 +140,7 @@ class FeatureBank:
         except BankMismatchError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         bank = cls(folder, description, "r")
         if not allow_incomplete and not bank.complete:
             raise BankIncompleteError(
@@ -220,6 +188,11 @@ class FeatureBank:
     def feature_size(self) -> int:
         """D."""
         return self.description.feature_size
+
+    @property
+    def context_grid(self) -> int:
+        """G of the cells that contexts have; 1 where they have none."""
+        return self.description.context_grid
 
     @property
     def num_images(self) -> int:
@@ -273,11 +246,11 @@ class FeatureBank:
 
     def snap(self, fixation: Float[np.ndarray, "B 2"]) -> Integer[np.ndarray, " B"]:
         """Index of the lattice point nearest to each fixation."""
-        return _nearest(fixation, self.fixations)
+        return nearest(fixation, self.fixations)
 
     def snap_context(self, place: Float[np.ndarray, "B 2"]) -> Integer[np.ndarray, " B"]:
         """Index of the context place nearest to each given place."""
-        return _nearest(place, self.context_fixations)
+        return nearest(place, self.context_fixations)
 
     def glimpses(
         self,
@@ -291,11 +264,33 @@ class FeatureBank:
         Raises:
             BankMismatchError: for mirrored pictures that are not in the bank.
         """
-        scales = [self.resolutions.index(name) for name in resolutions]
+        if self.low is not None and "low" in resolutions:
+            return self._glimpses_with_low(image, mirror, np.asarray(point), tuple(resolutions))
+        scales = [self.description.fine_resolutions.index(name) for name in resolutions]
         shape = self.description.glimpse_shape
         row = self._row(shape, image, mirror, point)[:, None] * shape[3] + np.array(scales)
         features = _take(self.glimpse, row.ravel())
         return features.reshape(len(row), len(scales), self.feature_size)
+
+    def _glimpses_with_low(
+        self, image: np.ndarray, mirror: np.ndarray, point: np.ndarray, resolutions: tuple[str, ...]
+    ) -> Float[np.ndarray, "B S D"]:
+        """Glimpses whose low patch comes from a lattice of its own."""
+        assert self.low is not None
+        at = resolutions.index("low")
+        fine = tuple(name for name in resolutions if name != "low")
+        row = self._row(self.description.low_shape, image, mirror, self.low_point(point))
+        found = np.empty((len(point), len(resolutions), self.feature_size), np.float32)
+        found[:, at] = _take(self.low, row)
+        if fine:
+            found[:, np.arange(len(resolutions)) != at] = self.glimpses(image, mirror, point, fine)
+        return found
+
+    def low_point(self, point: Integer[np.ndarray, " B"]) -> Integer[np.ndarray, " B"]:
+        """Index into `low_fixations` of the low patch that is served at lattice points."""
+        if self.low is None:
+            return np.asarray(point)
+        return nearest(self.fixations[np.asarray(point)], self.low_fixations)
 
     def zooms(
         self, resolutions: tuple[str, ...], order: tuple[str, ...]
@@ -327,14 +322,44 @@ class FeatureBank:
         image: Integer[np.ndarray, " B"],
         mirror: np.ndarray,
         point: Integer[np.ndarray, " B"],
-    ) -> Float[np.ndarray, "B D"]:
-        """Features of context patches; `point` indexes `context_fixations`.
+        grid: int = 1,
+    ) -> Float[np.ndarray, "B ..."]:
+        """Features [B, D] of context patches, or their cells [B, G, G, C].
+
+        Args:
+            image: Which pictures.
+            mirror: Whether they are mirrored.
+            point: Indices into `context_fixations`.
+            grid: G: 1 for the features, or the grid that the bank was made with.
 
         Raises:
-            BankMismatchError: for mirrored pictures that are not in the bank.
+            BankMismatchError: for mirrored pictures, or a grid, that are not in the bank.
         """
+        self.check_grid(grid)
         row = self._row(self.description.context_shape, image, mirror, point)
-        return _take(self.context, row)
+        if grid == 1 or self.context_cells is None:
+            return _take(self.context, row)
+        return _take(self.context_cells, row).reshape(len(row), *self.context_shape(grid))
+
+    def check_grid(self, grid: int) -> None:
+        """Refuse a context grid that is neither 1 nor the bank's own.
+
+        Raises:
+            BankMismatchError: naming those that it serves.
+        """
+        own = self.context_grid
+        if grid not in (1, own):
+            served = "1" if own == 1 else f"1 and {own}"
+            raise BankMismatchError(
+                f"the bank in {self.folder} serves a context grid of {served}, not {grid}: make "
+                f"one with `glimpse bank --context-grid {grid}`, in another folder"
+            )
+
+    def context_shape(self, grid: int) -> tuple[int, ...]:
+        """Shape of a context on a grid: (D,) for 1, else (G, G, C)."""
+        if grid == 1:
+            return (self.feature_size,)
+        return (grid, grid, self.description.context_channels)
 
     def _row(
         self, shape: tuple[int, ...], image: np.ndarray, mirror: np.ndarray, point: np.ndarray
@@ -366,29 +391,38 @@ class FeatureBank:
             self.description.noise_seed, image, mirror, self.context_points()[np.asarray(point)]
         )
 
-    def context_points(self) -> Integer[np.ndarray, " C"]:
-        """For each context place the lattice point it coincides with, or L + its own index."""
-        same = np.all(self.context_fixations[:, None] == self.fixations[None], axis=2)
+    def low_noise_keys(
+        self, image: np.ndarray, mirror: np.ndarray, point: np.ndarray
+    ) -> UInt64[np.ndarray, " B"]:
+        """Keys of the noise of low patches; `point` indexes `low_fixations`."""
+        return noise_keys(
+            self.description.noise_seed, image, mirror, self.low_points()[np.asarray(point)]
+        )
+
+    def low_points(self) -> Integer[np.ndarray, " points"]:
+        """Number of each point of `low_fixations`, by which its noise is drawn.
+
+        That of the lattice point it coincides with, or one beyond those of the lattice and the
+        context places.
+        """
+        beyond = len(self.fixations) + len(self.context_fixations)
+        own = beyond + np.arange(len(self.low_fixations))
+        return coinciding(self.low_fixations, self.fixations, own)
+
+    def context_points(self) -> Integer[np.ndarray, " P"]:
+        """Number of each context place, by which its noise is drawn.
+
+        That of the point of `low_fixations` or of the lattice it coincides with, or L + its index.
+        """
         own = len(self.fixations) + np.arange(len(self.context_fixations))
-        return np.where(same.any(axis=1), same.argmax(axis=1), own)
+        own = coinciding(self.context_fixations, self.fixations, own)
+        low = self.context_low_points()
+        return np.where(low >= 0, self.low_points()[low], own)
 
-
-def _damaged(path: Path, error: Exception) -> BankMismatchError:
-    return BankMismatchError(
-        f"{path} is not a bank's description ({error}): delete the folder and run `glimpse bank` "
-        "again"
-    )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """Content of a `bank.json`; BankMismatchError if it is anything but a JSON object."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, or not even text
-        raise _damaged(path, error) from error
-    if not isinstance(record, dict):
-        raise _damaged(path, TypeError("no JSON object"))
-    return record
+    def context_low_points(self) -> Integer[np.ndarray, " P"]:
+        """For each context place the point of `low_fixations` it coincides with, or -1."""
+        none = np.full(len(self.context_fixations), -1)
+        return coinciding(self.context_fixations, self.low_fixations, none)
 
 
 def _take(array: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -400,10 +434,3 @@ def _take(array: np.ndarray, index: np.ndarray) -> np.ndarray:
         return widen_rows(np.asarray(table), index)
     # torch's conversion is vectorised, numpy's is twenty times slower.
     return torch.from_numpy(table[index]).float().numpy()
-
-
-def _nearest(points: np.ndarray, lattice_points: np.ndarray) -> np.ndarray:
-    """Index of the nearest lattice point (squared distance without the constant |p|^2)."""
-    points = np.asarray(points, np.float32)
-    score = points @ lattice_points.T - 0.5 * (lattice_points**2).sum(axis=1)
-    return score.argmax(axis=1)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import hashlib
+import math
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inception_mini import InceptionMini
 from encoders.inference.cuda_graphs import GraphedForward
+from encoders.inference.forms import ModuleAdapter, PixelScale, PlainForm, module_fingerprint
 from encoders.inference.fused import (
     KernelTrunk,
     fuse_googlenet,
@@ -133,33 +134,18 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-class _PixelScale(nn.Module):
-    """uint8 NHWC pixels -> the network's own input, in its dtype and channels-last layout."""
-
-    def __init__(
-        self, normalisation: Normalisation, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        super().__init__()
-        # Kept in fp32 and cast at the end: bf16 holds 0..255 exactly, but not (x - mean) / std.
-        # Plain attributes, since a module's buffers would be cast with its weights.
-        self.mean = torch.tensor(normalisation.mean, device=device)
-        self.scale = 1.0 / torch.tensor(normalisation.std, device=device)
-        self.dtype = dtype
-
-    def forward(self, patches: Tensor) -> Tensor:
-        x = (patches.float() - self.mean) * self.scale
-        # Permuting NHWC is channels-last without moving a byte.
-        return x.to(self.dtype).permute(0, 3, 1, 2)
-
-
 class Encoder:
     """A frozen encoder: uint8 patches in, float32 features out.
 
     Batches of any size are served in parts of a few fixed sizes (`buckets`). Features of one patch
-    do not depend on its neighbours in the batch, to the precision of the arithmetic.
+    do not depend on its neighbours in the batch, to the precision of the arithmetic. An encoder
+    that has a feature map gives its cells too (`encode`): for a GoogLeNet their mean is the
+    features.
 
     Attributes:
         feature_size: D.
+        map_shape: Height, width and channels C of the last feature map, or None where the network
+            gives features alone.
         device: where it computes and where the features are.
         dtype: of its floats (`torch.float32` or `torch.bfloat16`).
         precision: its arithmetic: `fp32`, `bf16`, or `int8:` and a hash of the calibration.
@@ -176,9 +162,15 @@ class Encoder:
         dtype: torch.dtype,
         compiled: bool = False,
         graphed: bool = False,
+        map_shape: tuple[int, int, int] | None = None,
     ) -> None:
-        """Freeze `network` (uint8 NHWC pixels -> [N, D]) in place; see `make_encoder`."""
+        """Freeze `network` (uint8 NHWC pixels -> [N, D]) in place; see `make_encoder`.
+
+        With a `map_shape` the network takes a grid G too, `network(pixels, grid)`, and for G above
+        1 puts the flattened cells behind the features.
+        """
         self.feature_size = feature_size
+        self.map_shape = map_shape
         self.fingerprint = fingerprint
         self.device = device
         self.dtype = dtype
@@ -188,11 +180,8 @@ class Encoder:
         self.compiled = compiled
         network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval().requires_grad_(False)
-        self._forward: Callable[[Tensor], Tensor] = self.network
-        if compiled:
-            self._forward = torch.compile(self.network, dynamic=False, options={"freezing": True})
-        elif graphed:
-            self._forward = GraphedForward(self.network, device)
+        self.graphed = graphed and not compiled
+        self._forwards: dict[int, Callable[[Tensor], Tensor]] = {}
         self.buckets = CUDA_BUCKETS if device.type == "cuda" else CPU_BUCKETS
         if isinstance(network, KernelTrunk) and (network.calibration or packing_available()):
             self.buckets = PACKED_BUCKETS
@@ -200,49 +189,99 @@ class Encoder:
             # Nothing is gained by a fixed size where every size is served alike.
             self.buckets = tuple(range(1, self.buckets[-1] + 1))
 
-    @torch.inference_mode()
+    def _forward(self, grid: int) -> Callable[[Tensor], Tensor]:
+        """The network's function for a grid, which is compiled or captured by itself."""
+        found = self._forwards.get(grid)
+        if found is None:
+            # Modules without a map take pixels alone.
+            made: Callable[[Tensor], Tensor] = (
+                self.network if grid == 1 else partial(self.network, grid=grid)
+            )
+            if self.compiled:
+                made = torch.compile(made, dynamic=False, options={"freezing": True})
+            elif self.graphed:
+                made = GraphedForward(made, self.device)
+            found = self._forwards.setdefault(grid, made)  # threads may share an encoder
+        return found
+
+    def resolve_grid(self, grid: int | Literal["auto"]) -> int:
+        """Return the grid G that is meant, if it can be served.
+
+        Args:
+            grid: `auto` is 3 where there is a feature map whose sides 3 divides, else 1.
+
+        Raises:
+            ValueError: for a grid that does not divide both sides of the map, or one above 1 of an
+                encoder without a map.
+        """
+        height, width, _ = self.map_shape or (1, 1, 0)
+        if grid == "auto":
+            return 3 if height % 3 == 0 and width % 3 == 0 else 1
+        if grid == 1:
+            return 1
+        if self.map_shape is None:
+            raise ValueError(
+                f"a context grid of {grid} needs an encoder with a feature map, and this one gives "
+                "features alone: take a grid of 1, or a module that returns [N, C, h, w]"
+            )
+        if grid < 1 or height % grid or width % grid:
+            served = [g for g in range(1, height + 1) if height % g == 0 and width % g == 0]
+            raise ValueError(
+                f"a context grid of {grid} does not divide the encoder's feature map of {height} x "
+                f"{width}: take one of {', '.join(map(str, served))}"
+            )
+        return grid
+
+    def context_shape(self, grid: int) -> tuple[int, ...]:
+        """Shape of a context on a grid: (D,) for 1, else (G, G, C)."""
+        if grid == 1:
+            return (self.feature_size,)
+        assert self.map_shape is not None
+        return (grid, grid, self.map_shape[2])
+
     def __call__(self, patches: UInt8[Tensor, "N P P 3"]) -> Float[Tensor, "N D"]:
         """Encode patches; they may be on any device."""
-        features = torch.empty(len(patches), self.feature_size, device=self.device)
+        return self._encode(patches, 1)
+
+    def encode(
+        self, patches: UInt8[Tensor, "N P P 3"], grid: int
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N ..."]]:
+        """Encode patches into features and the cells of the feature map, in one pass.
+
+        Args:
+            patches: On any device.
+            grid: G, served by the encoder (`resolve_grid`).
+
+        Returns:
+            Features [N, D] and cells [N, G, G, C], row by row from the top left; for a grid of 1
+            the features twice.
+
+        Example:
+            >>> encoder = make_encoder("inception_mini", device="cpu")
+            >>> features, cells = encoder.encode(torch.zeros(2, 96, 96, 3, dtype=torch.uint8), 3)
+            >>> tuple(features.shape), tuple(cells.shape)
+            ((2, 128), (2, 3, 3, 32))
+        """
+        found = self._encode(patches, self.resolve_grid(grid))
+        if grid == 1:
+            return found, found
+        features, cells = found.tensor_split([self.feature_size], dim=1)
+        return features, cells.unflatten(1, self.context_shape(grid))
+
+    @torch.inference_mode()
+    def _encode(self, patches: UInt8[Tensor, "N P P 3"], grid: int) -> Float[Tensor, "N W"]:
+        """Features, and for a grid above 1 the flattened cells behind them."""
+        width = self.feature_size + (math.prod(self.context_shape(grid)) if grid > 1 else 0)
+        found = torch.empty(len(patches), width, device=self.device)
+        forward = self._forward(grid)
         start = 0
         for take, bucket in split_batch(len(patches), self.buckets):
             batch = patches[start : start + take].to(self.device, non_blocking=True)
             if take < bucket:
                 batch = F.pad(batch, (0, 0, 0, 0, 0, 0, 0, bucket - take))
-            features[start : start + take] = self._forward(batch)[:take]
+            found[start : start + take] = forward(batch)[:take]
             start += take
-        return features
-
-
-class _ModuleAdapter(nn.Module):
-    """Checks the output of a user's own module, whose mistakes surface here first."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.module(x)
-        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x):
-            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(
-                f"an encoder module must map [N, 3, P, P] to [N, D]; for N={len(x)} it gave {got}"
-            )
-        return features
-
-
-def _module_fingerprint(module: nn.Module) -> str:
-    """Hash (hex) of a user's module: its class, structure and state, though not its code."""
-    kind = type(module)
-    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}\n{module!r}".encode())
-    for name, value in module.state_dict().items():
-        if not isinstance(value, Tensor):  # a module's extra state may be anything
-            digest.update(f"\n{name} {value!r}".encode())
-            continue
-        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        flat = value.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        return found
 
 
 def build_network(spec: EncoderSpec) -> nn.Module:
@@ -277,9 +316,9 @@ def make_encoder(
 
     Args:
         encoder: name of a registered spec; a spec; a `torch.nn.Module` that maps float32 patches
-            [N, 3, P, P] in 0..1 to features [N, D] (it is used in evaluation mode, in fp32 unless
-            bf16 is asked for); or an `Encoder`, which is returned as it is (int8 cannot be asked of
-            one that is there).
+            [N, 3, P, P] in 0..1 to features [N, D] or to a feature map [N, C, h, w], whose mean is
+            the features (it is used in evaluation mode, in fp32 unless bf16 is asked for); or an
+            `Encoder`, which is returned as it is (int8 cannot be asked of one that is there).
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
             multiplies bytes), which needs `calibration` and is never chosen by itself.
@@ -292,8 +331,8 @@ def make_encoder(
 
     Raises:
         TypeError: for anything else.
-        ValueError: for an unknown name, a module that does not give [N, D], or int8 of what is no
-            GoogLeNet, on another device or without patches.
+        ValueError: for an unknown name, a module that gives neither [N, D] nor [N, C, h, w], or
+            int8 of what is no GoogLeNet, on another device or without patches.
         DeviceNotAvailableError: for int8 on a processor without instructions for it.
     """
     if precision == "int8" or calibration is not None:
@@ -304,14 +343,17 @@ def make_encoder(
     if target.type == "cpu":
         keep_freed_memory()
     if isinstance(encoder, nn.Module):
-        module = _ModuleAdapter(copy.deepcopy(encoder)).eval()
+        module = ModuleAdapter(copy.deepcopy(encoder)).eval()
         dtype = resolve_precision("fp32" if precision == "auto" else precision, target)
         with torch.inference_mode():
             probe = torch.zeros(2, 3, patch_side, patch_side, dtype=dtype, device=target)
-            size = module.to(target, dtype)(probe).shape[1]
+            module = module.to(target, dtype)
+            size = module(probe).shape[1]
+            made = module.module(probe)
+        map_shape = (*made.shape[2:], made.shape[1]) if made.ndim == 4 else None
         unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
-        network: nn.Module = nn.Sequential(_PixelScale(unit, dtype, target), module)
-        fingerprint = _module_fingerprint(encoder)
+        network: nn.Module = PlainForm(PixelScale(unit, dtype, target), module)
+        fingerprint = module_fingerprint(encoder)
     else:
         spec = get_spec(encoder) if isinstance(encoder, str) else encoder
         if not isinstance(spec, EncoderSpec):
@@ -327,6 +369,7 @@ def make_encoder(
             fused, spec.normalisation, target, dtype, compile=compile, calibration=calibration
         )
         size, fingerprint = spec.feature_size, spec.fingerprint
+        map_shape = spec.map_shape(patch_side)
     return Encoder(
         network,
         feature_size=size,
@@ -336,6 +379,7 @@ def make_encoder(
         compiled=compile,
         # A user's module may synchronise or branch on values, which a graph would not see.
         graphed=target.type == "cuda" and not compile and not isinstance(encoder, nn.Module),
+        map_shape=map_shape,
     )
 
 
@@ -380,7 +424,7 @@ def fast_form(
     """Choose the form in which a network computes: raw pixels -> features.
 
     Args:
-        network: Normalised NCHW -> [N, D]; a GoogLeNet fused already.
+        network: Normalised NCHW (and a grid) -> [N, D]; a GoogLeNet fused already.
         normalisation: Its input's scale.
         device: Where it will compute.
         dtype: In which arithmetic.
@@ -398,4 +442,4 @@ def fast_form(
     if isinstance(network, GoogLeNetTrunk) and device.type == "cpu" and not compile:
         if kernels_available():
             return KernelTrunk(network, normalisation)
-    return nn.Sequential(_PixelScale(normalisation, dtype, device), network)
+    return PlainForm(PixelScale(normalisation, dtype, device), network)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.googlenet import GoogLeNet, Inception
 
+from encoders.cells import read_out
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
 from encoders.spec import Normalisation
 
@@ -190,6 +191,6 @@ class KernelTrunk(nn.Module):
         maps = [self.trunk.stem(portion) for portion in pixels.split(STEM_PORTION)]
         return self.trunk.blocks(maps[0] if len(maps) == 1 else torch.cat(maps))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Features of raw patches."""
-        return self.feature_map(pixels).mean(dim=(2, 3))
+    def forward(self, pixels: Tensor, grid: int = 1) -> Tensor:
+        """Features of raw patches, and their cells; see `read_out`."""
+        return read_out(self.feature_map(pixels), grid)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from encoders.cells import read_out
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
 from encoders.inference.fused import (
     ConvReLU2d,
@@ -192,9 +193,10 @@ class QuantisedTrunk(KernelTrunk):
                 step = _quantise_block(block, name, step, steps)
         self.step = step
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Features of raw patches."""
-        return self.feature_map(pixels).float().mean(dim=(2, 3)) * self.step
+    def forward(self, pixels: Tensor, grid: int = 1) -> Tensor:
+        """Features of raw patches, and their cells; see `read_out`."""
+        levels = read_out(self.feature_map(pixels), grid)
+        return (levels.unflatten(1, (-1, len(self.step))) * self.step).flatten(1)
 
 
 def _quantise_block(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from encoders.bank.description import BankDescription
-from encoders.bank.feature_bank import FeatureBank, lattice
+from encoders.bank.feature_bank import FeatureBank
+from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder, make_encoder
 from encoders.spec import get_spec
 from experiments.benchmarks.timing import (

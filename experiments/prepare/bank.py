@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -16,10 +16,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes
 
-from encoders.bank.feature_bank import BankDescription, FeatureBank, lattice
+from encoders.bank.description import BankDescription
+from encoders.bank.feature_bank import FeatureBank
+from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder, Precision
 from experiments.data import DataConfig, build_dataset
 from experiments.prepare.calibration import build_encoder
@@ -51,11 +54,17 @@ class BankConfig:
     """Lattice points a side."""
     extent: float | None = None
     """Outermost lattice coordinate; by default 1 - 1/side, the centres of equal cells."""
+    low_side: int | None = None
+    """Lattice points a side of the resolution `low`, to the same extent (default: as `side`); a
+    look takes the low patch of the nearest of them."""
     mirror: bool = True
     """Compute mirrored pictures too, for the training splits."""
-    context: Literal["lattice", "center"] = "lattice"
-    """Context patches at every lattice point (free where `low` is computed) and the centre, or at
-    the centre only."""
+    context: Literal["few", "lattice", "center"] = "few"
+    """Context patches at the centre only, at the four lattice points nearest to it too (`few`), or
+    at every point of the lattice that `low` has; what `low` computes is not computed again."""
+    context_grid: Literal["auto"] | int = "auto"
+    """G: keep the G x G cells of a context's feature map beside its features; `auto` is 3 where the
+    encoder gives a map that 3 divides, 1 is none."""
     precision: Precision = "auto"
     """Arithmetic of the encoder; `int8` (CPU) is faster than `bf16` and a little less exact. It is
     calibrated on pictures of the split `train`."""
@@ -78,16 +87,24 @@ class BankConfig:
         for name in ("splits", "resolutions"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} names at least one")
+        if self.context_grid != "auto" and self.context_grid < 1:
+            raise ValueError(f"--context-grid is at least 1, not {self.context_grid}")
+        if self.low_side is not None:
+            if "low" not in self.resolutions:
+                raise ValueError("--low-side is of the resolution low: name it in --resolutions")
+            if not 1 <= self.low_side <= self.side:
+                raise ValueError(f"--low-side is from 1 to --side, not {self.low_side}")
 
 
 def describe(config: BankConfig, dataset: ImageDataset, encoder: Encoder) -> BankDescription:
     """Say what the bank of one split will hold."""
     points = lattice(config.side, config.extent)
-    centre = np.zeros((1, 2), np.float32)
-    contexts = points if config.context == "lattice" else centre
-    # Evaluation looks at the context from the centre, where an even lattice has no point.
-    if not np.any(np.all(contexts == 0, axis=1)):
-        contexts = np.concatenate([contexts, centre])
+    low = points
+    own_low = config.low_side is not None and config.low_side != config.side
+    if own_low:
+        extent = 1 - 1 / config.side if config.extent is None else config.extent
+        low = lattice(config.low_side, extent)  # type: ignore[arg-type]
+    grid = encoder.resolve_grid(config.context_grid)
     return BankDescription(
         split=dataset.split,
         dataset=dataset.fingerprint,
@@ -99,10 +116,28 @@ def describe(config: BankConfig, dataset: ImageDataset, encoder: Encoder) -> Ban
         resolutions=tuple(config.resolutions),
         mirrored=config.mirror and dataset.training,
         fixations=_pairs(points),
-        context_fixations=_pairs(contexts),
+        context_fixations=_pairs(_context_places(config.context, low)),
         noise_seed=0,
         chunk=config.chunk,
+        context_grid=grid,
+        context_channels=encoder.context_shape(grid)[-1] if grid > 1 else 0,
+        low_fixations=_pairs(low) if own_low else (),
     )
+
+
+def _context_places(
+    kind: Literal["few", "lattice", "center"], low: Float32[np.ndarray, "L 2"]
+) -> Float32[np.ndarray, "P 2"]:
+    """Places of context patches, given the lattice on which low patches may be computed anyway."""
+    centre = np.zeros((1, 2), np.float32)
+    if kind == "lattice" and np.any(np.all(low == 0, axis=1)):
+        return low
+    # Evaluation looks at the context from the centre, where an even lattice has no point.
+    if kind == "lattice":
+        return np.concatenate([low, centre])
+    outside = low[np.any(low != 0, axis=1)]
+    nearest = np.argsort(np.square(outside).sum(axis=1), kind="stable")[:4]
+    return np.concatenate([centre, outside[nearest]]) if kind == "few" else centre
 
 
 def _pairs(points: np.ndarray) -> tuple[tuple[float, float], ...]:
@@ -115,21 +150,20 @@ class BankBuilder:
     def __init__(self, bank: FeatureBank, dataset: ImageDataset, encoder: Encoder) -> None:
         """Take an open (writable) bank, its pictures and its encoder."""
         self.bank, self.dataset, self.encoder = bank, dataset, encoder
-        resolutions = bank.resolutions
-        points = bank.context_points()
         # A context patch is a low patch: where one is computed anyway, its features are copied.
-        self.shared = points < len(bank.fixations) if "low" in resolutions else points < 0
-        self.points = points
-        self.levels = tuple(dict.fromkeys((*resolutions, "low")))
+        self.points = bank.context_low_points()
+        self.shared = (self.points >= 0) & ("low" in bank.resolutions)
+        self.levels = tuple(dict.fromkeys((*bank.resolutions, "low")))
 
     def build_chunk(self, chunk: int) -> int:
         """Compute one chunk, write it to disk, and only then mark it done."""
-        size = self.bank.description.chunk
+        bank, size = self.bank, self.bank.description.chunk
         images = range(chunk * size, min((chunk + 1) * size, len(self.dataset)))
         for image in images:
             self.build_image(image)
-        self.bank.glimpse.flush()
-        self.bank.context.flush()
+        for array in (bank.glimpse, bank.low, bank.context, bank.context_cells):
+            if isinstance(array, np.memmap):
+                array.flush()
         self.bank.done[chunk] = 1
         self.bank.done.flush()
         return len(images)
@@ -137,39 +171,57 @@ class BankBuilder:
     def build_image(self, image: int) -> None:
         """Compute every lattice point of one picture."""
         bank = self.bank
-        pyramid = dataset_pyramid(self.dataset, image, self.levels)
         own = np.flatnonzero(~self.shared)
+        fine, grid = bank.description.fine_resolutions, bank.context_grid
+        low = bank.low_fixations if bank.low is not None else bank.low_fixations[:0]
+        pyramid = dataset_pyramid(self.dataset, image, self.levels)
         for mirror in range(bank.description.num_mirrors):
-            count = len(bank.fixations)
-            at = np.arange(count)
-            keys = bank.noise_keys(np.full(count, image), np.full(count, mirror), at)
-            cut = cut_patches(
-                [pyramid] * count, bank.fixations, np.full(count, bool(mirror)), keys,
-                bank.resolutions,
-            )  # fmt: skip
-            patches = cut.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)
-            if len(own):
-                keys = bank.context_noise_keys(
-                    np.full(len(own), image), np.full(len(own), mirror), own
+
+            def cut(
+                places: np.ndarray,
+                point: np.ndarray,
+                noise_keys: Callable[..., np.ndarray],
+                resolutions: tuple[str, ...],
+                mirror: int = mirror,
+            ) -> UInt8[np.ndarray, "n P P 3"]:
+                count = len(point) if resolutions else 0
+                if not count:
+                    return np.empty((0, PATCH_SIDE, PATCH_SIDE, 3), np.uint8)
+                keys = noise_keys(np.full(count, image), np.full(count, mirror), point)
+                patches = cut_patches(
+                    [pyramid] * count, places, np.full(count, bool(mirror)), keys, resolutions
                 )
-                context = cut_patches(
-                    [pyramid] * len(own), bank.context_fixations[own],
-                    np.full(len(own), bool(mirror)), keys, ("low",),
-                )  # fmt: skip
-                patches = np.concatenate([patches, context[:, 0]])
-            features = self.encoder(torch.from_numpy(patches)).to("cpu", torch.float16).numpy()
-            glimpses = features[: len(cut) * cut.shape[1]].reshape(*cut.shape[:2], -1)
-            bank.glimpse[image, mirror] = glimpses
-            bank.context[image, mirror, own] = features[len(cut) * cut.shape[1] :]
-            if self.shared.any():
-                low = glimpses[:, bank.resolutions.index("low")]
-                bank.context[image, mirror, self.shared] = low[self.points[self.shared]]
+                return patches.reshape(-1, *patches.shape[2:])
+
+            parts = [
+                cut(bank.fixations, np.arange(len(bank.fixations)), bank.noise_keys, fine),
+                cut(low, np.arange(len(low)), bank.low_noise_keys, ("low",)),
+                cut(bank.context_fixations[own], own, bank.context_noise_keys, ("low",)),
+            ]
+            features, cells = (
+                found.to("cpu", torch.float16).numpy()
+                for found in self.encoder.encode(torch.from_numpy(np.concatenate(parts)), grid)
+            )
+            ends = np.cumsum([len(part) for part in parts])
+            bank.glimpse[image, mirror] = features[: ends[0]].reshape(bank.glimpse.shape[2:])
+            if bank.low is not None:
+                bank.low[image, mirror] = features[ends[0] : ends[1]]
+            row = np.empty(len(self.points), np.intp)  # of each context place's patch
+            row[own] = np.arange(ends[1], ends[2])
+            shared = self.points[self.shared]
+            if bank.low is not None:
+                row[self.shared] = ends[0] + shared
+            elif self.shared.any():
+                row[self.shared] = shared * len(fine) + fine.index("low")
+            bank.context[image, mirror] = features[row]
+            if bank.context_cells is not None:
+                bank.context_cells[image, mirror] = cells[row].reshape(len(row), -1)
 
     @property
     def patches_per_image(self) -> int:
         """Encoder calls a picture costs, in patches."""
         d = self.bank.description
-        glimpses = len(d.fixations) * len(d.resolutions)
+        glimpses = len(d.fixations) * len(d.fine_resolutions) + len(d.low_fixations)
         return d.num_mirrors * (glimpses + int((~self.shared).sum()))
 
 
@@ -282,10 +334,14 @@ def _compute(config: BankConfig, builder: BankBuilder) -> None:
     workers = min(config.workers, len(left)) if encoder.device.type == "cpu" else 1
     patches = pictures * builder.patches_per_image
     seconds = patches * _seconds_per_patch(encoder, workers) if left else 0.0
+    grid = description.context_grid
+    cells = f", {grid} x {grid} cells each" if grid > 1 else ""
     tqdm.write(
         f"{split}: {total} pictures, lattice {len(description.fixations)} points, "
-        f"{builder.patches_per_image} patches a picture; {description.num_bytes / 1e9:.2f} GB on "
-        f"disk; about {seconds / 60:.0f} min for the {pictures} pictures left"
+        f"{builder.patches_per_image} patches a picture; contexts at "
+        f"{len(description.context_fixations)} places{cells}; "
+        f"{description.num_bytes / 1e9:.2f} GB on disk; about {seconds / 60:.0f} min for the "
+        f"{pictures} pictures left"
     )
     if left:
         with tqdm(total=total, initial=total - pictures, unit="img", desc=split,

@@ -20,7 +20,8 @@ from agents.reference.agent import ReferenceAgent, center, given, oracle_fixatio
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from agents.trajectory import Trajectory
-from encoders.bank.feature_bank import FeatureBank, lattice
+from encoders.bank.feature_bank import FeatureBank
+from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder
 from experiments.metrics import Answers
 from experiments.runtime.runs import RunError, load_config, read_json, write_json

@@ -11,7 +11,7 @@ from gymnasium.error import InvalidAction
 from gymnasium.spaces.utils import flatten_space
 from jaxtyping import Float, Int64
 
-from encoders.bank.feature_bank import lattice
+from encoders.bank.points import lattice
 from glimpse_env.dynamics import as_numpy
 
 # -- observations ------------------------------------------------------------------------------

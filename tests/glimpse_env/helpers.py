@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from encoders.bank.feature_bank import BankDescription, FeatureBank, lattice
+from encoders.bank.description import BankDescription
+from encoders.bank.feature_bank import FeatureBank
+from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder, make_encoder
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramids.pyramid import build_pyramid

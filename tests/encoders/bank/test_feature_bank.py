@@ -17,9 +17,8 @@ from encoders.bank.feature_bank import (
     BankIncompleteError,
     BankMismatchError,
     FeatureBank,
-    lattice,
-    noise_keys,
 )
+from encoders.bank.points import lattice, noise_keys
 
 
 def description(**changes) -> BankDescription:
@@ -147,6 +146,16 @@ def test_context_shares_the_noise_of_the_lattice_point_it_lies_on(tmp_path: Path
     assert own != bank.context_noise_keys(image, mirror, np.array([1]))
 
 
+def test_a_bank_of_the_old_form_opens_and_is_gone_on_with_as_grid_1(tmp_path: Path) -> None:
+    bank = filled(tmp_path / "b")
+    record = json.loads((tmp_path / "b" / "bank.json").read_text())
+    assert not record.keys() & {"context_grid", "context_channels", "low_fixations"}
+    assert bank.context_grid == 1 and bank.low_fixations is bank.fixations
+    assert FeatureBank.create(tmp_path / "b", description()).complete
+    with pytest.raises(BankMismatchError, match="grid of 1, not 3"):
+        bank.contexts(*np.zeros((3, 1), int), grid=3)
+
+
 @pytest.mark.parametrize(
     "wanted, word",
     [
@@ -218,12 +227,18 @@ def test_a_damaged_description_is_named_with_its_remedy(content: bytes, tmp_path
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("change", [("chunk", 0), ("num_images", "5"), ("feature_size", -1)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("chunk", 0), ("num_images", "5"), ("feature_size", -1), ("context_grid", 0),
+        ("context_grid", 3), ("context_channels", 4.0), ("low_fixations", [[2, 0]]),
+    ],
+)  # fmt: skip
 def test_a_description_of_impossible_sizes_is_refused(change: tuple, tmp_path: Path) -> None:
     filled(tmp_path / "b")
     path = tmp_path / "b" / "bank.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | dict([change])))
-    with pytest.raises(BankMismatchError, match=f"{change[0]}.*delete the folder"):
+    with pytest.raises(BankMismatchError, match=f"(?s){change[0]}.*delete the folder"):
         FeatureBank.open(tmp_path / "b")
 
 

@@ -189,7 +189,7 @@ def test_module_gets_floats_in_zero_to_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [nn.Identity(), nn.Flatten(0), nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, -1)))]
+    "module", [nn.Flatten(2), nn.Flatten(0), nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, -1)))]
 )
 def test_module_of_wrong_output_is_told(module: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"\[N, D\]"):
@@ -360,3 +360,53 @@ def test_cuda_equals_cpu(precision: str, bound: float, tmp_path: Path) -> None:
     got = make_encoder(spec, device="cuda", precision=precision)(x)
     assert got.is_cuda
     assert relative_error(got, plain_features(spec, state, x)) < bound
+
+
+@pytest.mark.parametrize("name", ["inception_mini", "googlenet_truncated"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cells_are_the_map_in_parts_and_the_features_stay(name: str, precision: str) -> None:
+    spec = replace(get_spec(name), weights=None, sha256=None)
+    encoder = make_encoder(spec, device="cpu", precision=precision)  # type: ignore[arg-type]
+    patches = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8)
+    features, cells = encoder.encode(patches, 3)
+    height, width, channels = encoder.map_shape  # type: ignore[misc]
+    assert (height, width, channels) == spec.map_shape()
+    assert cells.shape == (3, 3, 3, channels) and cells.dtype == torch.float32
+    assert features.shape == (3, spec.feature_size)
+    torch.testing.assert_close(features, encoder(patches), rtol=1e-4, atol=1e-5)
+    plain = build_network(spec)
+    norm = spec.normalisation
+    x = ((patches - torch.tensor(norm.mean)) / torch.tensor(norm.std)).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        expected = torch.nn.functional.adaptive_avg_pool2d(plain.feature_map(x), 3)  # type: ignore[operator]
+    expected = expected.permute(0, 2, 3, 1)
+    if name == "inception_mini":  # scaled as its features are
+        gain = plain.gain.view(channels, 4).mean(1)
+        expected = gain * ((expected + 0.06**2).sqrt() - 0.06)
+    else:
+        torch.testing.assert_close(features, cells.mean((1, 2)), rtol=1e-4, atol=1e-5)
+    tolerance = 1e-4 if precision == "fp32" else 0.05 * float(expected.amax())
+    torch.testing.assert_close(cells, expected, rtol=0, atol=tolerance)
+
+
+def test_a_module_may_give_a_map() -> None:
+    encoder = make_encoder(nn.AvgPool2d(16), device="cpu")
+    assert encoder.map_shape == (6, 6, 3) and encoder.feature_size == 3
+    patches = torch.randint(0, 256, (2, 96, 96, 3), dtype=torch.uint8)
+    features, cells = encoder.encode(patches, 2)
+    expected = (patches.float() / 255).view(2, 2, 48, 2, 48, 3).mean((2, 4))
+    torch.testing.assert_close(cells, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, expected.mean((1, 2)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(encoder(patches), features, rtol=0, atol=1e-5)
+
+
+def test_which_grids_are_served() -> None:
+    vectors = make_encoder(nn.Sequential(nn.AvgPool2d(48), nn.Flatten()), device="cpu")
+    assert vectors.resolve_grid("auto") == vectors.resolve_grid(1) == 1
+    with pytest.raises(ValueError, match="needs an encoder with a feature map"):
+        vectors.resolve_grid(2)
+    six, eight = (make_encoder(nn.AvgPool2d(s), device="cpu") for s in (16, 12))
+    assert six.resolve_grid("auto") == 3 and six.context_shape(3) == (3, 3, 3)
+    assert eight.resolve_grid("auto") == 1 and eight.context_shape(1) == (3,)
+    with pytest.raises(ValueError, match="8 x 8: take one of 1, 2, 4, 8"):
+        eight.resolve_grid(3)

@@ -29,6 +29,13 @@ from glimpse_env.retina.rules import cut_patches
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 
 
+class MeansMap(nn.Module):
+    """The same as a feature map [N, 3, 6, 6], whose cells are served too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.adaptive_avg_pool2d(x, 6)
+
+
 class Means(nn.Module):
     """Cheap and telling: means of a 4 x 4 grid, so place and mirroring show."""
 
@@ -92,6 +99,11 @@ def encoder() -> Encoder:
     return make_encoder(Means(), device="cpu")
 
 
+@pytest.fixture(scope="module")
+def mapped() -> Encoder:
+    return make_encoder(MeansMap(), device="cpu")
+
+
 CONFIGS = {
     "lattice": BankConfig(out=Path(), side=3, extent=0.5, chunk=4),
     "center": BankConfig(out=Path(), side=2, resolutions=("high",), context="center", chunk=4),
@@ -130,6 +142,87 @@ def test_equals_the_live_encoder_everywhere(name: str, encoder: Encoder, tmp_pat
                 key = bank.context_noise_keys(*where, np.array([point]))
                 expected = live(image, mirror, fixation, key, "low")
                 np.testing.assert_allclose(bank.context[image, mirror, point], expected, atol=2e-3)
+
+
+MAPPED = {
+    "coarse low": BankConfig(
+        out=Path(), side=5, extent=0.7, low_side=3, context="center", chunk=4, mirror=False
+    ),
+    "own places": BankConfig(
+        out=Path(), side=3, low_side=2, resolutions=("high", "low"), chunk=4, context_grid=2
+    ),
+    "low alone": BankConfig(out=Path(), side=3, low_side=2, resolutions=("low",), chunk=4),
+    "few": BankConfig(out=Path(), side=3, extent=0.5, resolutions=("medium",), chunk=4),
+}
+
+
+@pytest.mark.parametrize("name", MAPPED)
+def test_cells_and_a_coarse_low_lattice_equal_the_live_encoder(
+    name: str, mapped: Encoder, tmp_path: Path
+) -> None:
+    """Looked up as an environment does, against patches cut one by one from the picture itself."""
+    config = MAPPED[name]
+    bank = made(tmp_path / "b", config, mapped)
+    grid = 2 if name == "own places" else 3
+    assert bank.context_grid == grid
+    assert bank.contexts(*np.zeros((3, 1), int), grid=grid).shape == (1, grid, grid, 3)
+
+    def live(image: int, mirror: int, place: np.ndarray, key: np.ndarray, resolution: str):
+        picture = Pictures().image(image)
+        picture = np.ascontiguousarray(picture[:, ::-1] if mirror else picture)
+        pyramid, plain = [build_pyramid(picture)], np.zeros(1, bool)
+        patch = cut_patches(pyramid, place[None], plain, key, (resolution,))
+        features, cells = mapped.encode(torch.from_numpy(patch[0]), grid)
+        return features.numpy(), cells.numpy()
+
+    for image in range(6):
+        for mirror in range(bank.description.num_mirrors):
+            where = np.array([image]), np.array([mirror])
+            for point, fixation in enumerate(bank.fixations):
+                at = np.array([point])
+                got = bank.glimpses(*where, at, config.resolutions)
+                for s, resolution in enumerate(config.resolutions):
+                    place, key = fixation, bank.noise_keys(*where, at)
+                    if resolution == "low" and config.low_side is not None:
+                        low = bank.low_point(at)
+                        place, key = bank.low_fixations[low[0]], bank.low_noise_keys(*where, low)
+                        distance = np.linalg.norm(bank.low_fixations - fixation, axis=1)
+                        assert np.linalg.norm(place - fixation) <= distance.min() + 1e-6
+                    expected, _ = live(image, mirror, place, key, resolution)
+                    np.testing.assert_allclose(got[:, s], expected, atol=1e-3)
+            for point, place in enumerate(bank.context_fixations):
+                at = np.array([point])
+                key = bank.context_noise_keys(*where, at)
+                features, cells = live(image, mirror, place, key, "low")
+                np.testing.assert_allclose(bank.contexts(*where, at), features, atol=1e-3)
+                np.testing.assert_allclose(bank.contexts(*where, at, grid=grid), cells, atol=1e-3)
+                np.testing.assert_allclose(cells.mean((1, 2)), features, atol=1e-5)
+
+
+def test_a_bank_counts_its_patches_and_serves_its_grid_and_one(
+    mapped: Encoder, tmp_path: Path
+) -> None:
+    bank = made(tmp_path / "b", MAPPED["coarse low"], mapped)
+    assert BankBuilder(bank, Pictures(), mapped).patches_per_image == 2 * 25 + 9
+    with pytest.raises(BankMismatchError, match="grid of 1 and 3, not 2"):
+        bank.contexts(*np.zeros((3, 1), int), grid=2)
+    files = {path.name: path.stat().st_size for path in bank.folder.iterdir()}
+    assert bank.description.num_bytes == sum(n for name, n in files.items() if "f16" in name)
+
+
+@pytest.mark.bad_input
+def test_a_grid_or_lattice_that_cannot_be_served_is_told(encoder: Encoder, mapped: Encoder) -> None:
+    config = CONFIGS["lattice"]
+    assert describe(config, Pictures(), encoder).context_grid == 1
+    assert describe(config, Pictures(), mapped).context_grid == 3
+    with pytest.raises(ValueError, match="needs an encoder with a feature map"):
+        describe(replace(config, context_grid=2), Pictures(), encoder)
+    with pytest.raises(ValueError, match="6 x 6: take one of 1, 2, 3, 6"):
+        describe(replace(config, context_grid=4), Pictures(), mapped)
+    with pytest.raises(ValueError, match="--low-side"):
+        replace(config, low_side=4)
+    with pytest.raises(ValueError, match="--low-side"):
+        replace(config, low_side=2, resolutions=("high",))
 
 
 def test_environment_answers_from_the_bank(encoder: Encoder, tmp_path: Path) -> None:
@@ -187,12 +280,13 @@ def test_a_bank_of_another_lattice_is_not_overwritten(
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 11])
-@pytest.mark.parametrize("context", ["lattice", "center"])
+@pytest.mark.parametrize("context", ["few", "lattice", "center"])
 def test_there_is_always_a_context_at_the_centre(side: int, context: str, encoder: Encoder) -> None:
     config = replace(CONFIGS["lattice"], side=side, extent=None, context=context)
     places = describe(config, Pictures(), encoder).context_fixations
     assert places.count((0.0, 0.0)) == 1
-    assert len(places) == (1 if context == "center" else side**2 + (side % 2 == 0))
+    lattice = side**2 + (side % 2 == 0)
+    assert len(places) == {"few": min(5, lattice), "lattice": lattice, "center": 1}[context]
 
 
 @pytest.mark.parametrize(
