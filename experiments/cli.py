@@ -51,6 +51,10 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
                 "Draw the paper's Figures 3, 5 and 6 from finished runs."),
     "attention": ("experiments.attention.analyse", "AttentionConfig", "attention",
                   "Say where agents look, against the dogs' boxes, and what it is worth."),
+    "play": ("experiments.play.command", "PlayConfig", "play",
+             "Play the task yourself in a browser, against an agent."),
+    "publish": ("experiments.publish.command", "PublishConfig", "publish",
+                "Write a run's agent for others, with a model card; upload it."),
     "benchmark": ("experiments.benchmarks.command", "BenchmarkConfig", "benchmark",
                   "Measure what the project claims about speed, on this machine."),
     "demo": ("experiments.train.demo", "DemoConfig", "demo",
@@ -64,14 +68,25 @@ _BUSY = 0.5
 # What a person who pressed Ctrl-C can do next.
 _GO_ON = {
     **dict.fromkeys(
-        ("download", "pyramids", "bank", "probe", "demo", "table1", "variants", "compare", "tune"),
+        (
+            "download",
+            "pyramids",
+            "bank",
+            "probe",
+            "demo",
+            "table1",
+            "variants",
+            "compare",
+            "tune",
+            "play",
+        ),
         "the same command goes on where it was",
     ),
     **dict.fromkeys(
         ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
     ),
     **dict.fromkeys(
-        ("evaluate", "report", "dedup", "figures", "attention", "contest", "benchmark"),
+        ("evaluate", "report", "dedup", "figures", "attention", "contest", "publish", "benchmark"),
         "the same command begins again",
     ),
 }

@@ -124,6 +124,7 @@ def open_run(
     data_dir: Path | None = None,
     num_images: int | None = None,
     two_dogs: bool = False,
+    dataset: ImageDataset | None = None,
 ) -> OpenRun:
     """Open a run of `glimpse train` for watching.
 
@@ -135,13 +136,14 @@ def open_run(
         data_dir: Folder of the pictures, if it has moved.
         num_images: How many pictures will be watched, so that a live encoder has no idle rows.
         two_dogs: Synthetic pictures of the same kind with two dogs each (live encoder).
+        dataset: Other pictures of the same classes (live encoder).
 
     Raises:
         RunError: no run there, no checkpoint yet, two dogs of a data set that is not drawn, or a
             policy that tells nothing between its glimpses.
     """
     config = load_config(TrainConfig, folder)
-    if live or two_dogs:
+    if live or two_dogs or dataset is not None:
         config = replace(config, bank=None)
     elif bank is not None:
         config = replace(config, bank=bank)
@@ -150,7 +152,6 @@ def open_run(
     if num_images is not None:
         rows, samples = min(config.batch_size, num_images), config.learning.samples
         config = replace(config, batch_size=-(-rows // samples) * samples)
-    dataset = None
     if two_dogs:
         if config.data.dataset != "synthetic":
             raise RunError(

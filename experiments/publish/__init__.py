@@ -1,0 +1,1 @@
+"""Trained agents for others: a folder of weights, settings and a model card."""

@@ -1,0 +1,167 @@
+"""`glimpse publish`: write a run's agent as a folder for others, and upload it if asked to."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from agents.checkpoint import RECORD
+from agents.pretrained import upload
+from agents.reinforce import ReinforceAgent
+from encoders.spec import spec_names
+from experiments.publish.card import Facts, write_card
+from experiments.runtime.runs import (
+    RunError,
+    load_config,
+    read_json,
+    to_record,
+    write_json,
+    write_whole,
+)
+from experiments.train.cells import model_title
+from experiments.train.config import TrainConfig
+from glimpse_env.pyramids.storage import STORAGES
+
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """Write a finished run's agent as a folder that `from_pretrained` and the hub take.
+
+    Weights (safetensors) and JSON only, without the optimiser and without paths of this machine,
+    and a model card written from the run's record.
+    """
+
+    run: Positional[Path]
+    """Run folder of `glimpse train`."""
+    out: Path | None = None
+    """Folder to write (default: published/NAME of the run)."""
+    license: str | None = None
+    """Identifier of the weights' licence, such as mit or cc-by-nc-4.0 (default for synthetic dogs:
+    mit; else it must be said)."""
+    title: str | None = None
+    """Heading of the card (default: from the run)."""
+    half: bool = False
+    """Keep the weights in 16 bits, half as large."""
+    push: str | None = None
+    """Upload to this repository of the Hugging Face hub, owner/name."""
+    private: bool | None = None
+    """Whether a repository that is made is private (default: as your account says)."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is written.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.license is not None and not _LICENCE.fullmatch(self.license):
+            raise ValueError(f"--license is an identifier such as mit, not {self.license!r}")
+        if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push):
+            raise ValueError(f"--push is a repository, owner/name, not {self.push!r}")
+        if self.title is not None and not self.title.isprintable():
+            raise ValueError("--title is one line of text")
+
+
+def publish(config: PublishConfig) -> Path:
+    """Write the folder; returns it.
+
+    Raises:
+        RunError: No run, none that is evaluated, or one that cannot be published.
+        CheckpointError: No checkpoint, or a damaged one.
+        PretrainedError: It cannot be uploaded.
+    """
+    run = load_config(TrainConfig, config.run)
+    licence = _check(config, run)
+    agent = ReinforceAgent.load(config.run / "checkpoint", device="cpu")
+    environment = without_paths(
+        read_json(config.run / "environment.json", "restore it from a copy, or train it again")
+    )
+    evaluations = {
+        path.name: read_json(path, "evaluate the run again with `glimpse evaluate`")
+        for path in sorted(config.run.glob("evaluation-*.json"))
+    }
+    if not evaluations:
+        raise RunError(
+            f"{config.run} has no evaluation, and a card without results helps nobody: run "
+            f"`glimpse evaluate --run {config.run}`"
+        )
+    out = config.out or Path("published") / config.run.resolve().name
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty: give another --out, or remove it")
+    agent.save_pretrained(out, half=config.half)
+    write_json(out / "config.json", to_record(for_others(run)))
+    write_json(out / "environment.json", environment)
+    for name, evaluation in evaluations.items():
+        write_json(out / name, evaluation)
+    title = model_title(run.resolutions, run.num_glimpses)
+    facts = Facts(
+        title=config.title or f"Where to look: {title}",
+        name=config.push or out.name,
+        licence=licence,
+        config=run,
+        environment=environment,
+        evaluations=evaluations,
+        weights=_weights(out, agent, half=config.half),
+        epoch=agent.epoch,
+    )
+    write_whole(out / "README.md", write_card(facts).encode())
+    print(f"written: {out} (model card: {out / 'README.md'})")
+    if config.push is not None:
+        name = upload(out, config.push, private=config.private)
+        print(f"uploaded: {name}")
+    return out
+
+
+def _check(config: PublishConfig, run: TrainConfig) -> str:
+    """The licence, if the run can be published."""
+    if run.policy != "two-deck":
+        raise RunError(
+            f"{config.run} trained the policy {run.policy!r}: its weights mean nothing without its "
+            "code, so publish both yourself"
+        )
+    if run.encoder not in spec_names():
+        raise RunError(
+            f"{config.run} stands on an encoder of your own, {run.encoder}: others have no file of "
+            "that name, so train it on a registered one to publish it"
+        )
+    if config.license is None and run.data.dataset != "synthetic":
+        raise RunError(
+            "name the weights' licence by --license: those trained on photographs may be bound by "
+            "the terms of these"
+        )
+    return config.license or "mit"
+
+
+def for_others(run: TrainConfig) -> TrainConfig:
+    """A run's settings without what is of one machine; features come live."""
+    storage = run.storage if run.storage in STORAGES else "auto"
+    data = replace(run.data, data_dir=None)
+    return replace(
+        run, out=Path("run"), bank=None, data=data, storage=storage, device="auto", resume=False
+    )
+
+
+def without_paths(environment: dict[str, Any]) -> dict[str, Any]:
+    """A run's environment.json, absolute paths in its command cut to their last part."""
+    command = [
+        Path(part).name if Path(part).is_absolute() else part
+        for part in environment.get("command") or []
+    ]
+    return {**environment, "command": command}
+
+
+def _weights(out: Path, agent: ReinforceAgent, *, half: bool) -> dict[str, Any]:
+    record = json.loads((out / "checkpoint" / RECORD).read_text())
+    return {
+        "file": f"checkpoint/{record['weights']}",
+        "sha256": record["sha256"],
+        "bytes": (out / "checkpoint" / record["weights"]).stat().st_size,
+        "parameters": sum(each.numel() for each in agent.network.parameters()),
+        "dtype": "16 bits" if half else "32 bits",
+    }
