@@ -218,18 +218,23 @@ class ReinforceAgent(Pretrained):
         return self.network.classify(state.memory)
 
     def score(
-        self, glimpses: Float[Tensor, "T B S D"], fixations: Float[Tensor, "T B A"]
+        self,
+        glimpses: Float[Tensor, "T B S D"],
+        fixations: Float[Tensor, "T B A"],
+        *,
+        told: bool = True,
     ) -> Float[Tensor, "B K"]:
         """Class log-probabilities after given glimpses at given fixations, without dropout.
 
         The lower deck alone: neither the context nor an environment is needed, since the class
         depends on the context only through the locations. Where the agent chooses the scale,
-        fixations without a third coordinate are at scale 0.
+        fixations without a third coordinate are at scale 0. Without `told` the classifier does
+        not read the fixations.
         """
         if fixations.shape[-1] < self.config.location_size:
             fixations = at_ordinary_scale(fixations, self.config)
         memory = Memory(None, None)
-        how = "none" if self.config.location_input == "none" else "intended"
+        how = "intended" if told and self.config.location_input != "none" else "none"
         for features, location in zip(glimpses, fixations, strict=True):
             location = told_location(location, location[:, :2], how)
             memory = self.network.look(features, location, memory, upper=False)

@@ -19,7 +19,7 @@ from experiments.paper.table1_report import format_table1, tabulate
 from experiments.runtime.runs import RunError, write_json
 from experiments.runtime.sweep import Job, room, run_jobs
 from experiments.train.aggregate import read_metrics
-from experiments.train.cells import CELLS, PAPER_BASELINES, Cell
+from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES, Cell
 from experiments.train.config import TrainConfig
 from experiments.whole_image.config import BASELINES, BaselineConfig
 
@@ -35,7 +35,8 @@ class Table1Config:
 
     cells: Positional[tuple[str, ...]] = ()
     """Which, by name (high-1 ... high-medium-low-3, googlenet-96, googlenet-224), or whole rows
-    (high, medium, low, high-medium, high-medium-low, baselines); all by default."""
+    (high, medium, low, high-medium, high-medium-low, baselines); all of these by default. With
+    `-paper` at the end (medium-1-paper, or the row medium-paper) a cell learns as in the paper."""
     out: Path = Path("runs/table1")
     """Folder of the runs and of the table."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
@@ -88,17 +89,21 @@ def choose_cells(names: tuple[str, ...]) -> list[str]:
     everything = [*CELLS, *PAPER_BASELINES]
     if not names:
         return everything
+    known = [*FORMS, *PAPER_BASELINES]
+    rows = {"baselines": list(PAPER_BASELINES)}
+    for cell in FORMS.values():
+        row = cell.row if cell.form == "plain" else f"{cell.row}-{cell.form}"
+        rows.setdefault(row, []).append(cell.name)
     chosen = set()
     for name in names:
-        row = [cell.name for cell in CELLS.values() if cell.row == name]
-        row = list(PAPER_BASELINES) if name == "baselines" else row
-        if not row and name not in everything:
+        if name not in rows and name not in known:
             raise ValueError(
                 f"Table 1 has no cell {name!r}: there are {', '.join(everything)}, and the rows "
-                f"{', '.join(dict.fromkeys(cell.row for cell in CELLS.values()))} and baselines"
+                f"{', '.join(dict.fromkeys(cell.row for cell in CELLS.values()))} and baselines; "
+                "cells and rows with -paper at the end learn as in the paper"
             )
-        chosen |= set(row) or {name}
-    return [name for name in everything if name in chosen]
+        chosen |= set(rows.get(name, [name]))
+    return [name for name in known if name in chosen]
 
 
 def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
@@ -134,8 +139,8 @@ def jobs_of(config: Table1Config) -> list[Job]:
     """All runs on the validation cut that were asked for."""
     jobs = []
     for name in choose_cells(config.cells):
-        if name in CELLS:
-            cell = CELLS[name]
+        if name in FORMS:
+            cell = FORMS[name]
             jobs += [
                 Job("train", name, cell_config(config, cell, seed), cell.config)
                 for seed in range(config.seeds)
@@ -166,7 +171,7 @@ def final_jobs(config: Table1Config) -> list[Job]:
     folders: dict[str, list[Path]] = {}
     for job in jobs:
         folders.setdefault(job.experiment, []).append(job.folder)
-    epochs = {name: choose_epochs(runs) for name, runs in folders.items() if name in CELLS}
+    epochs = {name: choose_epochs(runs) for name, runs in folders.items() if name in FORMS}
     finals = []
     for job in jobs:
         count = epochs[job.experiment] if job.experiment in epochs else job.config.epochs

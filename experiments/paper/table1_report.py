@@ -11,7 +11,7 @@ import numpy as np
 from experiments.runtime.runs import RunError, read_json
 from experiments.runtime.sweep import Job
 from experiments.train.aggregate import difference, read_learned, read_metrics, verdict
-from experiments.train.cells import CELLS, PAPER_BASELINES, ROWS, row_title
+from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES, ROWS, row_title
 
 _AGAIN = "delete the run and start again"
 # Rows closer than this in the paper, in points, are not said to be in any order.
@@ -40,13 +40,13 @@ def tabulate(jobs: Sequence[Job]) -> dict[str, Any]:
         raise RunError(f"no run of the table is finished on {split!r} yet: start `glimpse table1`")
     cells: dict[str, Any] = {}
     for name, folders in runs.items():
-        read = _read_cell if name in CELLS else _read_baseline
+        read = _read_cell if name in FORMS else _read_baseline
         cells[name] = read(name, tuple(folders), split)
     return {"split": split, "cells": cells, "statements": statements(cells)}
 
 
 def _read_cell(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
-    cell, record = CELLS[name], read_learned(runs, split)
+    cell, record = FORMS[name], read_learned(runs, split)
     settings = record["settings"]
     bank = (record.pop("bank") or {}).get(settings["train_split"])
     return {
@@ -163,8 +163,12 @@ def format_table1(record: Mapping[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for row in ROWS:
-        entries = [_entry(cells.get(f"{row}-{count}"), row, count) for count in (1, 2, 3)]
-        lines.append(f"| {row_title(row)} | {' | '.join(entries)} |")
+        for end, how in (("", ""), ("-paper", ", the paper's learning")):
+            found = [cells.get(f"{row}-{count}{end}") for count in (1, 2, 3)]
+            if end and not any(found):
+                continue
+            entries = [_entry(each, row, count) for count, each in enumerate(found, 1)]
+            lines.append(f"| {row_title(row)}{how} | {' | '.join(entries)} |")
     for name, paper in PAPER_BASELINES.items():
         ours = f"**{cells[name]['ma']:.1f}**" if name in cells else "-"
         lines.append(f"| {baseline_title(name)} | {ours} / {paper:.1f} | | |")

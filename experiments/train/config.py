@@ -46,6 +46,9 @@ class TrainConfig:
     """Random mirroring in training (`auto`: on); evaluation never mirrors."""
     context: Literal["auto", "random", "center"] = "auto"
     """Place of the context patch in training (`auto`: random); evaluation centres it."""
+    context_grid: Literal["auto"] | int = 1
+    """G: the context is the encoder's map averaged to G x G cells; 1 is its vector, `auto` 3 cells
+    a side, or as many as the bank holds, where there is a map."""
     epochs: int = 30
     """Passes over the training pictures."""
     batch_size: int = 128
@@ -88,6 +91,8 @@ class TrainConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+        if self.context_grid != "auto" and self.context_grid < 1:
+            raise ValueError(f"context_grid is at least 1 or 'auto', not {self.context_grid}")
         if self.train_split == "trainval" and self.eval_split == "val":
             raise ValueError(
                 "train_split 'trainval' contains the pictures of 'val': evaluate on 'test', or "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +15,16 @@ from PIL import Image
 from torch import Tensor
 
 from agents.checkpoint import BEST, RECORD, has_checkpoint
-from agents.policy import AttentionPolicy
 from agents.reference.agent import ReferenceAgent, center, given, oracle_fixations
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
-from agents.trajectory import Trajectory
 from encoders.bank.feature_bank import FeatureBank
 from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder
 from experiments.metrics import Answers
 from experiments.runtime.runs import RunError, load_config, read_json, write_json
 from experiments.train.config import TrainConfig
+from experiments.train.episodes import batches, episodes
 from experiments.train.external_policy import Agent, OutsidePolicy, learns
 from experiments.train.factory import (
     REFERENCES,
@@ -36,35 +35,11 @@ from experiments.train.factory import (
     describe_evaluation,
     evaluation_name,
 )
+from experiments.train.side_channel import side_channel
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.pyramid import build_pyramid
 from glimpse_env.rendering.scanpath import scanpath_panel
 from glimpse_env.retina.rules import cut_patches, cut_scaled_patches
-
-
-def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
-    """Every picture once, in order: (indices [B], how many count); the last batch is padded."""
-    parts = []
-    for start in range(0, num_images, batch_size):
-        images = np.arange(start, min(start + batch_size, num_images))
-        parts.append((np.resize(images, batch_size), len(images)))
-    return parts
-
-
-def episodes(
-    policy: AttentionPolicy,
-    env: PlayEnv,
-    images: np.ndarray,
-    *,
-    deterministic: bool = True,
-    seed: int = 0,
-) -> Iterator[tuple[Trajectory, int]]:
-    """Play pictures, each once and in order: batch by batch, and how many rows of it count."""
-    for positions, count in batches(len(images), env.num_envs):
-        yield collect(
-            env, policy, seed=seed + int(positions[0]), options={"image": images[positions]},
-            deterministic=deterministic,
-        ), count  # fmt: skip
 
 
 def play(
@@ -214,6 +189,7 @@ def report(
     for name in REFERENCES:
         if name in agents:
             answers[name] = play(agents[name], env, seed=seed)
+    answers |= side_channel(agents, env, seed)
     judge = agents.get("random", agents["learned"])
     if candidates is not None and isinstance(judge, ReinforceAgent):
         answers["oracle"] = oracle(judge, env, candidates, seed)
@@ -227,13 +203,15 @@ def report(
 def format_table(record: dict[str, Any], policy: str = "two-deck") -> str:
     """The report as a table of text; another policy than the two-deck agent goes by its name."""
     title = "spread x, y (last glimpse)"
-    lines = [f"{'fixations':<28} {'mA %':>6}  {'95% interval':>14}  {title:>26}"]
+    width = max(28, *map(len, record))
+    lines = [f"{'fixations':<{width}} {'mA %':>6}  {'95% interval':>14}  {title:>26}"]
     for name, row in record.items():
         spread = ", ".join(f"{value:.2f}" for value in row["fixations"]["spread"][-1])
         if policy != "two-deck":
             name = name.replace("learned", policy)
         lines.append(
-            f"{name:<28} {row['ma']:6.1f}  {row['low']:6.1f} - {row['high']:5.1f}  {spread:>26}"
+            f"{name:<{width}} {row['ma']:6.1f}  {row['low']:6.1f} - {row['high']:5.1f}  "
+            f"{spread:>26}"
         )
     return "\n".join(lines)
 

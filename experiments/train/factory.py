@@ -82,6 +82,10 @@ def build_env(
         observation: What is shown.
     """
     training = split == config.train_split if training is None else training
+    # Where the context is a vector the environment need not know of grids.
+    grid: dict[str, Any] = {}
+    if config.context_grid != 1:
+        grid = {"context_grid": config.context_grid}
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
     return DogsGlimpseVectorEnv(
         config.batch_size,
@@ -99,6 +103,7 @@ def build_env(
         # Where nobody says which pictures come next, another seed walks them in another order.
         order_seed=config.seed,
         observation=observation,
+        **grid,
     )
 
 

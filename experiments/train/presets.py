@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.data import DataConfig
-from experiments.train.cells import CELLS, expected
+from experiments.train.cells import CELLS, FORMS, expected
 from experiments.train.config import TrainConfig
 
 EXPERIMENTS: dict[str, tuple[str, TrainConfig]] = {
@@ -37,5 +37,5 @@ EXPERIMENTS: dict[str, tuple[str, TrainConfig]] = {
         TrainConfig(out=Path("runs/dogs-full"), epochs=60),
     ),
 } | {
-    name: (f"Table 1, {cell.title}: {expected(name)}.", cell.config) for name, cell in CELLS.items()
+    name: (f"Table 1, {cell.title}: {expected(name)}.", cell.config) for name, cell in FORMS.items()
 }

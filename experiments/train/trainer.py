@@ -33,6 +33,7 @@ from experiments.train.evaluate import (
     report,
     restore_saved,
 )
+from experiments.train.everywhere import LatticeReader
 from experiments.train.external_policy import Agent, OutsidePolicy, describe_policy, learns
 from experiments.train.factory import (
     build_agents,
@@ -111,6 +112,9 @@ class Trainer:
                 f"{len(self.env.dataset)} training pictures do not fill a batch of "
                 f"{config.batch_size}: give a smaller --batch-size"
             )
+        self.reader = None
+        if config.learning.policy_gradient == "exact":
+            self.reader = LatticeReader(self.train_source, config.resolutions)
         self.steps = len(self.env.dataset) // (config.batch_size // config.learning.samples)
 
     def facts(self) -> dict[str, Any]:
@@ -221,6 +225,8 @@ class Trainer:
                 self.env, agent, seed=seed if number == 0 else None, options={"image": images},
                 grad=True,
             )  # fmt: skip
+            if self.reader is not None and getattr(agent, "learns_where", False):
+                trajectory = self.reader.add(trajectory, self.env)
             metrics.append(agent.update(trajectory))
             glimpses += trajectory.num_glimpses * trajectory.batch
             bar.update()

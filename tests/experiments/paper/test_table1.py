@@ -21,12 +21,19 @@ from experiments.paper.table1 import (
     table1,
 )
 from experiments.paper.table1_report import format_table1, statements, tabulate
-from experiments.paper.variants import PLAIN, VARIANTS, VariantsConfig, variant_jobs, variants
+from experiments.paper.variants import (
+    PLAIN,
+    VARIANTS,
+    VariantsConfig,
+    choose_variants,
+    variant_jobs,
+    variants,
+)
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import RunError
 from experiments.train import cells as cells_module
 from experiments.train.aggregate import difference, verdict
-from experiments.train.cells import CELLS, PAPER_BASELINES
+from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES
 from experiments.train.config import TrainConfig
 from experiments.train.presets import EXPERIMENTS
 from experiments.whole_image.config import BASELINES
@@ -262,34 +269,110 @@ def test_a_grid_leaves_out_what_is_not_there() -> None:
 # -- variants -----------------------------------------------------------------------------------
 
 
-def test_a_variant_differs_from_the_plain_model_in_what_it_names() -> None:
-    config = VariantsConfig(seeds=1, out=Path("v"))
+CHANGED: dict[str, dict[str, Any]] = {
+    "averaged": {"context_grid": 1},
+    "correct": {"learning": {"reward": "accuracy"}},
+    "one-scanpath": {
+        "batch_size": 128,
+        "learning": {"samples": 1, "reward": "gain", "baseline": "network"},
+    },
+    "last-glimpse": {"learning": {"glimpse_loss": 0.0}},
+    "whole": {"learning": {"reward": "log_likelihood"}},
+    "exact": {
+        "batch_size": 128,
+        "learning": {
+            "samples": 1, "reward": "gain", "baseline": "network", "policy_gradient": "exact",
+        },
+    },
+    "annealed": {"network": {"sigma": 0.4}, "learning": {"sigma_decay": 0.9057}},
+    "staged": {"learning": {"classifier_epochs": 3, "policy_epochs": 3}},
+    "hidden": {"network": {"location_hidden": 256}},
+    "norm": {"network": {"context_norm": True}},
+    "scaled-head": {"network": {"location_head": "scaled"}},
+    "untold": {"network": {"location_input": "none"}},
+    "intended": {"network": {"location_input": "intended"}},
+    "mixed": {"learning": {"location_gradient": "mix"}},
+    "lstm": {"network": {"core": "lstm"}},
+    "gru": {"network": {"core": "gru"}},
+    "multiply": {"network": {"combine": "multiply"}},
+    "mixture": {"network": {"location_density": "mixture"}},
+    "scale": {"choose_scale": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_variant_differs_from_the_plain_model_in_what_it_names(name: str) -> None:
+    config = VariantsConfig(seeds=1, out=Path("v"), cell="medium-2")
     (plain,) = variant_jobs(config, PLAIN, lambda settings: settings)
-    assert parse(plain.words()) == plain.config
-    part = {"network": {}, "learning": {}}
-    changed = {
-        "mixed": part | {"learning": {"location_gradient": "mix"}},
-        "lstm": part | {"network": {"core": "lstm"}},
-        "gru": part | {"network": {"core": "gru"}},
-        "multiply": part | {"network": {"combine": "multiply"}},
-        "mixture": part | {"network": {"location_density": "mixture"}},
-        "scale": part,
-    }
-    assert set(changed) == set(VARIANTS)
-    for name, change in changed.items():
-        (job,) = variant_jobs(config, name, VARIANTS[name][1])
-        assert parse(job.words()) == job.config
-        assert job.config == replace(
-            plain.config,
-            out=Path("v/medium-2") / name / "seed-0",
-            network=replace(plain.config.network, **change["network"]),
-            learning=replace(plain.config.learning, **change["learning"]),
-            choose_scale=name == "scale",
-        )
+    (job,) = variant_jobs(config, name, VARIANTS[name][1])
+    assert parse(job.words()) == job.config
+    change = dict(CHANGED[name])
+    assert job.config == replace(
+        plain.config,
+        out=Path("v/medium-2") / name / "seed-0",
+        network=replace(plain.config.network, **change.pop("network", {})),
+        learning=replace(plain.config.learning, **change.pop("learning", {})),
+        **change,
+    )
+
+
+def test_variants_that_a_cell_has_anyway_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for cell, idle in {
+        "medium-2": {"every-glimpse", "gains", "plain-head"},
+        "medium-1": {"every-glimpse", "last-glimpse", "gains", "whole", "plain-head"},
+        "low-1-paper": {
+            "paper", "averaged", "correct", "one-scanpath", "every-glimpse", "last-glimpse",
+            "scaled-head", "intended", "mixed",
+        },
+    }.items():  # fmt: skip
+        left = set(VARIANTS) - set(choose_variants(VariantsConfig(cell=cell)))
+        assert left - {"averaged"} == idle - {"averaged"}
+        assert f"since {cell} does this anyway" in capsys.readouterr().out
+    assert set(CHANGED) | {"paper", "every-glimpse", "gains", "plain-head"} == set(VARIANTS)
+    with pytest.raises(ValueError, match="gains: high-3 does this anyway"):
+        choose_variants(VariantsConfig(names=("gains",), cell="high-3"))
     with pytest.raises(ValueError, match="no variant 'lsmt'"):
         VariantsConfig(names=("lsmt",))
     with pytest.raises(ValueError, match="no cell"):
         VariantsConfig(cell="low-9")
+
+
+@pytest.mark.parametrize("cell", ("medium-1", "high-3", "high-medium-low-2"))
+def test_the_variant_of_the_paper_is_the_papers_cell(cell: str) -> None:
+    (job,) = variant_jobs(VariantsConfig(seeds=1, cell=cell), "paper", VARIANTS["paper"][1])
+    assert parse(job.words()) == job.config
+    paper = FORMS[f"{cell}-paper"].config
+    assert job.config == replace(paper, out=job.config.out, references=False)
+    asked = VariantsConfig(seeds=1, cell=cell, epochs=2, batch_size=64)
+    (job,) = variant_jobs(asked, "paper", VARIANTS["paper"][1])
+    assert (job.config.epochs, job.config.batch_size) == (2, 16)
+
+
+def test_each_cell_has_the_papers_learning_too() -> None:
+    for name, cell in CELLS.items():
+        paper = FORMS[f"{name}-paper"]
+        assert EXPERIMENTS[paper.name][1] == paper.config
+        assert (paper.resolutions, paper.num_glimpses) == (cell.resolutions, cell.num_glimpses)
+        learning, network = paper.config.learning, paper.config.network
+        assert learning.location_gradient == "mix" and learning.samples == 1
+        assert learning.reward_kind == "accuracy" and learning.baseline_kind == "network"
+        assert paper.config.context_grid == 1 and network.location_input == "intended"
+        better = cell.config.learning
+        assert better.samples == 4 and better.baseline_kind == "leave_one_out"
+        assert better.reward_kind == ("log_likelihood" if cell.num_glimpses == 1 else "gain")
+        assert cell.config.batch_size // better.samples == paper.config.batch_size
+    assert choose_cells(("medium-paper", "medium-1")) == [
+        "medium-1", "medium-1-paper", "medium-2-paper", "medium-3-paper",
+    ]  # fmt: skip
+
+
+def test_results_of_another_form_are_not_a_cells_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = {"learning": {"samples": 1, "reward": "accuracy"}, "network": {}}
+    measured = {"low-1": cell(61.23) | {"seconds": 119.0, "settings": earlier}}
+    monkeypatch.setattr(cells_module, "_measured", lambda: measured)
+    assert cells_module.expected("low-1") == "the paper 70.3"
 
 
 def test_a_name_states_what_it_gave_here(monkeypatch: pytest.MonkeyPatch) -> None:

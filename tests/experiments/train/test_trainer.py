@@ -26,6 +26,7 @@ from experiments.train import factory as environment_module, trainer as train_mo
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import EvaluateConfig, batches, evaluate, load_run, play
 from experiments.train.factory import build_env
+from experiments.train.side_channel import AT_CENTRE, ELSEWHERE, UNTOLD
 from experiments.train.trainer import epoch_batches, epoch_seed, train
 from tests.experiments.conftest import interrupt_after
 
@@ -83,7 +84,10 @@ def rows(run: Path) -> list[dict]:
 def test_a_run_folder_holds_what_is_promised(config: TrainConfig) -> None:
     record = train(config)
     run = config.out
-    assert set(record) == {"learned", "learned, mean of 2 scanpaths", "center", "random", "oracle"}
+    assert set(record) == {
+        "learned", "learned, mean of 2 scanpaths", "center", "random", "oracle",
+        UNTOLD, ELSEWHERE, AT_CENTRE,
+    }  # fmt: skip
     for row in record.values():
         assert 0 <= row["low"] <= row["ma"] <= row["high"] <= 100
         assert row["num_images"] == 12
