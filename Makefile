@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
 
-.PHONY: install demo test test-lowest test-package audit clean
+.PHONY: install demo test test-browser test-lowest test-package audit clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,17 @@ test: install
 	$(BIN)/pytest -q -m "not bad_input" --jaxtyping-packages=encoders,agents,beartype.beartype \
 		tests/agents/test_losses.py tests/agents/test_networks.py tests/agents/test_rollout.py \
 		tests/encoders/bank/test_feature_bank.py tests/encoders/test_spec.py
+
+# Pages in a real browser. Playwright comes from PyPI; Chromium is the system's, since a browser of
+# Playwright's own would be a download from elsewhere.
+test-browser: install
+	$(BIN)/python -m pip install --quiet --editable ".[dev,browser]"
+	@which chromium chromium-browser google-chrome | grep -q . || test -n "$$GLIMPSE_CHROMIUM" || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+			apt-get install -qq --yes --no-install-recommends chromium >/dev/null; } || { \
+		echo "Chromium is absent: install it as root (apt-get install chromium), or name the" \
+			"browser in GLIMPSE_CHROMIUM" >&2; exit 1; }
+	$(BIN)/pytest -q -m browser tests/browser
 
 # The bounds of pyproject.toml: what is declared to be enough is.
 $(LOWEST)/.installed: pyproject.toml .ci/versions.py | install

@@ -55,6 +55,8 @@ _COMMANDS: dict[str, tuple[str, str, str, str]] = {
              "Play the task yourself in a browser, against an agent."),
     "publish": ("experiments.publish.command", "PublishConfig", "publish",
                 "Write a run's agent for others, with a model card; upload it."),
+    "view": ("experiments.see.view", "ViewConfig", "view",
+             "Write what agents did as one HTML page to step through."),
     "benchmark": ("experiments.benchmarks.command", "BenchmarkConfig", "benchmark",
                   "Measure what the project claims about speed, on this machine."),
     "demo": ("experiments.train.demo", "DemoConfig", "demo",
@@ -86,7 +88,17 @@ _GO_ON = {
         ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
     ),
     **dict.fromkeys(
-        ("evaluate", "report", "dedup", "figures", "attention", "contest", "publish", "benchmark"),
+        (
+            "evaluate",
+            "report",
+            "dedup",
+            "figures",
+            "attention",
+            "view",
+            "contest",
+            "publish",
+            "benchmark",
+        ),
         "the same command begins again",
     ),
 }

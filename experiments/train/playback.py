@@ -39,6 +39,8 @@ class Watched:
     """Where the retina looked; with a bank, a point of its lattice."""
     intended: Float[np.ndarray, "T N 2"]
     """Where the agent chose to look, within [-1, 1]."""
+    scales: Float[np.ndarray, "T N"] | None = None
+    """At which zoom it looked, if it chose; those of a bank are whole numbers."""
 
     @property
     def predictions(self) -> Int64[np.ndarray, "T N"]:
@@ -190,7 +192,7 @@ def watch(
     """
     agent.seed(seed)
     chosen = np.arange(len(env.dataset)) if images is None else np.asarray(images, np.int64)
-    labels, log_probs, fixations, intended = [], [], [], []
+    labels, log_probs, fixations, intended, scales = [], [], [], [], []
     for positions, count in batches(len(chosen), env.num_envs):
         trajectory = collect(
             env, agent, seed=seed + int(positions[0]), options={"image": chosen[positions]},
@@ -201,6 +203,8 @@ def watch(
         labels.append(trajectory.labels[:count])
         log_probs.append(torch.stack(each)[:, :count])
         fixations.append(trajectory.fixations[:, :count])
+        if trajectory.scales is not None:
+            scales.append(trajectory.scales[:, :count])
         where = torch.stack([state.location for state in trajectory.states[:-1]])
         intended.append(where.detach()[..., :2].clamp(-1.0, 1.0)[:, :count])
     return Watched(
@@ -209,4 +213,5 @@ def watch(
         log_probs=torch.cat(log_probs, dim=1).cpu().numpy(),
         fixations=torch.cat(fixations, dim=1).cpu().numpy(),
         intended=torch.cat(intended, dim=1).cpu().numpy(),
+        scales=env.snap_scale(torch.cat(scales, dim=1).cpu().numpy()) if scales else None,
     )
