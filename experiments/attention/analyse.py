@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from experiments.attention.measures import (
     summarise,
     survey,
 )
+from experiments.attention.people import PEOPLE, Played, is_record, read_people
 from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
 from experiments.metrics import (
@@ -36,6 +37,8 @@ from experiments.metrics import (
     share_estimate,
 )
 from experiments.runtime.runs import write_json
+from experiments.train.cells import model_title
+from experiments.train.factory import describe_dataset
 from experiments.train.playback import OpenRun, Watched, open_run, run_titles, watch
 from glimpse_env.pyramids.pyramid import PATCH_SIDE
 
@@ -49,7 +52,7 @@ class AttentionConfig:
     """Say where the agents of finished runs look, against the dogs' boxes, and what it is worth."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders of `glimpse train`."""
+    """Runs of `glimpse train`, `hf://owner/name`, and records of `glimpse play` (one, or --out)."""
     out: Path = Path("attention")
     """Folder of attention.json, attention.md and attention.png."""
     split: Literal["train", "val", "trainval", "test"] = "val"
@@ -245,14 +248,60 @@ def analyse(
         name: watch(agent, run.env, images=scenery.images, seed=config.seed)
         for name, agent in run.agents.items()
     }
-    learned = watched["learned"]
     lattice = None
     if isinstance(run.source, FeatureBank):
         points = np.asarray(run.source.fixations, np.float64)
         lattice = points, lattice_shares(run.source.snap, len(points))
-    record: dict[str, Any] = run.describe() | {
+    answers = score_answers(watched, len(run.dataset.class_names), len(run.resolutions))
+    facts = run.describe() | {"two_dogs": config.two_dogs}
+    return _judge(title, watched["learned"], facts, answers, ground, lattice)
+
+
+def analyse_people(played: Played) -> list[tuple[dict[str, Any], PlotData]]:
+    """Judge what people did, and their agent on the same images, as agents are judged."""
+    ground = Ground.of(survey(played.dataset, played.images))
+    looks = len(played.fixations[PEOPLE])
+    title = model_title(played.resolutions, looks)
+    found = []
+    for who, watched in played.watched().items():
+        facts = {
+            "run": str(played.source),
+            "people": {"who": who, "sessions": played.sessions, "against": played.run},
+            "split": played.dataset.split,
+            "resolutions": list(played.resolutions),
+            "num_glimpses": looks,
+            "lattice": None,
+            "dataset": describe_dataset(played.dataset),
+            "two_dogs": False,
+        }
+        # What a person believes between the looks is not asked.
+        last = replace(
+            watched, fixations=watched.fixations[-1:], intended=watched.intended[-1:],
+            log_probs=watched.log_probs[-1:],
+        )  # fmt: skip
+        classes = len(played.dataset.class_names)
+        (row,) = score_answers({"learned": last}, classes, len(played.resolutions))
+        pixels = pixel_budget(looks, len(played.resolutions))
+        row |= {"glimpses": looks, "pixels": pixels, "of_224": round(pixels / _WHOLE**2, 4)}
+        change = played.person_minus_agent()
+        if who == PEOPLE and change is not None:
+            row["person_minus_agent"] = _plain(change)
+        found.append(_judge(f"{who}, {title}", watched, facts, [row], ground, None))
+    return found
+
+
+def _judge(
+    title: str,
+    learned: Watched,
+    facts: dict[str, Any],
+    answers: list[dict[str, Any]],
+    ground: Ground,
+    lattice: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[dict[str, Any], PlotData]:
+    """The record of one player, and what its picture is drawn from."""
+    scenery = ground.scenery
+    record: dict[str, Any] = facts | {
         "title": title,
-        "two_dogs": config.two_dogs,
         "pictures": len(scenery.images),
         "fixations": {
             "mean": learned.fixations.mean(axis=1).round(4).tolist(),
@@ -260,7 +309,7 @@ def analyse(
             "chosen_mean": learned.intended.mean(axis=1).round(4).tolist(),
             "chosen_spread": learned.intended.std(axis=1).round(4).tolist(),
         },
-        "answers": score_answers(watched, len(run.dataset.class_names), len(run.resolutions)),
+        "answers": answers,
         "boxes": None,
     }
     if (scenery.counts > 0).any():
@@ -280,20 +329,27 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     """Analyse the runs; writes attention.json, attention.md and attention.png.
 
     Raises:
-        RunError: a folder without a run or a checkpoint.
+        RunError: a folder without a run or a checkpoint, or a damaged record of `glimpse play`.
     """
     grounds: dict[str, Ground] = {}
     records, plots = [], []
-    for folder, title in zip(config.runs, run_titles(config.runs), strict=True):
+    runs = [path for path in config.runs if not is_record(path)]
+    titles = dict(zip(runs, run_titles(runs), strict=True))
+    for path in config.runs:
+        if path not in titles:
+            for record, plot in analyse_people(read_people(path, data_dir=config.data_dir)):
+                records.append(record)
+                plots.append(plot)
+            continue
         run = open_run(
-            folder, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,
+            path, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,
             num_images=config.count, two_dogs=config.two_dogs,
         )  # fmt: skip
         key = run.dataset.fingerprint
         if key not in grounds:
             images = np.random.default_rng(config.seed).permutation(len(run.dataset))
             grounds[key] = Ground.of(survey(run.dataset, np.sort(images[: config.count])))
-        record, plot = analyse(run, title, grounds[key], config)
+        record, plot = analyse(run, titles[path], grounds[key], config)
         records.append(record)
         plots.append(plot)
     result = {

@@ -15,6 +15,7 @@ from experiments.metrics import Estimate, class_mean_difference
 from experiments.play.session import Episode, EventError, Rules, Session
 from experiments.play.store import RecordError, read_record
 from experiments.runtime.runs import RunError, from_record
+from experiments.train.playback import Watched
 from glimpse_env.datasets.base import ImageDataset
 
 PEOPLE = "people"
@@ -45,6 +46,16 @@ class Played:
     """Where who looked: `PEOPLE`, and `AGENT` where one played every one of these images."""
     answers: dict[str, Int64[np.ndarray, " N"]]
     """What who answered."""
+
+    def watched(self) -> dict[str, Watched]:
+        """The same as an agent's run gives it; of beliefs nothing is known but the answer."""
+        found = {}
+        for who, fixations in self.fixations.items():
+            sure = np.full((len(self.images), len(self.dataset.class_names)), -np.inf)
+            sure[np.arange(len(self.images)), self.answers[who]] = 0.0
+            log_probs = np.broadcast_to(sure, (len(fixations), *sure.shape))
+            found[who] = Watched(self.images, self.labels, log_probs, fixations, fixations)
+        return found
 
     def person_minus_agent(self) -> Estimate | None:
         """The difference of their mA on the same images; None without an agent."""

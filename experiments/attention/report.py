@@ -72,6 +72,14 @@ def format_attention(record: Row) -> str:
 
 
 def _what(run: Row) -> str:
+    people = run.get("people")
+    if people is not None:
+        boxes = run["boxes"]["pictures"] if run["boxes"] else 0
+        against = f" against `{people['against']}`" if people["against"] else ""
+        return (
+            f"`{run['run']}`, {people['who']}: {people['sessions']:,} sessions of `glimpse play`"
+            f"{against}; {run['pictures']:,} episodes on `{run['split']}`, {boxes:,} with boxes."
+        )
     where = (
         "live encoder" if run["lattice"] is None else f"bank of {run['lattice']} fixations"
     )  # fmt: skip
@@ -161,6 +169,12 @@ def _sentences(run: Row) -> list[str]:
                 f"- **Worth it?** Against the same network with fixations {what}, choosing where "
                 f"to look {told} {percent(change, sign=True)} points of mA."
             )
+    change = last.get("person_minus_agent")
+    if change is not None:
+        lines.append(
+            "- **Person and agent**: on the same images people were right "
+            f"{percent(change, sign=True)} points of mA more often than the agent."
+        )
     if len(run["answers"]) > 1:
         gains = ", ".join(
             f"glimpse {row['glimpses']} {percent(row['learned_gain'], sign=True)}"

@@ -27,7 +27,7 @@ class FiguresConfig:
     """Draw the paper's Figures 3, 5 and 6 from the checkpoints of finished runs."""
 
     run: tuple[Path, ...]
-    """Run folders of `glimpse train`, one a model, at most four; in the order of the columns."""
+    """Runs of `glimpse train` or `hf://owner/name`, one a model, at most four; in column order."""
     out: Path = Path("figures")
     """Folder of the PNG files, figures.json and figures.md."""
     which: tuple[Literal[3, 5, 6], ...] = (3, 5, 6)

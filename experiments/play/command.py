@@ -14,7 +14,7 @@ from experiments.data import DataConfig, build_dataset
 from experiments.play.game import Game, OwnImages, Player
 from experiments.play.server import Served, bind, make_server, require_web
 from experiments.play.store import Store
-from experiments.runtime.hub_runs import local_run
+from experiments.runtime.hub_runs import is_published, local_run
 from experiments.runtime.runs import RunError, load_config, to_record
 from experiments.train.cells import model_title
 from experiments.train.config import Resolution, TrainConfig
@@ -152,20 +152,19 @@ def _against(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:
     if config.run is None and not SHIPPED:
         raise RunError("name a run of `glimpse train` to play against, or play --alone")
     asked = config.run or Path(next(iter(SHIPPED)))
-    folder = local_run(asked)
-    settings = load_config(TrainConfig, folder)
     own = None
     if config.image:
+        settings = load_config(TrainConfig, local_run(asked))
         names = build_dataset(_moved(settings.data, config.data.data_dir), config.split).class_names
         own = OwnImages(config.image, names)
     run = open_run(
-        folder, config.split, bank=config.bank, live=config.live, data_dir=config.data.data_dir,
+        asked, config.split, bank=config.bank, live=config.live, data_dir=config.data.data_dir,
         num_images=1, dataset=own,
     )  # fmt: skip
     # A path of this machine is nothing for the people who play.
-    name = "/".join(folder.resolve().parts[-2:]) if asked == folder else str(asked)
+    name = run.name if is_published(asked) else "/".join(asked.resolve().parts[-2:])
     title = f"{run.title}, against {name}"
-    about = {"run": str(asked), "data": to_record(run.config.data)}
+    about = {"run": run.name, "data": to_record(run.config.data)}
     game = Game(
         run.dataset, run.resolutions, run.config.num_glimpses, player=Player(run),
         truth_known=own is None,

@@ -139,12 +139,13 @@ def _check(config: PublishConfig, run: TrainConfig) -> str:
 
 
 def for_others(run: TrainConfig) -> TrainConfig:
-    """A run's settings without what is of one machine; features come live."""
+    """A run's settings without what is of one machine or stays behind; features come live."""
     storage = run.storage if run.storage in STORAGES else "auto"
     data = replace(run.data, data_dir=None)
     return replace(
-        run, out=Path("run"), bank=None, data=data, storage=storage, device="auto", resume=False
-    )
+        run, out=Path("run"), bank=None, data=data, storage=storage, device="auto", resume=False,
+        references=False,
+    )  # fmt: skip
 
 
 def without_paths(environment: dict[str, Any]) -> dict[str, Any]:

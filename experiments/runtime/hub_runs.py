@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from agents.pretrained import SHIPPED, find_pretrained
+from agents.pretrained import SHIPPED, Found, find_pretrained
 from encoders.spec import spec_names
 from experiments.runtime.runs import RunError, read_json
 
@@ -35,13 +36,22 @@ def local_run(run: Path) -> Path:
         PretrainedError: The hub has no such agent, or is not reached.
         RunError: It was published without its run's record, or the record asks for more than data.
     """
-    if not is_published(run):
-        return run
-    found = find_pretrained(run)
+    return _found(str(run)).folder if is_published(run) else run
+
+
+def run_name(run: Path) -> str:
+    """What a run goes by in records: its path, or its name on the hub with the commit."""
+    return _found(str(run)).name if is_published(run) else str(run)
+
+
+@cache
+def _found(name: str) -> Found:
+    """Find a published agent, once in a process: it stays the same commit."""
+    found = find_pretrained(name)
     if found.remote:
         print(f"agent: {found.name}")
         check_harmless(found.folder, found.name)
-    return found.folder
+    return found
 
 
 def is_published(run: Path) -> bool:

@@ -22,6 +22,7 @@ from encoders.bank.feature_bank import FeatureBank
 from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder
 from experiments.metrics import Answers
+from experiments.runtime.hub_runs import local_run, results_folder
 from experiments.runtime.runs import RunError, load_config, read_json, write_json
 from experiments.train.config import TrainConfig
 from experiments.train.episodes import batches, episodes
@@ -221,7 +222,7 @@ class EvaluateConfig:
     """Evaluate the agents of a finished or interrupted run."""
 
     run: Path
-    """Run folder, as given to `glimpse train --out`."""
+    """Run folder, as given to `glimpse train --out`; or `hf://owner/name`, or a shipped agent."""
     split: Literal["train", "val", "trainval", "test"] = "val"
     """Split to evaluate on; look at `test` once, at the end."""
     bank: Path | None = None
@@ -316,9 +317,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         RunError: no run there, no checkpoint yet, or a damaged record.
     """
-    own = run = load_config(TrainConfig, config.run)
+    folder, out = local_run(config.run), results_folder(config.run)
+    own = run = load_config(TrainConfig, folder)
     environment = read_json(
-        config.run / "environment.json", "restore it from a copy, or train the run again"
+        folder / "environment.json", "restore it from a copy, or train the run again"
     )
     if config.live:
         run = replace(run, bank=None)
@@ -328,7 +330,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run = replace(run, data=replace(run.data, data_dir=config.data_dir))
     source = build_source(run, config.split)
     env = build_play_env(run, config.split, source=source, training=False)
-    agents = load_run(config.run, run, env, best=config.best)
+    agents = load_run(folder, run, env, best=config.best)
     if not config.best:
         _tell_unfinished(agents, own.epochs)
     oracle = own.references if config.oracle is None else config.oracle
@@ -344,13 +346,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if "bank" not in environment and config.bank is None and isinstance(source, FeatureBank):
         # A run of before banks were recorded: those in its own place are taken for its own.
         environment["bank"] = {config.split: settings["source"]["bank"]}
-    path = config.run / evaluation_name(settings, own, environment, best=config.best)
+    path = out / evaluation_name(settings, own, environment, best=config.best)
     write_json(path, {"settings": settings, **record})
     print(f"written: {path}")
     if config.pictures:
-        folder = config.run / "pictures"
-        draw_examples(env.dataset, answers["learned"], run.resolutions, folder, config.pictures)
-        print(f"pictures: {folder}")
+        pictures = out / "pictures"
+        draw_examples(env.dataset, answers["learned"], run.resolutions, pictures, config.pictures)
+        print(f"pictures: {pictures}")
     return record
 
 

@@ -17,6 +17,7 @@ from agents.rollout import collect
 from encoders.bank.feature_bank import FeatureBank
 from encoders.inference.engine import Encoder
 from experiments.data import build_dataset
+from experiments.runtime.hub_runs import local_run, run_name
 from experiments.runtime.runs import RunError, load_config, read_json
 from experiments.train.cells import model_title
 from experiments.train.config import TrainConfig
@@ -67,6 +68,8 @@ class OpenRun:
     """On the split."""
     agents: dict[str, ReinforceAgent]
     """`learned`, and the references that have a checkpoint."""
+    name: str
+    """What it was opened by; of an agent from the hub with the commit."""
 
     @property
     def dataset(self) -> ImageDataset:
@@ -90,7 +93,7 @@ class OpenRun:
         )
         bank = self.source if isinstance(self.source, FeatureBank) else None
         return {
-            "run": str(self.folder),
+            "run": self.name,
             "title": self.title,
             "checkpoint": record["weights"],
             "epoch": self.agents["learned"].epoch,
@@ -109,7 +112,7 @@ def run_titles(folders: Sequence[Path]) -> list[str]:
     Raises:
         RunError: no run in a folder.
     """
-    configs = [load_config(TrainConfig, folder) for folder in folders]
+    configs = [load_config(TrainConfig, local_run(folder)) for folder in folders]
     titles = [model_title(config.resolutions, config.num_glimpses) for config in configs]
     return [
         f"{title} ({'/'.join(folder.parts[-2:])})" if titles.count(title) > 1 else title
@@ -131,7 +134,7 @@ def open_run(
     """Open a run of `glimpse train` for watching.
 
     Args:
-        folder: The run.
+        folder: The run, or the name of a published one.
         split: Which pictures.
         bank: Other banks than the run's own.
         live: Use the live encoder although the run has banks.
@@ -144,6 +147,7 @@ def open_run(
         RunError: no run there, no checkpoint yet, two dogs of a data set that is not drawn, or a
             policy that tells nothing between its glimpses.
     """
+    name, folder = run_name(folder), local_run(folder)
     config = load_config(TrainConfig, folder)
     if live or two_dogs or dataset is not None:
         config = replace(config, bank=None)
@@ -172,7 +176,7 @@ def open_run(
             "asked for here is its belief after every glimpse: `glimpse evaluate` scores it and "
             "draws its scanpaths"
         )
-    return OpenRun(folder, config, source, env, own)
+    return OpenRun(folder, config, source, env, own, name)
 
 
 def watch(

@@ -12,6 +12,8 @@ import torch
 
 from agents.pretrained import find_pretrained
 from agents.reinforce import ReinforceAgent
+from experiments.cli import main
+from experiments.play.command import PlayConfig, prepare
 from experiments.publish.command import PublishConfig, publish
 from experiments.runtime.hub_runs import local_run, results_folder
 from experiments.runtime.runs import RunError
@@ -116,6 +118,43 @@ def test_to_the_hub_and_back(
     assert local_run(out) == out
     assert results_folder(Path("hf://me/looks@main")) == Path("published/me-looks-main")
     assert results_folder(out) == out
+
+
+def test_the_commands_take_it_by_its_name(
+    watched_runs: Runs,
+    tmp_path: Path,
+    hub: LocalHub,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    publish(PublishConfig(watched_runs["high"], out=tmp_path / "mine", push="me/all"))
+    commit = hub.branches["me/all"]["main"]
+    before = files_of(local_run(Path("hf://me/all")))
+    assert main(["evaluate", "--run", "hf://me/all", "--pictures", "1"]) == 0
+    (written,) = (tmp_path / "published/me-all").glob("evaluation-val*.json")
+    record = json.loads(written.read_text())
+    assert record["settings"]["source"] == {"live": "float32"}
+    assert files_of(local_run(Path("hf://me/all"))) == before, "the cache is not written to"
+    assert main(["attention", "hf://me/all", "--count", "4"]) == 0
+    record = json.loads((tmp_path / "attention/attention.json").read_text())
+    assert record["runs"][0]["run"] == f"hf://me/all@{commit}"
+    assert main(["figures", "--run", "hf://me/all", "--which", "6", "--count", "1"]) == 0
+    served = prepare(PlayConfig(run=Path("hf://me/all"), out=tmp_path / "play"))
+    assert served.title == f"high only, 2 glimpses, against hf://me/all@{commit}"
+    assert served.store.header["run"] == f"hf://me/all@{commit}"
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--run"], ["figures", "--run"], ["attention"]])
+def test_an_address_that_leads_nowhere_is_one_sentence(
+    command: list[str],
+    hub: LocalHub,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("GLIMPSE_DEBUG", raising=False)
+    assert main([*command, "hf://nobody/nothing"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no repository 'nobody/nothing'" in said
 
 
 @pytest.mark.parametrize(
