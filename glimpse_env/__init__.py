@@ -13,7 +13,8 @@ The shape key, for every module of the project:
     B  batch (environments, or images)      D  features per patch
     T  glimpses (`num_glimpses`)            N  hidden units
     S  resolutions in use                   K  classes
-    P  patch side, 96 pixels                L, C  lattice points of glimpses and contexts
+    P  patch side, 96 pixels                L  lattice points
+    G  cells a side of a context            C  channels of the encoder's last feature map
 
 Trajectories are time-major, `[T, B, ...]`.
 """

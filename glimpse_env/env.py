@@ -47,18 +47,27 @@ class DogsGlimpseEnv(gym.Env):
 
     ## Observation space
 
-    `Dict` of (S resolutions, D features a patch, P = 96)
+    `Dict` of (S resolutions, D features a patch, G x G cells of C channels, P = 96)
 
     | key | space | meaning |
     |---|---|---|
-    | `context` | `Box((D,))`, or pixels `Box(0, 255, (P, P, 3), uint8)` | the blurred start |
-    | `glimpse` | `Box((S, D))`, or pixels `Box(0, 255, (S, P, P, 3), uint8)` | the last look |
+    | `context` | `Box((G, G, C))`, or `Box((D,))` for G = 1 | the blurred start |
+    | `glimpse` | `Box((S, D))` | the last look |
     | `fixation` | `Box(-1, 1, (2,))` | where that was: clipped, and snapped |
     | `remaining` | `Box(0, 1, (1,))` | share of the glimpses still to come |
 
-    `glimpse` and `fixation` are zero before the first look. With `observation="both"` features are
-    under these names and pixels under `context_pixels` and `glimpse_pixels`. `choose_scale` adds
-    nothing: an agent knows the scale it chose. The answer returns the last observation again.
+    `glimpse` and `fixation` are zero before the first look. `choose_scale` adds nothing: an agent
+    knows the scale it chose. The answer returns the last observation again.
+
+    The context keeps its layout: `context[i, j]` is the mean of the encoder's last feature map over
+    the cell in row i, column j of a G x G grid (`context_grid`; 3 x 3 of 1,024 channels for
+    GoogLeNet, whose features are the mean of the cells; 3 x 3 of 32 for `inception_mini`, each the
+    root of its mean times a gain, as its features are scaled). With G = 1, or an encoder that gives
+    no map, it is the features of the context patch.
+
+    With `observation="pixels"` the two are `Box(0, 255, (P, P, 3), uint8)` and
+    `Box(0, 255, (S, P, P, 3), uint8)`; with `"both"` these come beside the features, under
+    `context_pixels` and `glimpse_pixels`.
 
     ## Rewards
 
@@ -126,6 +135,7 @@ class DogsGlimpseEnv(gym.Env):
     | `encoder` | registered name, `EncoderSpec`, `FeatureBank`, `torch.nn.Module` | by the id |
     | `observation` | `features`, `pixels` (the encoder is ignored), `both` | `features` |
     | `context` | `auto` (random when training), `random`, `center` | `auto` |
+    | `context_grid` | G, or `auto`: 3 where the encoder gives a map, else 1 | `auto` |
     | `mirror` | `auto` (random flips when training), `True` (random flips), `False` | `auto` |
     | `shard` | `(i, n)`: every n-th image of the walk, from the i-th on | `(0, 1)` |
     | `order_seed` | integer from 0, or `None`; see above | `None` |

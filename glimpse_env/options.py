@@ -50,6 +50,10 @@ class EnvOptions:
     """`features`, `pixels`, or `both` (pixels under `context_pixels` and `glimpse_pixels`)."""
     context: str = "auto"
     """Place of the context patch: `random`, `center`, or `auto` (random when training)."""
+    context_grid: int | str = "auto"
+    """G: the context is the encoder's last feature map averaged to G x G cells of C channels; for 1
+    it is the encoder's features. `auto`: 3 where the encoder gives a map that 3 divides, else 1; of
+    a `FeatureBank` the grid that it holds. Ignored when `observation="pixels"`."""
     mirror: bool | str = "auto"
     """Whether pictures are mirrored at random: True, False, or `auto` (when training)."""
     shard: Sequence[int] = (0, 1)
@@ -77,6 +81,7 @@ class EnvOptions:
         self._set("num_glimpses", _integer("num_glimpses", self.num_glimpses, least=1))
         if self.order_seed is not None:
             self._set("order_seed", _integer("order_seed", self.order_seed, least=0))
+        self._set("context_grid", _grid(self.context_grid))
         self._set("shard", _shard(self.shard))
         self._set("device", _device(self.device))
         check_choice("observation", self.observation, OBSERVATIONS)
@@ -232,6 +237,14 @@ def _resolutions(given: Any) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError(f"resolutions names one twice: {names!r}")
     return names
+
+
+def _grid(given: Any) -> int | str:
+    if isinstance(given, str):
+        if given == "auto":
+            return given
+        raise ValueError(f"context_grid is 'auto' or an integer, not {given!r}")
+    return _integer("context_grid", given, least=1)
 
 
 def _shard(given: Any) -> tuple[int, int]:

@@ -29,15 +29,20 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         observation_space: spaces.Dict,
         normalise_features: Normalisation = "root",
         width: int | None = None,
+        context_grid: int = 1,
+        feature_size: int | None = None,
     ) -> None:
         """Build the extractor.
 
         Args:
-            observation_space: Of a flat face: `glimpse` is Box(S * D), `context` Box(D).
+            observation_space: Of a flat face: `glimpse` is Box(S * D), `context` Box(D), or
+                Box(G * G * C) of an environment with a context grid G.
             normalise_features: As `TwoDeckConfig.normalise_features`; `root` suits GoogLeNet's
-                pooled features, and D must be the context's.
-            width: Units of a ReLU layer over each patch, shared by all; None leaves patches as
-                they are.
+                pooled features. Patches are scaled one by one, a context as a whole.
+            width: Units of a ReLU layer over each patch, shared by all, and of one over each cell
+                of a context; None leaves them as they are.
+            context_grid: G, the environment's.
+            feature_size: D; by default C, as of a GoogLeNet, or the context's size where G is 1.
 
         Raises:
             ValueError: The observations are not features of a flat face.
@@ -46,34 +51,46 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         shapes: dict[str, tuple[int, ...]] = {
             name: getattr(part, "shape", None) or () for name, part in parts.items()
         }
+        cells = context_grid**2
         joined = {"context", "glimpse"} <= set(parts) and (
             len(shapes["context"]) == len(shapes["glimpse"]) == 1
-            and shapes["glimpse"][0] % shapes["context"][0] == 0
+            and shapes["context"][0] % cells == 0
+            and shapes["glimpse"][0] % (feature_size or shapes["context"][0] // cells) == 0
         )
         if not joined:
             raise ValueError(
-                "GlimpseExtractor reads the features of a flat face (context [D], glimpse "
-                f"[S * D]), not {observation_space}: wrap the environment with FlatAction or "
-                "another face of glimpse_env.wrappers, made with observation='features'."
+                f"GlimpseExtractor with context_grid={context_grid} reads the features of a flat "
+                f"face (context [D], or [G * G * C] with a grid G; glimpse [S * D]), not "
+                f"{observation_space}: wrap the environment with FlatAction or another face of "
+                "glimpse_env.wrappers, made with observation='features', and give both the same "
+                "context_grid (and feature_size=D where C is another)."
             )
         if normalise_features not in get_args(Normalisation):
             raise ValueError(
                 f"normalise_features is one of {get_args(Normalisation)}, not "
                 f"{normalise_features!r}."
             )
-        size, num_patches = shapes["context"][0], shapes["glimpse"][0] // shapes["context"][0]
+        channels = shapes["context"][0] // cells
+        size = feature_size or channels
+        num_patches = shapes["glimpse"][0] // size
         others = [name for name in ("fixation", "remaining") if name in parts]
-        num_others = sum(shapes[name][0] for name in others)
-        super().__init__(observation_space, (1 + num_patches) * (width or size) + num_others)
+        num_features = cells * (width or channels) + num_patches * (width or size)
+        num_features += sum(shapes[name][0] for name in others)
+        super().__init__(observation_space, num_features)
         self.normalise_features, self.feature_size = normalise_features, size
-        self.others = others
+        self.cells, self.others = cells, others
         self.patch: nn.Module = nn.Identity()
+        self.cell: nn.Module = nn.Identity()
         if width is not None:
             self.patch = nn.Sequential(nn.Linear(size, width), nn.ReLU())
+            if cells > 1:
+                self.cell = nn.Sequential(nn.Linear(channels, width), nn.ReLU())
 
     def forward(self, observations: dict[str, Tensor]) -> Float[Tensor, "B F"]:
         """One vector a row."""
-        patches = torch.cat([observations["context"], observations["glimpse"]], dim=1)
-        patches = patches.unflatten(1, (-1, self.feature_size))
-        scaled = self.patch(standardise(patches, self.normalise_features))
-        return torch.cat([scaled.flatten(1), *(observations[name] for name in self.others)], dim=1)
+        how = self.normalise_features
+        context = standardise(observations["context"], how).unflatten(1, (self.cells, -1))
+        layer = self.cell if self.cells > 1 else self.patch
+        glimpse = observations["glimpse"].unflatten(1, (-1, self.feature_size))
+        parts = [layer(context).flatten(1), self.patch(standardise(glimpse, how)).flatten(1)]
+        return torch.cat([*parts, *(observations[name] for name in self.others)], dim=1)

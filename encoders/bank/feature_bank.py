@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -335,25 +336,27 @@ class FeatureBank:
         Raises:
             BankMismatchError: for mirrored pictures, or a grid, that are not in the bank.
         """
-        self.check_grid(grid)
+        grid = self.resolve_grid(grid)
         row = self._row(self.description.context_shape, image, mirror, point)
         if grid == 1 or self.context_cells is None:
             return _take(self.context, row)
         return _take(self.context_cells, row).reshape(len(row), *self.context_shape(grid))
 
-    def check_grid(self, grid: int) -> None:
-        """Refuse a context grid that is neither 1 nor the bank's own.
+    def resolve_grid(self, grid: int | Literal["auto"]) -> int:
+        """Return the context grid that is meant: `auto` is the bank's own.
 
         Raises:
-            BankMismatchError: naming those that it serves.
+            BankMismatchError: for one that is neither 1 nor the bank's own.
         """
         own = self.context_grid
+        grid = own if grid == "auto" else grid
         if grid not in (1, own):
             served = "1" if own == 1 else f"1 and {own}"
             raise BankMismatchError(
                 f"the bank in {self.folder} serves a context grid of {served}, not {grid}: make "
                 f"one with `glimpse bank --context-grid {grid}`, in another folder"
             )
+        return grid
 
     def context_shape(self, grid: int) -> tuple[int, ...]:
         """Shape of a context on a grid: (D,) for 1, else (G, G, C)."""

@@ -2,7 +2,7 @@ r"""The settings of a comparison as RL Zoo's files: `python -m experiments.compa
 
     python -m rl_zoo3.train --algo ppo --env SyntheticDogsGlimpse-v0 --gym-packages glimpse_env \
         --conf-file experiments/hyperparams/ppo.yml \
-        --env-kwargs "resolutions:('high',)" num_glimpses:2
+        --env-kwargs "resolutions:('high',)" num_glimpses:2 context_grid:1
 
 RL Zoo steps scalar environments one by one, each with an encoder call of its own; `glimpse compare`
 trains the same algorithms on the batched environment.
@@ -39,7 +39,8 @@ def zoo_settings(agent: str, environment: str) -> dict[str, Any]:
         "lattice": {"glimpse_env.wrappers.LatticeAction": {"side": side}},
         "number": {"glimpse_env.wrappers.LatticeAction": {"side": side, "flat": True}},
     }[ALGORITHMS[agent][1]]
-    found = {"env_wrapper": [face], "n_envs": settings.num_envs, "n_timesteps": _STEPS}
+    found = {"env_kwargs": {"context_grid": 1}, "env_wrapper": [face]}
+    found |= {"n_envs": settings.num_envs, "n_timesteps": _STEPS}
     if "noise_std" in arguments:
         found["noise_type"] = "normal"
     return found | arguments | {"policy_kwargs": f"dict({', '.join(policy)})"}

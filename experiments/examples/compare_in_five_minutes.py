@@ -34,6 +34,7 @@ def make_envs(split: str, num_envs: int, pictures: int) -> Any:
         dataset=SyntheticDogs(split, num_images=pictures),
         resolutions=("high",),
         num_glimpses=2,
+        context_grid=1,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,10 +82,6 @@ def build_env(
         observation: What is shown.
     """
     training = split == config.train_split if training is None else training
-    # Where the context is a vector the environment need not know of grids.
-    grid: dict[str, Any] = {}
-    if config.context_grid != 1:
-        grid = {"context_grid": config.context_grid}
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
     return DogsGlimpseVectorEnv(
         config.batch_size,
@@ -96,6 +92,7 @@ def build_env(
         encoder=build_source(config, split) if source is None else source,
         mirror=mirror,
         context=config.context if training else "center",
+        context_grid=config.context_grid,
         device=config.device,
         storage=_storage(config, split),
         array="torch",
@@ -103,7 +100,6 @@ def build_env(
         # Where nobody says which pictures come next, another seed walks them in another order.
         order_seed=config.seed,
         observation=observation,
-        **grid,
     )
 
 
@@ -151,9 +147,11 @@ def describe_source(source: FeatureBank | Encoder) -> dict[str, Any]:
     """
     if isinstance(source, Encoder):
         return {"live": str(source.dtype).removeprefix("torch.")}
-    record = json.loads(json.dumps(asdict(source.description)))
+    record = source.description.record()
     del record["chunk"]  # how it was computed, not what it holds
-    for name in ("fixations", "context_fixations"):
+    for name in ("fixations", "context_fixations", "low_fixations"):
+        if name not in record:
+            continue
         points = record[name]
         flat = [value for point in points for value in point]
         record[name] = {

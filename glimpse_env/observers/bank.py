@@ -21,7 +21,8 @@ class BankObserver:
 
     A random context place is one of the bank's own, each as likely as another. A zoom is the next
     coarser or finer of the bank's resolutions, with that one's noise. Pixels, if asked for beside
-    the features, are cut where the bank looked and with its noise.
+    the features, are cut where the bank looked and with its noise. Where the bank has a coarser
+    lattice for the low resolution, that patch is the one of its point nearest to the fixation.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class BankObserver:
                 f"{options.context!r} asks for: make one that has"
             )
         self._bank, self._live = bank, live
+        self._grid = bank.resolve_grid(options.context_grid)
         self._centre = int(centre[0])
         self.device = torch.device("cpu")
         self.shapes = {
             **live.shapes,
-            "context": ((bank.feature_size,), "float32"),
+            "context": (bank.context_shape(self._grid), "float32"),
             "glimpse": ((len(self.resolutions), bank.feature_size), "float32"),
         }
         self._pixels = bool(live.shapes)
@@ -93,7 +95,7 @@ class BankObserver:
         bank = self._bank
         if contexts is not None:
             point = self._context_point(contexts)
-            found["context"] = bank.contexts(contexts.image, contexts.mirror, point)
+            found["context"] = bank.contexts(contexts.image, contexts.mirror, point, self._grid)
             if self._pixels:
                 key = bank.context_noise_keys(contexts.image, contexts.mirror, point)
                 place = bank.context_fixations[point]
@@ -118,7 +120,14 @@ class BankObserver:
         if self._pixels:
             key = bank.noise_keys(glimpses.image, glimpses.mirror, point)
             place = bank.fixations[point]
-            found["glimpse_pixels"] = self._live.cut_glimpses(glimpses, place, key, resolutions)
+            pixels = self._live.cut_glimpses(glimpses, place, key, resolutions)
+            if bank.low is not None and "low" in resolutions:
+                low = bank.low_point(point)
+                key = bank.low_noise_keys(glimpses.image, glimpses.mirror, low)
+                at = resolutions.index("low")
+                place = bank.low_fixations[low]
+                pixels[:, at] = self._live.cut_glimpses(glimpses, place, key, ("low",))[:, 0]
+            found["glimpse_pixels"] = pixels
         return found
 
     def _context_point(self, contexts: Gaze) -> Int64[np.ndarray, " n"]:

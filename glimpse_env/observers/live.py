@@ -71,6 +71,7 @@ class LiveObserver:
         self.resolutions = tuple(options.resolutions)
         self.device = torch.device("cpu")
         self.encoder: Encoder | None = None
+        self._grid = 1
         self._dataset = dataset
         banked = isinstance(options.encoder, FeatureBank) and options.observation != "pixels"
         # A free zoom is cut from the picture itself; that of a bank is one of the levels.
@@ -93,9 +94,9 @@ class LiveObserver:
         if options.observation != "pixels" and not banked:
             self.encoder = shared_encoder(options)
             self.device = self.encoder.device
-            size = self.encoder.feature_size
-            self.shapes["context"] = ((size,), "float32")
-            self.shapes["glimpse"] = ((count, size), "float32")
+            self._grid = self.encoder.resolve_grid(options.context_grid)
+            self.shapes["context"] = (self.encoder.context_shape(self._grid), "float32")
+            self.shapes["glimpse"] = ((count, self.encoder.feature_size), "float32")
         # A bank's pictures are drawn for people only, if at all.
         asked = "demand" if banked and options.observation == "features" else options.storage
         self.storage = choose_storage(
@@ -250,12 +251,14 @@ class LiveObserver:
         assert self.encoder is not None
         device = self._arena_device
         flat = [torch.as_tensor(part, device=device).flatten(0, -4) for part in cut.values()]
-        features = self.encoder(torch.cat(flat) if len(flat) > 1 else flat[0])
-        parts = features.split([len(patches) for patches in flat])
-        return {
-            name: part.unflatten(0, patches.shape[:-3])
-            for (name, patches), part in zip(cut.items(), parts, strict=True)
-        }
+        patches = torch.cat(flat) if len(flat) > 1 else flat[0]
+        features, cells = self.encoder.encode(patches, self._grid)
+        found, start = {}, 0
+        for (name, part), given in zip(cut.items(), flat, strict=True):
+            source = cells if name == "context" else features
+            found[name] = source[start : start + len(given)].unflatten(0, part.shape[:-3])
+            start += len(given)
+        return found
 
 
 def _places(gaze: Gaze, chosen: Any = slice(None)) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,13 +24,19 @@ def is_glimpse(name: str) -> bool:
 
 
 def join_space(space: spaces.Space) -> spaces.Space:
-    """Join the patches of a glimpse: (S, D) to (S * D,), (S, P, P, 3) to (S * P, P, 3)."""
+    """Join the patches of a glimpse and the cells of a context.
+
+    A glimpse goes from (S, D) to (S * D,), or from (S, P, P, 3) to (S * P, P, 3); a context from
+    (G, G, C) to (G * G * C,), so that nobody takes it for an image.
+    """
     if not isinstance(space, spaces.Dict):
         return space
     joined = dict(space.spaces)
     for name, box in space.spaces.items():
-        if is_glimpse(name) and isinstance(box, spaces.Box):
-            shape = (box.shape[0] * box.shape[1], *box.shape[2:])
+        if not isinstance(box, spaces.Box):
+            continue
+        shape = _joined_shape(name, box.shape, box.dtype)
+        if shape != box.shape:
             joined[name] = spaces.Box(
                 box.low.reshape(shape),
                 box.high.reshape(shape),
@@ -39,16 +46,25 @@ def join_space(space: spaces.Space) -> spaces.Space:
 
 
 def join(observation: Any, batch_axes: int) -> Any:
-    """Join the patches of a glimpse in an observation, or in a batch of them."""
+    """Join the patches of glimpses and the cells of contexts, in an observation or a batch."""
     if not isinstance(observation, Mapping):
         return observation
     joined = dict(observation)
     for name, value in observation.items():
-        if is_glimpse(name):
-            lead, rest = value.shape[:batch_axes], value.shape[batch_axes + 2 :]
-            count = value.shape[batch_axes] * value.shape[batch_axes + 1]
-            joined[name] = value.reshape((*lead, count, *rest))
+        lead, own = tuple(value.shape[:batch_axes]), tuple(value.shape[batch_axes:])
+        shape = _joined_shape(name, own, value.dtype)
+        if shape != own:
+            joined[name] = value.reshape((*lead, *shape))
     return joined
+
+
+def _joined_shape(name: str, shape: tuple[int, ...], dtype: Any) -> tuple[int, ...]:
+    """Shape of a part of one observation once its patches or cells are joined."""
+    if is_glimpse(name):
+        return (shape[0] * shape[1], *shape[2:])
+    if name == "context" and len(shape) == 3 and not str(dtype).endswith("uint8"):
+        return (math.prod(shape),)  # cells; pixels stay an image
+    return shape
 
 
 def concatenate(observation: dict[str, Any], batch_axes: int) -> Any:

@@ -91,6 +91,7 @@ def make_bank(
     places: tuple[tuple[float, float], ...] = ((0.0, 0.0),),
     resolutions: tuple[str, ...] = ("low", "medium", "high"),
     encode: Encoder | None = None,
+    grid: int = 1,
 ) -> FeatureBank:
     """Fill a bank straight from the retina and an encoder (`encoder()`), one patch at a time."""
     points = tuple((float(x), float(y)) for x, y in lattice(side))
@@ -108,6 +109,8 @@ def make_bank(
         fixations=points,
         context_fixations=places,
         noise_seed=5,
+        context_grid=grid,
+        context_channels=encode.context_shape(grid)[-1] if grid > 1 else 0,
     )
     bank = FeatureBank.create(folder, description)
 
@@ -115,7 +118,10 @@ def make_bank(
         pyramid = build_pyramid(dataset.image(index))
         count = len(at)
         patches = cut_patches([pyramid] * count, at, np.full(count, bool(flip)), key, names)
-        return encode(torch.from_numpy(patches).flatten(0, 1)).view(count, len(names), -1).numpy()
+        found, cells = encode.encode(torch.from_numpy(patches).flatten(0, 1), grid)
+        if bank.context_cells is not None and names == ("low",):
+            bank.context_cells[index, flip] = cells.flatten(1).numpy()
+        return found.view(count, len(names), -1).numpy()
 
     for index in range(len(dataset)):
         for flip in range(description.num_mirrors):

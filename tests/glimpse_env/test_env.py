@@ -602,7 +602,7 @@ def test_real_features_are_the_same_alone_and_in_a_batch(dogs_dir, bvlc_weights,
     env = gymnasium.make("DogsGlimpse-v0", order_seed=0, **common)
     batch = gymnasium.make_vec("DogsGlimpse-v0", num_envs=2, **common)
     assert env.observation_space["glimpse"].shape == (2, 1024)
-    assert env.observation_space["context"].shape == (1024,)
+    assert env.observation_space["context"].shape == (3, 3, 1024)
     alone, together = env.reset(seed=5)[0], batch.reset(seed=5)[0]
     np.testing.assert_allclose(alone["context"], together["context"][0], rtol=1e-3, atol=1e-4)
     alone = env.step(action(0.2, 0.1))[0]

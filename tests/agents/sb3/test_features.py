@@ -75,6 +75,25 @@ def test_a_width_puts_one_layer_over_each_patch():
     assert sum(p.numel() for p in extractor.parameters()) == 4 * (D + 1)
 
 
+@pytest.mark.parametrize("width", [None, 4])
+def test_cells_of_a_context_are_read_one_by_one(width):
+    channels, cells = 3, 4
+    space = spaces.Dict(
+        SPACE.spaces | {"context": spaces.Box(-np.inf, np.inf, (cells * channels,))}
+    )
+    seen = drawn() | {"context": torch.rand(3, cells * channels)}
+    extractor = GlimpseExtractor(space, width=width, context_grid=2, feature_size=D)
+    features = extractor(seen)
+    context = standardise(seen["context"], "root")
+    if width is not None:
+        context = extractor.cell(context.view(3, cells, channels)).flatten(1)
+    size = cells * (width or channels)
+    torch.testing.assert_close(features[:, :size], context)
+    assert features.shape == (3, extractor.features_dim) == (3, size + S * (width or D) + 3)
+    with pytest.raises(ValueError, match="the same context_grid"):
+        GlimpseExtractor(space)
+
+
 @pytest.mark.parametrize(
     "space",
     [

@@ -49,12 +49,13 @@ def test_rl_zoo_can_build_the_algorithm(agent: str) -> None:
     settings["policy_kwargs"] = eval(settings["policy_kwargs"], {})
     if "." in settings["policy"]:
         settings["policy"] = _by_path(settings["policy"])
+    kwargs = settings.pop("env_kwargs")
     settings.pop("n_timesteps")
     settings.pop("n_envs")
     dataset = SyntheticDogs("train", num_images=8)
 
     def make() -> gym.Env:
-        return face(gym.make("SyntheticDogsGlimpse-v0", dataset=dataset), **options)
+        return face(gym.make("SyntheticDogsGlimpse-v0", dataset=dataset, **kwargs), **options)
 
     env = make_vec_env(make, n_envs=2)
     model = PPO(env=env, **{**settings, "n_steps": 4, "batch_size": 8})

@@ -238,6 +238,23 @@ def test_environment_answers_from_the_bank(encoder: Encoder, tmp_path: Path) -> 
     np.testing.assert_array_equal(observation["glimpse"], expected)
 
 
+def test_environment_shows_the_pixels_that_a_coarse_low_lattice_was_made_of(
+    mapped: Encoder, tmp_path: Path
+) -> None:
+    bank = made(tmp_path / "b", MAPPED["coarse low"], mapped)
+    env = DogsGlimpseVectorEnv(
+        2, dataset=Pictures(), encoder=bank, num_glimpses=1, observation="both", mirror=False,
+        context="center",
+    )  # fmt: skip
+    seen = env.reset(seed=3)[0]
+    cells = mapped.encode(torch.from_numpy(seen["context_pixels"]), 3)[1].numpy()
+    np.testing.assert_allclose(seen["context"], cells, atol=1e-3)
+    asked = np.array([[0.4, 0.1], [-1.0, 0.3]], np.float32)
+    seen = env.step({"fixation": asked, "label": np.zeros(2, np.int64)})[0]
+    pixels = torch.from_numpy(seen["glimpse_pixels"]).flatten(0, 1)
+    np.testing.assert_allclose(seen["glimpse"], mapped(pixels).numpy().reshape(2, 3, -1), atol=1e-3)
+
+
 def test_interrupted_and_gone_on_with_equals_uninterrupted(
     encoder: Encoder, tmp_path: Path
 ) -> None:
