@@ -10,6 +10,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from encoders.bank.feature_bank import FeatureBank
+from experiments.attention.keypoints import read_faces
 from experiments.attention.measures import (
     LENGTHS,
     NEAR_LINE,
@@ -28,6 +29,7 @@ from experiments.attention.measures import (
 from experiments.attention.people import PEOPLE, Played, is_record, read_people
 from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
+from experiments.attention.scanpaths import check_scanpath_file, tabulate, write_scanpaths
 from experiments.metrics import (
     Estimate,
     bootstrap_interval,
@@ -69,6 +71,10 @@ class AttentionConfig:
     """Folder of the pictures, if it has moved."""
     seed: int = 0
     """Seed of the choice of pictures and of the noise outside them."""
+    scanpaths: Path | None = None
+    """Write every glimpse of every agent to this file too, `.csv` or `.parquet`."""
+    keypoints: Path | None = None
+    """JSON file of StanfordExtra: tells whether fixations fall on the face."""
 
     def __post_init__(self) -> None:
         """Check before anything is opened.
@@ -80,6 +86,7 @@ class AttentionConfig:
             raise ValueError("name at least one run folder of `glimpse train`")
         if self.count is not None and self.count < 1:
             raise ValueError(f"--count is at least 1, not {self.count}")
+        check_scanpath_file(self.scanpaths)
 
 
 def pixel_budget(num_glimpses: int, num_resolutions: int, *, context: bool = True) -> int:
@@ -240,21 +247,41 @@ def _right_where(
 
 
 def analyse(
-    run: OpenRun, title: str, ground: Ground, config: AttentionConfig
+    run: OpenRun,
+    title: str,
+    watched: dict[str, Watched],
+    ground: Ground,
+    config: AttentionConfig,
+    faces: Ground | None = None,
 ) -> tuple[dict[str, Any], PlotData]:
-    """Watch one run and judge it: its record, and what its picture is drawn from."""
-    scenery = ground.scenery
-    watched = {
-        name: watch(agent, run.env, images=scenery.images, seed=config.seed)
-        for name, agent in run.agents.items()
-    }
+    """Judge one run by what its agents did: its record, and what its picture is drawn from."""
     lattice = None
     if isinstance(run.source, FeatureBank):
         points = np.asarray(run.source.fixations, np.float64)
         lattice = points, lattice_shares(run.source.snap, len(points))
     answers = score_answers(watched, len(run.dataset.class_names), len(run.resolutions))
     facts = run.describe() | {"two_dogs": config.two_dogs}
-    return _judge(title, watched["learned"], facts, answers, ground, lattice)
+    record, plot = _judge(title, watched["learned"], facts, answers, ground, lattice)
+    if faces is not None:
+        record["face"] = judge_faces(watched["learned"], faces)
+    return record, plot
+
+
+def judge_faces(watched: Watched, faces: Ground) -> dict[str, Any]:
+    """Whether an agent looks at the face, over the images where keypoints tell of one.
+
+    Args:
+        watched: What the agent did.
+        faces: What to compare with, its boxes those of the faces.
+    """
+    known = faces.scenery.counts > 0
+    looked = measure_all(faces.scenery, watched.fixations)["inside"]
+    return {
+        "images": int(known.sum()),
+        "glimpses": [_plain(share_estimate(each[known] > 0.5)) for each in looked],
+        "centre": _plain(share_estimate(faces.centre["inside"][known] > 0.5)),
+        "random": _plain(mean_estimate(faces.random["inside"][known])),
+    }
 
 
 def analyse_people(played: Played) -> list[tuple[dict[str, Any], PlotData]]:
@@ -332,7 +359,8 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
         RunError: a folder without a run or a checkpoint, or a damaged record of `glimpse play`.
     """
     grounds: dict[str, Ground] = {}
-    records, plots = [], []
+    faces: dict[str, Ground] = {}
+    records, plots, tables = [], [], []
     runs = [path for path in config.runs if not is_record(path)]
     titles = dict(zip(runs, run_titles(runs), strict=True))
     for path in config.runs:
@@ -349,7 +377,25 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
         if key not in grounds:
             images = np.random.default_rng(config.seed).permutation(len(run.dataset))
             grounds[key] = Ground.of(survey(run.dataset, np.sort(images[: config.count])))
-        record, plot = analyse(run, titles[path], grounds[key], config)
+            if config.keypoints is not None:
+                scenery = grounds[key].scenery
+                found = read_faces(config.keypoints, run.dataset, scenery.images)
+                faces[key] = Ground.of(replace(scenery, boxes=found))
+        scenery = grounds[key].scenery
+        watched = {
+            name: watch(agent, run.env, images=scenery.images, seed=config.seed)
+            for name, agent in run.agents.items()
+        }
+        known = faces.get(key)
+        record, plot = analyse(run, titles[path], watched, grounds[key], config, known)
+        if config.scanpaths is not None:
+            tables += [
+                tabulate(
+                    run.dataset, scenery.sizes, each, run=titles[path], agent=name,
+                    resolutions=run.resolutions, faces=known and known.scenery.boxes,
+                )
+                for name, each in watched.items()
+            ]  # fmt: skip
         records.append(record)
         plots.append(plot)
     result = {
@@ -365,6 +411,10 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     draw_attention(plots, config.out / "attention.png")
     print(text)
     print(f"\nwritten: {config.out}/attention.json, attention.md, attention.png")
+    if config.scanpaths is not None and tables:
+        print(f"{config.scanpaths}: {write_scanpaths(config.scanpaths, tables):,} glimpses")
+    elif config.scanpaths is not None:
+        print("--scanpaths: no agent was watched; people's looks stand in their own records")
     return result
 
 

@@ -64,6 +64,8 @@ def format_attention(record: Row) -> str:
                 "told; what follows needs none.", "",
             ]  # fmt: skip
         lines += ["### Where it looks", "", *_places(run), ""]
+        if run.get("face") is not None:
+            lines += ["### On the face", "", *_face(run["face"]), ""]
         lines += ["### What a glimpse adds", "", *_answers(run), ""]
         if run["boxes"] is not None:
             lines += ["### Two dogs", "", *_two_dogs(run, record["near_line"]), ""]
@@ -220,6 +222,20 @@ def _places(run: Row) -> list[str]:
             f"{number(row['middle_distance'])} | | |"
         )
     return lines
+
+
+def _face(face: Row) -> list[str]:
+    """Whether fixations fall on the face, by keypoints that were not made for this."""
+    lines = [
+        f"Over the {face['images']:,} images where keypoints tell of a face: the box around ear "
+        "bases, nose, chin and eyes, grown by a quarter of its longer side.",
+        "",
+        "| fixation | on the face, % |",
+        "|---|---|",
+    ]
+    rows = [(f"glimpse {t}", row) for t, row in enumerate(face["glimpses"], 1)]
+    rows += [("centre", face["centre"]), ("random", face["random"])]
+    return lines + [f"| {who} | {percent(row)} |" for who, row in rows]
 
 
 def _answers(run: Row) -> list[str]:

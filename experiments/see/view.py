@@ -8,8 +8,14 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from experiments.attention.scanpaths import (
+    Columns,
+    check_scanpath_file,
+    tabulate,
+    write_scanpaths,
+)
 from experiments.runtime.runs import write_whole
-from experiments.see.collect import Over, collect
+from experiments.see.collect import Collection, Over, collect
 from experiments.see.page import Page, build_page
 
 
@@ -40,6 +46,8 @@ class ViewConfig:
     """Folder of the images, if it has moved."""
     seed: int = 0
     """Seed of the choice of images and of the noise outside them."""
+    scanpaths: Path | None = None
+    """Write every glimpse of every image watched to this file too, `.csv` or `.parquet`."""
 
     def __post_init__(self) -> None:
         """Check before anything is opened.
@@ -55,6 +63,18 @@ class ViewConfig:
             raise ValueError(f"--max-mb is more than 0, not {self.max_mb:g}")
         if self.out.is_dir():
             raise ValueError(f"--out is the file to write, and {self.out} is a folder")
+        check_scanpath_file(self.scanpaths)
+
+
+def tables(collection: Collection) -> list[Columns]:
+    """The scanpaths of every agent, on all images watched."""
+    return [
+        tabulate(
+            collection.dataset, collection.scenery.sizes, player.watched, run=player.run,
+            agent=player.agent, resolutions=player.resolutions,
+        )
+        for player in collection.players
+    ]  # fmt: skip
 
 
 def view(config: ViewConfig) -> Page:
@@ -75,4 +95,6 @@ def view(config: ViewConfig) -> Page:
     )
     write_whole(config.out, page.html)
     print("written; open it in a browser")
+    if config.scanpaths is not None:
+        print(f"{config.scanpaths}: {write_scanpaths(config.scanpaths, tables(collection)):,} rows")
     return page
