@@ -123,7 +123,7 @@ def make_app(served: Served, port: int) -> Any:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
     from starlette.routing import Route
 
     calls = Calls(served)
@@ -137,6 +137,10 @@ def make_app(served: Served, port: int) -> Any:
         content, kind = pages[request.scope["path"]]
         return Response(content, media_type=kind)
 
+    def as_json(content: Any, status: int = 200) -> Response:
+        # In ASCII: names of files need not be UTF-8.
+        return Response(json.dumps(content), status, media_type="application/json")
+
     def call(answer: Callable[[Held, dict[str, Any]], dict[str, Any]]) -> Any:
         async def endpoint(request: Request) -> Response:
             token = request.cookies.get(cookie)
@@ -145,8 +149,8 @@ def make_app(served: Served, port: int) -> Any:
                 begin = request.method == "GET"
                 shown, fresh = await run_in_threadpool(calls.run, answer, token, asked, begin)
             except Refusal as refusal:
-                return JSONResponse({"error": str(refusal)}, refusal.status)
-            response = JSONResponse(shown)
+                return as_json({"error": str(refusal)}, refusal.status)
+            response = as_json(shown)
             if fresh is not None:
                 response.set_cookie(
                     cookie, fresh, max_age=int(served.store.keep_seconds), httponly=True,
@@ -158,7 +162,7 @@ def make_app(served: Served, port: int) -> Any:
 
     async def failed(request: Request, error: Exception) -> Response:
         _LOG.error("a call to %s failed", request.scope["path"], exc_info=error)
-        return JSONResponse({"error": "the server made a mistake; its log says which"}, 500)
+        return as_json({"error": "the server made a mistake; its log says which"}, 500)
 
     class Headers:
         """Adds what a browser must know to every answer."""

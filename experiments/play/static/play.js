@@ -14,7 +14,7 @@ let shown = []; // indices of the breeds that match the search
 let busy = false;
 
 function pretty(name) {
-  return name.replace(/_/g, " ");
+  return name.replace(/_/g, " ").trim() || "(no name)";
 }
 
 function breed(index) {
@@ -206,7 +206,7 @@ function choose(index) {
   const kept = by("breeds").scrollTop;
   drawList();
   by("breeds").scrollTop = kept;
-  by("send").textContent = `Answer: ${breed(index)}`;
+  by("send").replaceChildren("Answer: ", isolated(breed(index)));
   say(`${breed(index)} chosen`);
 }
 
