@@ -142,7 +142,10 @@ class EnvOptions:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f": it has {', '.join(known)}"
-                raise TypeError(f"the environment has no option {name!r}{hint}")
+                # In Python's own words, by which other libraries know that they may do without.
+                raise TypeError(
+                    f"the environment got an unexpected keyword argument {name!r}{hint}"
+                )
         return cls(**keywords)
 
     @property

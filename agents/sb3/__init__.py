@@ -6,6 +6,7 @@ from typing import Any
 
 from agents.sb3.distribution import HybridDistribution
 from agents.sb3.features import GlimpseExtractor
+from agents.sb3.hindsight import check_goals
 from agents.sb3.loading import load
 from agents.sb3.policies import HybridPolicy
 from agents.sb3.vec_env import SB3VecEnv
@@ -18,6 +19,8 @@ __all__ = [
     "SB3VecEnv",
     "load",
 ]
+
+check_goals()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,14 @@ from agents.networks import standardise
 
 Normalisation = Literal["none", "layer", "root"]
 
+_SIZES = {"fixation": 2, "remaining": 1}
+
 
 class GlimpseExtractor(BaseFeaturesExtractor):
     """Context, glimpse, fixation and remaining, end to end; patches scaled one by one.
+
+    Frames may be stacked (Stable-Baselines3's `VecFrameStack`): `remaining`, else `fixation`, tells
+    how many there are.
 
     PPO("MultiInputPolicy", envs, policy_kwargs={
         "features_extractor_class": GlimpseExtractor,
@@ -36,7 +41,8 @@ class GlimpseExtractor(BaseFeaturesExtractor):
 
         Args:
             observation_space: Of a flat face: `glimpse` is Box(S * D), `context` Box(D), or
-                Box(G * G * C) of an environment with a context grid G.
+                Box(G * G * C) of an environment with a context grid G; k times as much of k
+                stacked frames.
             normalise_features: As `TwoDeckConfig.normalise_features`; `root` suits GoogLeNet's
                 pooled features. Patches are scaled one by one, a context as a whole.
             width: Units of a ReLU layer over each patch, shared by all, and of one over each cell
@@ -51,12 +57,16 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         shapes: dict[str, tuple[int, ...]] = {
             name: getattr(part, "shape", None) or () for name, part in parts.items()
         }
-        cells = context_grid**2
-        joined = {"context", "glimpse"} <= set(parts) and (
-            len(shapes["context"]) == len(shapes["glimpse"]) == 1
-            and shapes["context"][0] % cells == 0
-            and shapes["glimpse"][0] % (feature_size or shapes["context"][0] // cells) == 0
+        told = {shapes[name][0] // n for name, n in _SIZES.items() if shapes.get(name)}
+        frames = min(told, default=1)
+        joined = (
+            {"context", "glimpse"} <= set(parts)
+            and len(shapes["context"]) == len(shapes["glimpse"]) == 1
+            and (len(told) <= 1 and frames > 0)
         )
+        if joined:
+            channels, left = divmod(shapes["context"][0], frames * context_grid**2)
+            joined = not left and shapes["glimpse"][0] % (frames * (feature_size or channels)) == 0
         if not joined:
             raise ValueError(
                 f"GlimpseExtractor with context_grid={context_grid} reads the features of a flat "
@@ -70,15 +80,14 @@ class GlimpseExtractor(BaseFeaturesExtractor):
                 f"normalise_features is one of {get_args(Normalisation)}, not "
                 f"{normalise_features!r}."
             )
-        channels = shapes["context"][0] // cells
-        size = feature_size or channels
+        cells, size = context_grid**2, feature_size or channels
         num_patches = shapes["glimpse"][0] // size
-        others = [name for name in ("fixation", "remaining") if name in parts]
-        num_features = cells * (width or channels) + num_patches * (width or size)
+        others = [name for name in _SIZES if name in parts]
+        num_features = frames * cells * (width or channels) + num_patches * (width or size)
         num_features += sum(shapes[name][0] for name in others)
         super().__init__(observation_space, num_features)
         self.normalise_features, self.feature_size = normalise_features, size
-        self.cells, self.others = cells, others
+        self.frames, self.cells, self.others = frames, cells, others
         self.patch: nn.Module = nn.Identity()
         self.cell: nn.Module = nn.Identity()
         if width is not None:
@@ -89,7 +98,8 @@ class GlimpseExtractor(BaseFeaturesExtractor):
     def forward(self, observations: dict[str, Tensor]) -> Float[Tensor, "B F"]:
         """One vector a row."""
         how = self.normalise_features
-        context = standardise(observations["context"], how).unflatten(1, (self.cells, -1))
+        context = standardise(observations["context"].unflatten(1, (self.frames, -1)), how)
+        context = context.unflatten(2, (self.cells, -1))
         layer = self.cell if self.cells > 1 else self.patch
         glimpse = observations["glimpse"].unflatten(1, (-1, self.feature_size))
         parts = [layer(context).flatten(1), self.patch(standardise(glimpse, how)).flatten(1)]

@@ -79,7 +79,8 @@ class HybridActions:
         """Keep which rows answer until the distribution is made of the same observation."""
         self._answering = None
         if self.mask_idle and isinstance(obs, dict) and "remaining" in obs:
-            remaining = obs["remaining"].reshape(-1)
+            # Of stacked frames (VecFrameStack) the last is the present one.
+            remaining = obs["remaining"].flatten(1)[:, -1]
             if (remaining < 0).any():
                 raise ValueError(
                     "'remaining' is below 0, so what rows answer cannot be told: leave it out of "

@@ -6,7 +6,6 @@ encoders/inference/test_engine.py` compares what it builds with the modules of `
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 import sys
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inception_mini import InceptionMini
 from encoders.inference.cuda_graphs import GraphedForward
-from encoders.inference.forms import ModuleAdapter, PixelScale, PlainForm, module_fingerprint
+from encoders.inference.forms import PixelScale, PlainForm
 from encoders.inference.fused import (
     KernelTrunk,
     fuse_googlenet,
@@ -30,6 +29,7 @@ from encoders.inference.fused import (
     packing_available,
 )
 from encoders.inference.int8 import QuantisedTrunk, int8_obstacle
+from encoders.inference.modules import adopt, as_module, module_fingerprint
 from encoders.spec import EncoderSpec, Normalisation, get_spec
 from encoders.weights.files import find_weights, load_state
 
@@ -317,8 +317,9 @@ def make_encoder(
     Args:
         encoder: name of a registered spec; a spec; a `torch.nn.Module` that maps float32 patches
             [N, 3, P, P] in 0..1 to features [N, D] or to a feature map [N, C, h, w], whose mean is
-            the features (it is used in evaluation mode, in fp32 unless bf16 is asked for); or an
-            `Encoder`, which is returned as it is (int8 cannot be asked of one that is there).
+            the features, for any N (a copy is used in evaluation mode, in fp32 unless bf16 is asked
+            for; TorchScript and `torch.export` programs are modules too); or an `Encoder`, which is
+            returned as it is (int8 cannot be asked of one that is there).
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
             multiplies bytes), which needs `calibration` and is never chosen by itself.
@@ -331,8 +332,8 @@ def make_encoder(
 
     Raises:
         TypeError: for anything else.
-        ValueError: for an unknown name, a module that gives neither [N, D] nor [N, C, h, w], or
-            int8 of what is no GoogLeNet, on another device or without patches.
+        ValueError: for an unknown name, a module that cannot be copied or gives neither [N, D] nor
+            [N, C, h, w], or int8 of what is no GoogLeNet, on another device or without patches.
         DeviceNotAvailableError: for int8 on a processor without instructions for it.
     """
     if precision == "int8" or calibration is not None:
@@ -342,24 +343,19 @@ def make_encoder(
     target = resolve_device(device)
     if target.type == "cpu":
         keep_freed_memory()
-    if isinstance(encoder, nn.Module):
-        module = ModuleAdapter(copy.deepcopy(encoder)).eval()
+    module = as_module(encoder)
+    if module is not None:
         dtype = resolve_precision("fp32" if precision == "auto" else precision, target)
-        with torch.inference_mode():
-            probe = torch.zeros(2, 3, patch_side, patch_side, dtype=dtype, device=target)
-            module = module.to(target, dtype)
-            size = module(probe).shape[1]
-            made = module.module(probe)
-        map_shape = (*made.shape[2:], made.shape[1]) if made.ndim == 4 else None
+        own, size, map_shape = adopt(module, target, dtype, patch_side)
         unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
-        network: nn.Module = PlainForm(PixelScale(unit, dtype, target), module)
-        fingerprint = module_fingerprint(encoder)
+        network: nn.Module = PlainForm(PixelScale(unit, dtype, target), own)
+        fingerprint = module_fingerprint(module)
     else:
         spec = get_spec(encoder) if isinstance(encoder, str) else encoder
         if not isinstance(spec, EncoderSpec):
             raise TypeError(
                 "encoder must be a registered name, an EncoderSpec, a FeatureBank or a "
-                f"torch.nn.Module, not {type(encoder).__name__}"
+                f"torch.nn.Module, not {_kind(encoder)}"
             )
         # In int8 what stays in floats is as it would be by default.
         dtype = resolve_precision("auto" if precision == "int8" else precision, target)
@@ -378,9 +374,16 @@ def make_encoder(
         dtype=dtype,
         compiled=compile,
         # A user's module may synchronise or branch on values, which a graph would not see.
-        graphed=target.type == "cuda" and not compile and not isinstance(encoder, nn.Module),
+        graphed=target.type == "cuda" and not compile and module is None,
         map_shape=map_shape,
     )
+
+
+def _kind(given: object) -> str:
+    if isinstance(given, type):
+        hint = "; make one" if issubclass(given, nn.Module) else ""
+        return f"the class {given.__name__} itself{hint}"
+    return type(given).__name__
 
 
 def _check_int8(

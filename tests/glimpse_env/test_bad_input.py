@@ -55,6 +55,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"encoder": "resnet", "observation": "features"}, ValueError, "googlenet"),
     ({"encoder": 3, "observation": "features"}, TypeError, "encoder"),
     ({"resolution": ("low",)}, TypeError, "did you mean 'resolutions'"),
+    # TorchRL offers `frameskip` first, and goes without it where it reads these words.
+    ({"frameskip": 1}, TypeError, "unexpected keyword argument 'frameskip'"),
     ({"render_mode": "ansi"}, ValueError, "'rgb_array', 'human'"),
 ]
 

@@ -48,6 +48,33 @@ def test_patches_are_scaled_one_by_one_and_laid_end_to_end(how):
     assert not list(extractor.parameters())
 
 
+@pytest.mark.parametrize("left_out", [(), ("fixation",), ("remaining",)])
+@pytest.mark.parametrize("how", ["none", "layer", "root"])
+def test_patches_of_stacked_frames_are_scaled_one_by_one(how, left_out):
+    """`VecFrameStack` lays the frames of each part end to end, the oldest first."""
+    kept = {name: box for name, box in SPACE.spaces.items() if name not in left_out}
+    stacked = spaces.Dict(
+        {name: spaces.Box(-9, 9, (3 * box.shape[0],)) for name, box in kept.items()}
+    )
+    one = GlimpseExtractor(spaces.Dict(kept), how)
+    three = GlimpseExtractor(stacked, how)
+    frames = [{n: scale * v for n, v in drawn().items()} for scale in (0.0, 1.0, 50.0)]
+    seen = {name: torch.cat([frame[name] for frame in frames], dim=1) for name in kept}
+    each = [one(frame) for frame in frames]
+    found = three(seen)
+    assert found.shape[1] == three.features_dim == 3 * one.features_dim
+    torch.testing.assert_close(found[:, : 3 * D], torch.cat([e[:, :D] for e in each], 1))
+    glimpses = torch.cat([e[:, D : (1 + S) * D] for e in each], 1)
+    torch.testing.assert_close(found[:, 3 * D : 3 * (1 + S) * D], glimpses)
+
+
+@pytest.mark.parametrize("sizes", [{"remaining": 2}, {"fixation": 1}, {"fixation": 6}])
+def test_parts_that_are_stacked_differently_are_refused(sizes):
+    parts = dict(SPACE.spaces) | {n: spaces.Box(-1, 1, (size,)) for n, size in sizes.items()}
+    with pytest.raises(ValueError, match="flat face"):
+        GlimpseExtractor(spaces.Dict(parts))
+
+
 def test_a_glimpse_is_scaled_as_in_the_two_deck_network():
     network = GlimpseNetwork(tiny(normalise_features="root"))
     shown = []

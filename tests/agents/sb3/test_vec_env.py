@@ -8,11 +8,18 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 from sb3_contrib import RecurrentPPO
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecCheckNan,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    VecTransposeImage,
+)
 
-from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
+from agents.sb3 import GlimpseExtractor, HybridPolicy, HybridRecurrentPolicy, SB3VecEnv
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
@@ -343,3 +350,91 @@ def test_only_where_to_look_can_be_learnt():
     model = SAC("MultiInputPolicy", SB3VecEnv(face), learning_starts=3, batch_size=6,
                 buffer_size=50)  # fmt: skip
     assert model.learn(12).ep_info_buffer[0]["l"] == 2
+
+
+# -- wrappers and buffers of Stable-Baselines3's -------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["adapter", "scalar environments"])
+def test_stacked_frames_are_those_of_the_episode_so_far(own):
+    envs = SB3VecEnv(VectorFlatAction(vector())) if own else scalars()
+    twin = SB3VecEnv(VectorFlatAction(vector())) if own else scalars()
+    envs.seed(0), twin.seed(0)
+    stacked = VecFrameStack(envs, 2)
+    seen, plain = stacked.reset(), twin.reset()
+    before = {name: np.zeros_like(value) for name, value in plain.items()}
+    for step in range(7):
+        for name, value in plain.items():
+            expected = np.concatenate([before[name], value], axis=1)
+            np.testing.assert_array_equal(seen[name], expected, err_msg=f"{step} {name}")
+        actions = np.full((N, envs.action_space.shape[0]), 0.1, np.float32)
+        before = plain
+        seen, _, dones, infos = stacked.step(actions)
+        plain = twin.step(actions)[0]
+        if dones.all():
+            last = infos[0]["terminal_observation"]
+            assert last["remaining"].tolist() == [0.0, 0.0]
+            before = {name: np.zeros_like(value) for name, value in plain.items()}
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C, RecurrentPPO])
+def test_agents_learn_on_stacked_frames(algorithm):
+    envs = VecFrameStack(SB3VecEnv(VectorFlatAction(vector())), 3)
+    policy = HybridRecurrentPolicy if algorithm is RecurrentPPO else HybridPolicy
+    batch = {} if algorithm is A2C else {"batch_size": 9}
+    model = algorithm(
+        policy,
+        envs,
+        n_steps=6,
+        policy_kwargs={"features_extractor_class": GlimpseExtractor},
+        **batch,
+    )
+    model.learn(36)
+    assert model.num_timesteps == 36
+
+
+def test_an_answer_is_told_by_the_present_frame():
+    envs = VecFrameStack(SB3VecEnv(VectorFlatAction(vector())), 2)
+    model = PPO(HybridPolicy, envs, n_steps=6, batch_size=9)
+    seen = envs.reset()
+    for answers in (False, False, True, False):
+        tensors, _ = model.policy.obs_to_tensor(seen)
+        distribution = model.policy.get_distribution(tensors).distribution
+        assert distribution is not None
+        assert model.policy._answering.tolist() == [answers] * N
+        seen = envs.step(np.zeros((N, envs.action_space.shape[0]), np.float32))[0]
+
+
+def test_pixels_are_stacked_by_channels():
+    envs = vector(encoder=None, observation="pixels")
+    stacked = VecTransposeImage(VecFrameStack(SB3VecEnv(VectorFlatAction(envs)), 2))
+    assert stacked.observation_space["context"].shape == (6, 96, 96)
+    assert stacked.reset()["glimpse"].shape == (N, 6, 192, 96)
+
+
+def test_other_wrappers_pass_through():
+    envs = VecCheckNan(VecMonitor(VecNormalize(SB3VecEnv(VectorFlatAction(vector())))))
+    envs.reset()
+    for _ in range(4):
+        envs.step(np.zeros((N, envs.action_space.shape[0]), np.float32))
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["adapter", "scalar environments"])
+def test_hindsight_replay_is_refused_when_the_buffer_is_made(own):
+    envs = SB3VecEnv(VectorFlatAction(vector())) if own else scalars()
+    with pytest.raises(ValueError, match="relabels goals.*another replay buffer"):
+        SAC("MultiInputPolicy", envs, replay_buffer_class=HerReplayBuffer, buffer_size=100)
+
+
+def test_hindsight_replay_of_environments_with_goals_is_left_alone():
+    from stable_baselines3.common.envs import BitFlippingEnv
+
+    model = SAC(
+        "MultiInputPolicy",
+        BitFlippingEnv(n_bits=3, continuous=True),
+        replay_buffer_class=HerReplayBuffer,
+        buffer_size=100,
+        learning_starts=10,
+        batch_size=4,
+    )
+    model.learn(20)
