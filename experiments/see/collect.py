@@ -15,7 +15,6 @@ from experiments.attention.measures import Scenery, survey
 from experiments.geometry import relative_to_box, to_pixels
 from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_accuracy
 from experiments.paper.sheets import breed
-from experiments.runtime.hub_runs import local_run
 from experiments.runtime.runs import RunError
 from experiments.train.playback import OpenRun, Watched, open_run, run_titles, watch
 from glimpse_env.datasets.base import ImageDataset
@@ -99,7 +98,6 @@ def open_runs(
         RunError: A folder without a run or a checkpoint, or runs of different images.
     """
     opened: list[tuple[OpenRun, str]] = []
-    folders = [local_run(folder) for folder in folders]
     for folder, title in zip(folders, run_titles(folders), strict=True):
         run = open_run(
             folder, split, bank=bank, live=live, data_dir=data_dir, num_images=num_images
