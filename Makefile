@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
+DOCS := .venv-docs
 
-.PHONY: install demo test test-browser test-lowest test-package audit clean
+.PHONY: install demo test test-browser test-lowest test-package audit docs clean
 
 install: $(VENV)/.installed
 
@@ -64,6 +65,19 @@ test-lowest: $(LOWEST)/.installed
 test-package: install
 	$(BIN)/pytest -q .ci/test_package.py
 
+# The site, at docs/_build/html/index.html; tutorials run, and a warning is an error. What `install`
+# brought is borrowed: a second copy of torch would be gigabytes.
+WHERE := import sysconfig; print(sysconfig.get_path("purelib"))
+$(DOCS)/.installed: pyproject.toml | install
+	$(PYTHON) -m venv $(DOCS)
+	$(BIN)/python -c '$(WHERE)' > "$$($(DOCS)/bin/python -c '$(WHERE)')/borrowed.pth"
+	$(DOCS)/bin/python -m pip install --quiet --editable ".[docs]"
+	@touch $@
+
+docs: $(DOCS)/.installed
+	$(DOCS)/bin/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
 # Known vulnerabilities of what is installed. It asks an advisory service, so CI does not run it;
 # --strict, since what the service does not know would else pass for safe.
 audit: install
@@ -73,4 +87,4 @@ audit: install
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(AUDIT)/installed.txt
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(DOCS) docs/_build docs/generated build dist *.egg-info

@@ -111,7 +111,8 @@ def test_the_wheel_holds_the_packages_and_their_data(distributions: dict[str, Pa
     expected = set()
     for package in SETUPTOOLS["packages"]:
         folder = ROOT / package.replace(".", "/")
-        patterns = ["*.py", *SETUPTOOLS["package-data"].get(package, [])]
+        data = SETUPTOOLS["package-data"]
+        patterns = ["*.py", *data.get("*", []), *data.get(package, [])]
         expected |= {
             path.relative_to(ROOT).as_posix() for each in patterns for path in folder.glob(each)
         }

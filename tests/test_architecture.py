@@ -187,7 +187,7 @@ def test_top_level_is_what_the_owner_fixed() -> None:
     if tracked.returncode:
         pytest.skip("not a git checkout")
     folders = {name.split("/")[0] for name in tracked.stdout.splitlines() if "/" in name}
-    assert {f for f in folders if not f.startswith(".")} == {*PACKAGES, "tests"}
+    assert {f for f in folders if not f.startswith(".")} == {*PACKAGES, "docs", "tests"}
 
 
 def test_importing_the_environment_is_light() -> None:

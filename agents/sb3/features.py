@@ -23,10 +23,12 @@ class GlimpseExtractor(BaseFeaturesExtractor):
     Frames may be stacked (Stable-Baselines3's `VecFrameStack`): `remaining`, else `fixation`, tells
     how many there are.
 
-    PPO("MultiInputPolicy", envs, policy_kwargs={
-        "features_extractor_class": GlimpseExtractor,
-        "features_extractor_kwargs": {"normalise_features": "root"},
-    })
+    Stock policies take it by name:
+
+        PPO("MultiInputPolicy", envs, policy_kwargs={
+            "features_extractor_class": GlimpseExtractor,
+            "features_extractor_kwargs": {"normalise_features": "root"},
+        })
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """How the cost of a glimpse grows with environments, resolutions, glimpses and pictures.
 
 Stage by stage: cutting patches, encoding them, reading a bank, and the agent's rollout and update.
-`experiments/performance.md` says what bounds each; this measures the bounds too.
+`docs/results/performance.md` says what bounds each; this measures the bounds too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,108 @@
+"""What the pages say of files, names and numbers is so."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, ROOT, written_pages
+
+sys.path.insert(0, str(DOCS))
+from generate import environment_pages  # noqa: E402
+from tables import with_results  # noqa: E402
+
+PACKAGES = ("encoders", "glimpse_env", "agents", "experiments")
+
+_LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)")
+
+
+def relative(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", written_pages(), ids=relative)
+def test_links_lead_to_files(page: Path) -> None:
+    generated = DOCS / "generated"
+    missing = [
+        target
+        for target in _LINK.findall(page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+        and generated not in (page.parent / target).resolve().parents
+    ]
+    assert not missing
+
+
+def test_the_readme_is_short_and_shows_an_image_first() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    assert next(line for line in lines[1:] if line.strip()).startswith("![")
+
+
+def test_the_readme_has_the_numbers_of_the_records() -> None:
+    """After a new record: `python docs/tables.py`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_results(text) == text
+
+
+def test_the_files_that_answer_questions_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("## Where is it?")[1]
+    files = re.findall(r"^\| .+\? \| `(.+)` \|$", table, re.MULTILINE)
+    assert len(files) >= 20
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_what_implements_the_paper_exists() -> None:
+    text = (DOCS / "paper_and_code.md").read_text(encoding="utf-8")
+    names = re.findall(r"`((?:encoders|glimpse_env|agents|experiments)\.[\w.]+)`", text)
+    assert len(names) > 30
+    assert [name for name in names if not exists(name)] == []
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_every_environment_id_has_a_page() -> None:
+    pages = environment_pages()
+    assert set(pages) == {
+        "environments/DogsGlimpse-v0.md",
+        "environments/SyntheticDogsGlimpse-v0.md",
+    }
+    for text in pages.values():
+        for heading in ("Action space", "Observation space", "Rewards", "Errors", "Versions"):
+            assert f"## {heading}\n" in text
+
+
+@pytest.mark.parametrize("name", ["CITATION.cff", *(f"{p}/py.typed" for p in PACKAGES)])
+def test_a_file_that_tools_look_for_is_there(name: str) -> None:
+    assert (ROOT / name).is_file()
+
+
+def test_hooks_find_their_tools_without_a_fixed_environment() -> None:
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert ".venv/bin" not in text
+    commands = re.findall(r"entry: (\S+) (\S+)", text)
+    assert {tool for _, tool in commands} == {"ruff", "pyright"}
+    for script, _ in commands:
+        found = subprocess.run(
+            [sys.executable, ROOT / script, "ruff", "--version"], capture_output=True, text=True
+        )
+        assert found.returncode == 0 and found.stdout.startswith("ruff"), found.stderr
