@@ -38,6 +38,8 @@ class Facts:
     """`file`, `sha256`, `bytes`, `parameters` and `dtype`."""
     epoch: int
     """Epochs trained."""
+    again: str | None = None
+    """The command that makes the agent again, if it is another than the run's own."""
 
 
 def write_card(facts: Facts) -> str:
@@ -126,8 +128,9 @@ def _stands_on(facts: Facts, environment: Record) -> list[str]:
     versions = environment.get("versions") or {}
     bank = (environment.get("bank") or {}).get(config.train_split) or {}
     lattice = bank.get("fixations")
+    command = facts.again or " ".join(environment.get("command") or ["not on record"])
     lines = [
-        f"- **Command**: `{' '.join(environment.get('command') or ['not on record'])}`",
+        f"- **Command**: `{command}`",
         f"- **Seed**: {environment.get('seed', config.seed)}; {facts.epoch} of {config.epochs} "
         f"epochs on `{config.train_split}`",
         f"- **Encoder**: `{encoder.get('name', config.encoder)}`, fingerprint "

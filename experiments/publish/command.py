@@ -68,8 +68,12 @@ class PublishConfig:
             raise ValueError("--title is one line of text")
 
 
-def publish(config: PublishConfig) -> Path:
+def publish(config: PublishConfig, *, again: str | None = None) -> Path:
     """Write the folder; returns it.
+
+    Args:
+        config: What to publish.
+        again: The command that makes the agent again, if it is another than the run's own.
 
     Raises:
         RunError: No run, none that is evaluated, or one that cannot be published.
@@ -109,6 +113,7 @@ def publish(config: PublishConfig) -> Path:
         evaluations=evaluations,
         weights=_weights(out, agent, half=config.half),
         epoch=agent.epoch,
+        again=again,
     )
     write_whole(out / "README.md", write_card(facts).encode())
     print(f"written: {out} (model card: {out / 'README.md'})")
