@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from experiments.attention.measures import (
     SHARES,
     Measures,
     Scenery,
+    as_record,
     follows,
     in_dogs_frame,
     lattice_shares,
@@ -26,6 +27,7 @@ from experiments.attention.measures import (
     summarise,
     survey,
 )
+from experiments.attention.moves import at_centre, frame_histogram, moved, under_a_mirror
 from experiments.attention.people import PEOPLE, Played, is_record, read_people
 from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
@@ -43,6 +45,9 @@ from experiments.train.cells import model_title
 from experiments.train.factory import describe_dataset
 from experiments.train.playback import OpenRun, Watched, open_run, run_titles, watch
 from glimpse_env.pyramids.pyramid import PATCH_SIDE
+
+OWN_CENTRE = "own_center"
+"""The run's own network, made to look at the centre."""
 
 _WHOLE = 224
 _PLACES = ("inside", *LENGTHS)
@@ -113,15 +118,15 @@ def score_answers(
         for name, each in watched.items():
             answer = each.labels, each.predictions[n - 1], num_classes
             estimate = Estimate(mean_class_accuracy(*answer), *bootstrap_interval(*answer))
-            row[name] = _plain(estimate)
+            row[name] = as_record(estimate)
             if n > 1:
                 change = class_mean_difference(each.labels, each.right[n - 2], each.right[n - 1])
-                row[f"{name}_gain"] = _plain(change)
+                row[f"{name}_gain"] = as_record(change)
             if name != "learned":
                 change = class_mean_difference(
                     learned.labels, each.right[n - 1], learned.right[n - 1]
                 )
-                row[f"learned_minus_{name}"] = _plain(change)
+                row[f"learned_minus_{name}"] = as_record(change)
         rows.append(row)
     return rows
 
@@ -166,7 +171,7 @@ def judge_places(
         measures: Measures, names: tuple[str, ...], chosen: np.ndarray, *, expected: bool = False
     ) -> dict[str, Any]:
         found = summarise(measures, chosen, names, expected=expected)
-        return {k: _plain(v) for k, v in found.items()}
+        return {k: as_record(v) for k, v in found.items()}
 
     def rows_of_others(names: tuple[str, ...], chosen: np.ndarray) -> dict[str, Any]:
         return {
@@ -180,7 +185,7 @@ def judge_places(
         row: dict[str, Any] = {"glimpse": t + 1, **rows_of(here, _PLACES, known)}
         for name, other in others.items():
             change = here["inside"][known] - other["inside"][known]
-            row[f"inside_minus_{name.replace(' ', '_')}"] = _plain(mean_estimate(change))
+            row[f"inside_minus_{name.replace(' ', '_')}"] = as_record(mean_estimate(change))
         row["follows"] = [_rounded(r) for r in follows(scenery, watched.fixations[t])]
         if chose is not None:
             there = {name: values[t] for name, values in chose.items()}
@@ -200,7 +205,7 @@ def judge_places(
         record["off_centre"] = {
             "pictures": int(off.sum()),
             "learned": [
-                _plain(share_estimate(looked["inside"][t][off] > 0.5))
+                as_record(share_estimate(looked["inside"][t][off] > 0.5))
                 for t in range(len(watched.fixations))
             ],
             "others": {
@@ -216,7 +221,7 @@ def judge_places(
                 for other_name, other in others.items():
                     for key in ("hull", "line"):
                         change = mean_estimate(here[key][chosen] - other[key][chosen])
-                        row[f"{key}_minus_{other_name.replace(' ', '_')}"] = _plain(change)
+                        row[f"{key}_minus_{other_name.replace(' ', '_')}"] = as_record(change)
                 part["learned"].append(row)
             if chose is not None:
                 part["chosen"] = [
@@ -240,7 +245,7 @@ def _right_where(
         "several_dogs": counts > 1,
     }
     return {
-        name: {"pictures": int(chosen.sum())} | _plain(share_estimate(right[chosen]))
+        name: {"pictures": int(chosen.sum())} | as_record(share_estimate(right[chosen]))
         for name, chosen in groups.items()
         if chosen.any()
     }
@@ -255,12 +260,20 @@ def analyse(
     faces: Ground | None = None,
 ) -> tuple[dict[str, Any], PlotData]:
     """Judge one run by what its agents did: its record, and what its picture is drawn from."""
+    scenery = ground.scenery
+    centred = at_centre(run.agents["learned"])
+    watched = watched | {
+        OWN_CENTRE: watch(centred, run.env, images=scenery.images, seed=config.seed)
+    }
     lattice = None
     if isinstance(run.source, FeatureBank):
         points = np.asarray(run.source.fixations, np.float64)
         lattice = points, lattice_shares(run.source.snap, len(points))
     answers = score_answers(watched, len(run.dataset.class_names), len(run.resolutions))
-    facts = run.describe() | {"two_dogs": config.two_dogs}
+    facts = run.describe() | {
+        "two_dogs": config.two_dogs,
+        "mirrored": under_a_mirror(run, watched["learned"].fixations, scenery.images, config.seed),
+    }
     record, plot = _judge(title, watched["learned"], facts, answers, ground, lattice)
     if faces is not None:
         record["face"] = judge_faces(watched["learned"], faces)
@@ -278,9 +291,9 @@ def judge_faces(watched: Watched, faces: Ground) -> dict[str, Any]:
     looked = measure_all(faces.scenery, watched.fixations)["inside"]
     return {
         "images": int(known.sum()),
-        "glimpses": [_plain(share_estimate(each[known] > 0.5)) for each in looked],
-        "centre": _plain(share_estimate(faces.centre["inside"][known] > 0.5)),
-        "random": _plain(mean_estimate(faces.random["inside"][known])),
+        "glimpses": [as_record(share_estimate(each[known] > 0.5)) for each in looked],
+        "centre": as_record(share_estimate(faces.centre["inside"][known] > 0.5)),
+        "random": as_record(mean_estimate(faces.random["inside"][known])),
     }
 
 
@@ -300,6 +313,7 @@ def analyse_people(played: Played) -> list[tuple[dict[str, Any], PlotData]]:
             "lattice": None,
             "dataset": describe_dataset(played.dataset),
             "two_dogs": False,
+            "mirrored": None,
         }
         # What a person believes between the looks is not asked.
         last = replace(
@@ -312,7 +326,7 @@ def analyse_people(played: Played) -> list[tuple[dict[str, Any], PlotData]]:
         row |= {"glimpses": looks, "pixels": pixels, "of_224": round(pixels / _WHOLE**2, 4)}
         change = played.person_minus_agent()
         if who == PEOPLE and change is not None:
-            row["person_minus_agent"] = _plain(change)
+            row["person_minus_agent"] = as_record(change)
         found.append(_judge(f"{who}, {title}", watched, facts, [row], ground, None))
     return found
 
@@ -336,17 +350,20 @@ def _judge(
             "chosen_mean": learned.intended.mean(axis=1).round(4).tolist(),
             "chosen_spread": learned.intended.std(axis=1).round(4).tolist(),
         },
+        "moved": moved(learned.fixations),
         "answers": answers,
         "boxes": None,
     }
+    in_box = [in_dogs_frame(scenery, each) for each in learned.fixations]
     if (scenery.counts > 0).any():
         record["boxes"] = judge_places(learned, ground, lattice)
+        record["boxes"]["frame"] = [frame_histogram(places) for places in in_box]
     plot = PlotData(
         title=title,
         record=record,
         fixations=learned.fixations,
         intended=learned.intended,
-        in_box=[in_dogs_frame(scenery, each) for each in learned.fixations],
+        in_box=in_box,
         lattice=None if lattice is None else lattice[0],
     )
     return record, plot
@@ -416,10 +433,6 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     elif config.scanpaths is not None:
         print("--scanpaths: no agent was watched; people's looks stand in their own records")
     return result
-
-
-def _plain(estimate: Estimate) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in asdict(estimate).items()}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -198,3 +198,8 @@ def in_dogs_frame(
         if len(boxes)
     ]
     return np.concatenate(found) if found else np.zeros((0, 2))
+
+
+def as_record(estimate: Estimate) -> dict[str, float]:
+    """An estimate as JSON holds it, to four places."""
+    return {name: round(value, 4) for name, value in asdict(estimate).items()}

@@ -159,7 +159,20 @@ def _sentences(run: Row) -> list[str]:
                 f"right where the first fixation is in a box, {in_words(where['first_outside'])} "
                 "where it is not (an association: hard pictures may be hard for both)."
             )
+    if boxes is not None and boxes["frame"][0]["upper_half"] is not None:
+        lines.append(
+            f"- **Is it the head?** Of the first fixations in a box, "
+            f"{in_words(boxes['frame'][0]['upper_half'])} lie in its upper half."
+        )
+    lines += _moves(run)
     last = run["answers"][-1]
+    own = last.get("learned_minus_own_center")
+    if own is not None:
+        lines.append(
+            "- **Against its own centre?** Where it looks the run's network answers "
+            f"{percent(own, sign=True)} points of mA better than made to look at the centre "
+            "(which it was not trained on)."
+        )
     for name, what in (("center", "at the centre"), ("random", "at random places")):
         change = last.get(f"learned_minus_{name}")
         if change is not None:
@@ -183,6 +196,30 @@ def _sentences(run: Row) -> list[str]:
             for row in run["answers"][1:]
         )
         lines.append(f"- **And a further glimpse?** Points of mA each added: {gains}.")
+    return lines
+
+
+def _moves(run: Row) -> list[str]:
+    """How often fixations move, and whether they follow a mirror."""
+    first, *later = run["moved"]
+    text = f"The first fixation is off the centre in {in_words(first['from_centre'])} of the images"
+    for number, row in enumerate(later, 2):
+        text += f"; glimpse {number} is elsewhere than the one before in "
+        text += in_words(row["from_previous"])
+    lines = [f"- **Does it move?** {text}."]
+    mirrored = run["mirrored"]
+    if mirrored is not None:
+        row = mirrored["glimpses"][0]
+        text = (
+            f"Of {mirrored['pictures']:,} images shown mirrored, {in_words(row['agrees'])} get the "
+            "mirrored first fixation"
+        )
+        if row["off_the_line"] is not None:
+            text += (
+                f"; of the {row['count_off_the_line']:,} looked at beside the middle line, "
+                f"{in_words(row['off_the_line'])}"
+            )
+        lines.append(f"- **And in a mirror?** {text}.")
     return lines
 
 
@@ -240,10 +277,10 @@ def _face(face: Row) -> list[str]:
 
 def _answers(run: Row) -> list[str]:
     rows = run["answers"]
-    references = [name for name in ("center", "random") if name in rows[0]]
+    references = [name for name in ("center", "own_center", "random") if name in rows[0]]
     titles = ["glimpses", "pixels (of 224 x 224)", "mA, %", "gain"]
     for name in references:
-        what = "centre" if name == "center" else name
+        what = {"center": "centre", "own_center": "centre, same network"}.get(name, name)
         titles += [f"mA at {what}", f"learned minus {what}"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for row in rows:

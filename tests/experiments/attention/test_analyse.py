@@ -210,6 +210,12 @@ def test_attention_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) ->
     assert "learned_minus_center" in high["answers"][-1]
     assert "learned_minus_center" not in both["answers"][-1]
     assert "random on the lattice" in high["boxes"]["others"]
+    # The run's own network at the centre, which needs no reference.
+    assert "learned_minus_own_center" in both["answers"][-1] and "**Does it move?**" in page
+    assert len(high["moved"]) == 2 and set(high["moved"][1]) == {"from_centre", "from_previous"}
+    assert high["mirrored"] is None, "these banks hold no mirrored images"
+    frame = high["boxes"]["frame"][0]
+    assert sum(map(sum, frame["share"])) + frame["beyond"] == pytest.approx(1, abs=1e-3)
     # By hand, from the boxes themselves.
     run = open_run(folders[0], "val")
     seen, dataset = watch(run.agents["learned"], run.env), run.dataset
@@ -240,6 +246,8 @@ def test_two_dogs_on_request(watched_runs: dict[str, Path], tmp_path: Path) -> N
     record = attention(config)
     part = record["runs"][0]["boxes"]["several_dogs"]["all"]
     assert part["pictures"] == 8 and record["runs"][0]["lattice"] is None
+    mirrored = record["runs"][0]["mirrored"]
+    assert mirrored is None or 0 < mirrored["pictures"] <= 8
     row = part["learned"][0]
     assert sum(row[key]["value"] for key in ("none", "one", "overlap")) == pytest.approx(1)
     page = format_attention(record)
