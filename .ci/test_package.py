@@ -43,13 +43,13 @@ print("steps", steps)
 
 HELP = """
 import sys
-from experiments.cli import _COMMANDS, main
-for name in _COMMANDS:
+from experiments.cli import COMMANDS, main
+for name in COMMANDS:
     try:
         main([name, "--help"])
     except SystemExit as end:
         assert end.code in (0, None), (name, end.code)
-print("commands", len(_COMMANDS))
+print("commands", len(COMMANDS))
 """
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from gymnasium import spaces
-
-from agents.densities import find_density
+if TYPE_CHECKING:
+    from gymnasium import spaces
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class TwoDeckConfig:
                 variant.
         """
         _check_choices(self)
-        find_density(self.location_density)
+        _check_density(self.location_density)
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "location_hidden" else 1
@@ -275,6 +274,8 @@ def fit_spaces(
     Raises:
         ValueError: The environment shows pixels.
     """
+    from gymnasium import spaces
+
     glimpse, label = observation_space["glimpse"], action_space["label"]
     if len(glimpse.shape or ()) != 2 or not isinstance(label, spaces.Discrete):
         raise ValueError(
@@ -328,6 +329,14 @@ def _is_of(value: Any, kind: Any) -> bool:
     if kind is int:
         return type(value) is int and abs(value) < 2**63
     return isinstance(value, kind)
+
+
+def _check_density(name: str) -> None:
+    """Raise ValueError unless a density is registered by that name."""
+    if name not in ("gaussian", "mixture"):  # the others need torch to be known
+        from agents.densities import find_density
+
+        find_density(name)
 
 
 def _check_choices(config: Any) -> None:

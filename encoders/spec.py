@@ -12,6 +12,9 @@ from typing import Literal, get_args
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+"""Arithmetic of an encoder; `auto` is the fastest exact enough for the device."""
+
 Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini"]
 
 

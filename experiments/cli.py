@@ -9,61 +9,120 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 
 from experiments.runtime.signals import Terminated, handling, raise_terminated
 
-# Modules load when their command is chosen: `glimpse --help` should not wait for torch.
-_COMMANDS: dict[str, tuple[str, str, str, str]] = {
-    "download": ("experiments.prepare.download", "DownloadConfig", "download",
-                 "Fetch Stanford Dogs and pretrained weights, or unpack archives."),
-    "dedup": ("experiments.prepare.dedup", "DedupConfig", "dedup",
-              "List the ImageNet pictures that a network to be tested on dogs must not see."),
-    "pretrain": ("experiments.pretrain.train", "PretrainConfig", "pretrain",
-                 "Train an encoder on random multi-scale patches (paper Figure 4)."),
-    "pyramids": ("experiments.prepare.pyramids", "PyramidsConfig", "pyramids",
-                 "Decode whole splits into files to be mapped, for machines of little memory."),
-    "bank": ("experiments.prepare.bank", "BankConfig", "bank",
-             "Compute a split's features on a lattice of fixations, once."),
-    "probe": ("experiments.pretrain.probe", "ProbeConfig", "read_encoder",
-              "Measure what an encoder's features tell, by linear classifiers."),
-    "train": ("experiments.train.trainer", "", "train",
-              "Train the two-deck agent and its references."),
-    "baseline": ("experiments.whole_image.train", "", "baseline",
-                 "Fine-tune a GoogLeNet on whole pictures: the paper's two baselines."),
-    "evaluate": ("experiments.train.evaluate", "EvaluateConfig", "evaluate",
-                 "Evaluate the agents of a run."),
-    "report": ("experiments.train.aggregate", "ReportConfig", "report",
-               "Sum up runs of several seeds as one record and one table."),
-    "compare": ("experiments.compare.compare", "CompareConfig", "compare",
-                "Train any agents on one environment, and compare what they learn."),
-    "contest": ("experiments.compare.run", "ContestConfig", "contest",
-                "Train one agent of a comparison within a budget."),
-    "tune": ("experiments.compare.tune", "TuneConfig", "tune",
-             "Search settings of agents, with equal effort for each."),
-    "table1": ("experiments.paper.table1", "Table1Config", "table1",
-               "Run the cells of the paper's Table 1 and lay them out beside its numbers."),
-    "variants": ("experiments.paper.variants", "VariantsConfig", "variants",
-                 "Train variants of one cell and compare each with the plain model."),
-    "figures": ("experiments.paper.figures", "FiguresConfig", "figures",
-                "Draw the paper's Figures 3, 5 and 6 from finished runs."),
-    "attention": ("experiments.attention.analyse", "AttentionConfig", "attention",
-                  "Say where agents look, against the dogs' boxes, and what it is worth."),
-    "play": ("experiments.play.command", "PlayConfig", "play",
-             "Play the task yourself in a browser, against an agent."),
-    "publish": ("experiments.publish.command", "PublishConfig", "publish",
-                "Write a run's agent for others, with a model card; upload it."),
-    "record": ("experiments.see.record", "RecordConfig", "record",
-               "Record an agent's episodes as a Minari data set."),
-    "view": ("experiments.see.view", "ViewConfig", "view",
-             "Write what agents did as one HTML page to step through."),
-    "benchmark": ("experiments.benchmarks.command", "BenchmarkConfig", "benchmark",
-                  "Measure what the project claims about speed, on this machine."),
-    "demo": ("experiments.train.demo", "DemoConfig", "demo",
-             "Learn where to look on synthetic dogs, in a few minutes, nothing to download."),
+
+class Command(NamedTuple):
+    """A sub-command: where its options and its function are, and what it does."""
+
+    options: str
+    """`module:name` of the dataclass of its options, or of a dict of named ones (a line of help and
+    the options of each). The module is light: it imports neither torch nor gymnasium."""
+    run: str
+    """`module:function`, imported once the options are right."""
+    summary: str
+    """One line of help."""
+
+
+COMMANDS: dict[str, Command] = {
+    "download": Command(
+        "experiments.prepare.config:DownloadConfig", "experiments.prepare.download:download",
+        "Fetch Stanford Dogs and pretrained weights, or unpack archives.",
+    ),
+    "dedup": Command(
+        "experiments.prepare.config:DedupConfig", "experiments.prepare.dedup:dedup",
+        "List the ImageNet pictures that a network to be tested on dogs must not see.",
+    ),
+    "pretrain": Command(
+        "experiments.pretrain.config:PretrainConfig", "experiments.pretrain.train:pretrain",
+        "Train an encoder on random multi-scale patches (paper Figure 4).",
+    ),
+    "pyramids": Command(
+        "experiments.prepare.config:PyramidsConfig", "experiments.prepare.pyramids:pyramids",
+        "Decode whole splits into files to be mapped, for machines of little memory.",
+    ),
+    "bank": Command(
+        "experiments.prepare.config:BankConfig", "experiments.prepare.bank:bank",
+        "Compute a split's features on a lattice of fixations, once.",
+    ),
+    "probe": Command(
+        "experiments.pretrain.config:ProbeConfig", "experiments.pretrain.probe:read_encoder",
+        "Measure what an encoder's features tell, by linear classifiers.",
+    ),
+    "train": Command(
+        "experiments.train.presets:EXPERIMENTS", "experiments.train.trainer:train",
+        "Train the two-deck agent and its references.",
+    ),
+    "baseline": Command(
+        "experiments.whole_image.config:BASELINES", "experiments.whole_image.train:baseline",
+        "Fine-tune a GoogLeNet on whole pictures: the paper's two baselines.",
+    ),
+    "evaluate": Command(
+        "experiments.train.config:EvaluateConfig", "experiments.train.evaluate:evaluate",
+        "Evaluate the agents of a run.",
+    ),
+    "report": Command(
+        "experiments.train.config:ReportConfig", "experiments.train.aggregate:report",
+        "Sum up runs of several seeds as one record and one table.",
+    ),
+    "compare": Command(
+        "experiments.compare.config:CompareConfig", "experiments.compare.compare:compare",
+        "Train any agents on one environment, and compare what they learn.",
+    ),
+    "contest": Command(
+        "experiments.compare.config:ContestConfig", "experiments.compare.run:contest",
+        "Train one agent of a comparison within a budget.",
+    ),
+    "tune": Command(
+        "experiments.compare.config:TuneConfig", "experiments.compare.tune:tune",
+        "Search settings of agents, with equal effort for each.",
+    ),
+    "table1": Command(
+        "experiments.paper.config:Table1Config", "experiments.paper.table1:table1",
+        "Run the cells of the paper's Table 1 and lay them out beside its numbers.",
+    ),
+    "variants": Command(
+        "experiments.paper.config:VariantsConfig", "experiments.paper.variants:variants",
+        "Train variants of one cell and compare each with the plain model.",
+    ),
+    "figures": Command(
+        "experiments.paper.config:FiguresConfig", "experiments.paper.figures:figures",
+        "Draw the paper's Figures 3, 5 and 6 from finished runs.",
+    ),
+    "attention": Command(
+        "experiments.attention.config:AttentionConfig", "experiments.attention.analyse:attention",
+        "Say where agents look, against the dogs' boxes, and what it is worth.",
+    ),
+    "play": Command(
+        "experiments.play.config:PlayConfig", "experiments.play.command:play",
+        "Play the task yourself in a browser, against an agent.",
+    ),
+    "publish": Command(
+        "experiments.publish.config:PublishConfig", "experiments.publish.command:publish",
+        "Write a run's agent for others, with a model card; upload it.",
+    ),
+    "record": Command(
+        "experiments.see.config:RecordConfig", "experiments.see.record:record",
+        "Record an agent's episodes as a Minari data set.",
+    ),
+    "view": Command(
+        "experiments.see.config:ViewConfig", "experiments.see.view:view",
+        "Write what agents did as one HTML page to step through.",
+    ),
+    "benchmark": Command(
+        "experiments.benchmarks:BenchmarkConfig", "experiments.benchmarks.command:benchmark",
+        "Measure what the project claims about speed, on this machine.",
+    ),
+    "demo": Command(
+        "experiments.train.config:DemoConfig", "experiments.train.demo:demo",
+        "Learn where to look on synthetic dogs, in a few minutes, nothing to download.",
+    ),
 }  # fmt: skip
+"""By name, in the order of the help page."""
 
 
 # Load, in processes that compute, from which cores count as shared.
@@ -116,8 +175,8 @@ def _next(name: str, config: Any) -> str:
     return _GO_ON[name]
 
 
-def _suit_surroundings() -> None:
-    """Set what libraries read when they load: a terminal or a log, cores of our own or shared."""
+def _configure_threads() -> None:
+    """Set what libraries read when they load: how often progress is written, how threads wait."""
     if not sys.stderr.isatty():
         # A log wants a line of progress now and then, not ten a second.
         os.environ.setdefault("TQDM_MININTERVAL", "10")
@@ -131,36 +190,45 @@ def _suit_surroundings() -> None:
 
 def _usage() -> str:
     lines = ["usage: glimpse COMMAND [OPTIONS]", "", "Study where to look.", ""]
-    lines += [f"  {name:<10} {entry[3]}" for name, entry in _COMMANDS.items()]
+    lines += [f"  {name:<10} {entry.summary}" for name, entry in COMMANDS.items()]
     lines += ["", "`glimpse COMMAND --help` lists the options of a command."]
     lines += ["With GLIMPSE_DEBUG=1 in the environment errors come with their traceback."]
     return "\n".join(lines)
 
 
+def _load(path: str) -> Any:
+    """Import what `module:name` names."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
 def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
-    module_name, config_name, function, summary = _COMMANDS[name]
-    module = import_module(module_name)
-    program, run = f"glimpse {name}", getattr(module, function)
-    if name == "baseline":
-        named = module.BASELINES
-        return run, tyro.extras.overridable_config_cli(named, prog=program, args=arguments)
-    if name != "train":
-        kind = getattr(module, config_name)
-        return run, tyro.cli(kind, prog=program, description=summary, args=arguments)
-    # Sixty settings do not fit on a screen: those of network and learning have help of their own.
+    """Read the options; only then, since they may be wrong, import what runs."""
+    command = COMMANDS[name]
+    program, options = f"glimpse {name}", _load(command.options)
+    if name == "train":
+        options = _on_one_screen(options, program, arguments)
+    if isinstance(options, dict):
+        config = tyro.extras.overridable_config_cli(options, prog=program, args=arguments)
+    else:
+        config = tyro.cli(options, prog=program, description=command.summary, args=arguments)
+    return _load(command.run), config
+
+
+def _on_one_screen(named: dict[str, Any], program: str, arguments: list[str]) -> dict[str, Any]:
+    """Give the settings of network and learning, sixty of them, help pages of their own."""
     configs = import_module("experiments.train.config")
     for part, kind in configs.SETTINGS.items():
         if f"--help-{part}" in arguments:
             title = f"Settings of `glimpse train`, to be given with the prefix --{part}."
             tyro.cli(kind, prog=f"{program} NAME --{part}.", description=title, args=["--help"])
-    experiments = import_module("experiments.train.presets").EXPERIMENTS
-    if {"-h", "--help"} & set(arguments):
-        experiments = {
-            key: (f"{text} More settings: --help-network, --help-learning.",
-                  configs.TrainHelp(**vars(config)))
-            for key, (text, config) in experiments.items()
-        }  # fmt: skip
-    return run, tyro.extras.overridable_config_cli(experiments, prog=program, args=arguments)
+    if not {"-h", "--help"} & set(arguments):
+        return named
+    more = "More settings: --help-network, --help-learning."
+    return {
+        key: (f"{text} {more}", configs.TrainHelp(**vars(config)))
+        for key, (text, config) in named.items()
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -180,13 +248,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(version("glimpse-env"))
         return 0
-    if name not in _COMMANDS:
-        near = get_close_matches(name, _COMMANDS, 1)
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, 1)
         hint = f": did you mean {near[0]!r}?" if near else ""
         print(f"{_usage()}\n\nglimpse: no command {name!r}{hint}", file=sys.stderr)
         return 2
     if name != "benchmark":
-        _suit_surroundings()
+        _configure_threads()
     # What the library chose for its user (where pictures are kept, say) is worth a line.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("glimpse_env").setLevel(logging.INFO)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.datasets.degraded import Degraded
-from glimpse_env.datasets.image_folder import ImageFolder
-from glimpse_env.datasets.stanford_dogs import StanfordDogs
-from glimpse_env.datasets.synthetic import SyntheticDogs
+if TYPE_CHECKING:
+    from glimpse_env.datasets.base import ImageDataset
+
+Resolution = Literal["low", "medium", "high"]
+RESOLUTIONS: tuple[Resolution, ...] = get_args(Resolution)
+"""Every resolution, in the order of the axis S."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def build_dataset(config: DataConfig, split: str, *, creatures: int = 1) -> Imag
     Raises:
         ValueError, DatasetNotFoundError, MissingImagesError: as `_open` does.
     """
+    from glimpse_env.datasets.degraded import Degraded
+
     dataset = _open(config, split, creatures)
     return dataset if config.short_side is None else Degraded(dataset, config.short_side)
 
@@ -53,6 +56,10 @@ def _open(config: DataConfig, split: str, creatures: int) -> ImageDataset:
             two creatures of pictures that are not drawn.
         DatasetNotFoundError, MissingImagesError: see `glimpse_env.datasets`.
     """
+    from glimpse_env.datasets.image_folder import ImageFolder
+    from glimpse_env.datasets.stanford_dogs import StanfordDogs
+    from glimpse_env.datasets.synthetic import SyntheticDogs
+
     if config.dataset == "synthetic":
         if config.data_dir is not None:
             raise ValueError(

@@ -30,10 +30,8 @@ from encoders.inference.fused import (
 )
 from encoders.inference.int8 import QuantisedTrunk, int8_obstacle
 from encoders.inference.modules import adopt, as_module, module_fingerprint
-from encoders.spec import EncoderSpec, Normalisation, get_spec
+from encoders.spec import EncoderSpec, Normalisation, Precision, get_spec
 from encoders.weights.files import find_weights, load_state
-
-Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 # Sizes that batches are cut and padded to where a new one costs something: compilation, the
 # capture of a graph, or weights packed for it (12 MB in bf16). On CPU larger ones are slower, since

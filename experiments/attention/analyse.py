@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from tyro.conf import Positional
 
 from encoders.bank.feature_bank import FeatureBank
+from experiments.attention.config import AttentionConfig
 from experiments.attention.keypoints import read_faces
 from experiments.attention.measures import (
     LENGTHS,
@@ -31,7 +30,7 @@ from experiments.attention.moves import at_centre, frame_histogram, moved, under
 from experiments.attention.people import PEOPLE, Played, is_record, read_people
 from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
-from experiments.attention.scanpaths import check_scanpath_file, tabulate, write_scanpaths
+from experiments.attention.scanpaths import tabulate, write_scanpaths
 from experiments.metrics import (
     Estimate,
     bootstrap_interval,
@@ -52,46 +51,6 @@ OWN_CENTRE = "own_center"
 _WHOLE = 224
 _PLACES = ("inside", *LENGTHS)
 _TWO = tuple(name for name in SHARES if name != "inside")
-
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """Say where the agents of finished runs look, against the dogs' boxes, and what it is worth."""
-
-    runs: Positional[tuple[Path, ...]]
-    """Runs of `glimpse train`, `hf://owner/name`, and records of `glimpse play` (one, or --out)."""
-    out: Path = Path("attention")
-    """Folder of attention.json, attention.md and attention.png."""
-    split: Literal["train", "val", "trainval", "test"] = "val"
-    """Split to look at; `test` once, at the end."""
-    count: int | None = None
-    """Pictures, drawn at random (default: all of the split)."""
-    bank: Path | None = None
-    """Folder of other banks than the runs' own."""
-    live: bool = False
-    """Use the live encoder although a run was trained from a bank: fixations stay where chosen."""
-    two_dogs: bool = False
-    """Show pictures with two dogs each (runs on synthetic dogs only; live encoder)."""
-    data_dir: Path | None = None
-    """Folder of the pictures, if it has moved."""
-    seed: int = 0
-    """Seed of the choice of pictures and of the noise outside them."""
-    scanpaths: Path | None = None
-    """Write every glimpse of every agent to this file too, `.csv` or `.parquet`."""
-    keypoints: Path | None = None
-    """JSON file of StanfordExtra: tells whether fixations fall on the face."""
-
-    def __post_init__(self) -> None:
-        """Check before anything is opened.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        if not self.runs:
-            raise ValueError("name at least one run folder of `glimpse train`")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"--count is at least 1, not {self.count}")
-        check_scanpath_file(self.scanpaths)
 
 
 def pixel_budget(num_glimpses: int, num_resolutions: int, *, context: bool = True) -> int:

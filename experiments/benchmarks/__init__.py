@@ -1,5 +1,12 @@
 """Measurements behind the project's claims: one module a claim, each with one function `run`."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
 BENCHMARKS: dict[str, str] = {
     "scaling": "Cost by environments, resolutions, glimpses and pictures, stage by stage.",
     "pyramids": "Building pyramids: under 3 times the decoding of the same files.",
@@ -21,3 +28,32 @@ BENCHMARKS: dict[str, str] = {
     "agent": "A training step of the full-size agent: at least half of the matrix peak.",
 }
 """Module in this package, and what it claims (which its result may refute)."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Run benchmarks by name; without a name, list them."""
+
+    names: Positional[tuple[str, ...]] = ()
+    """Benchmarks to run; `all` for every one."""
+    out: Path = Path("benchmarks")
+    """Folder for one benchmark-NAME.json each."""
+    quick: bool = False
+    """Tiny shapes and few windows: shows that it runs, measures nothing worth telling."""
+    threads: int = 0
+    """Threads that torch computes with (0: as many as it chooses)."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is measured.
+
+        Raises:
+            ValueError: a name that is none, or threads below 0.
+        """
+        unknown = [name for name in self.names if name not in (*BENCHMARKS, "all")]
+        if unknown:
+            raise ValueError(
+                f"There is no benchmark {', '.join(unknown)}: choose from "
+                f"{', '.join(BENCHMARKS)}, or all."
+            )
+        if self.threads < 0:
+            raise ValueError(f"--threads is at least 0, not {self.threads}.")

@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 
 import torch
-from tyro.conf import Positional
 
-from experiments.benchmarks import BENCHMARKS
+from experiments.benchmarks import BENCHMARKS, BenchmarkConfig
 from experiments.benchmarks.timing import Result, load_average
 from experiments.runtime.runs import write_json
-
-
-@dataclass(frozen=True)
-class BenchmarkConfig:
-    """Run benchmarks by name; without a name, list them."""
-
-    names: Positional[tuple[str, ...]] = ()
-    """Benchmarks to run; `all` for every one."""
-    out: Path = Path("benchmarks")
-    """Folder for one benchmark-NAME.json each."""
-    quick: bool = False
-    """Tiny shapes and few windows: shows that it runs, measures nothing worth telling."""
-    threads: int = 0
-    """Threads that torch computes with (0: as many as it chooses)."""
-
-    def __post_init__(self) -> None:
-        """Check before anything is measured.
-
-        Raises:
-            ValueError: a name that is none, or threads below 0.
-        """
-        unknown = [name for name in self.names if name not in (*BENCHMARKS, "all")]
-        if unknown:
-            raise ValueError(
-                f"There is no benchmark {', '.join(unknown)}: choose from "
-                f"{', '.join(BENCHMARKS)}, or all."
-            )
-        if self.threads < 0:
-            raise ValueError(f"--threads is at least 0, not {self.threads}.")
 
 
 def benchmark(config: BenchmarkConfig) -> dict[str, Result]:

@@ -11,23 +11,22 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-from tyro.conf import OmitArgPrefixes, Positional
 
-from agents.policy import AttentionPolicy, load_policy
+from agents.policy import AttentionPolicy
 from agents.reinforce import ReinforceAgent
 from encoders.bank.feature_bank import BankIncompleteError, FeatureBank
 from encoders.inference.engine import make_encoder
 from experiments.compare.agents import build_contestant
-from experiments.compare.settings import ALGORITHMS, ENVIRONMENTS, settings_for, settings_type
-from experiments.data import DataConfig
+from experiments.compare.config import ContestConfig
+from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.metrics import accuracy, mean_class_accuracy
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import LOCK, environment_record, sole_user, to_record, write_json
@@ -42,99 +41,10 @@ from experiments.train.factory import (
     describe_encoder,
     describe_source,
 )
-from experiments.train.presets import EXPERIMENTS
 
 _EVAL_BATCH = 256
 _SYNTHETIC_SIDE = 7
 _UNFINISHED = ("config.json", "environment.json", "metrics.jsonl", "tensorboard")
-
-
-@dataclass(frozen=True)
-class ContestConfig:
-    """Train one agent within a budget of steps and of time, and score it as it learns."""
-
-    agent: Positional[str]
-    """two-deck; ppo, a2c, recurrent-ppo (each also as NAME-hybrid), sac, td3, dqn; center, random,
-    lattice-scan, saliency, box-oracle; or any policy, registered or `module:Class`."""
-    environment: str = "synthetic"
-    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
-    out: Path = Path("runs/contest")
-    """Run folder; an unfinished run in it is begun again."""
-    seed: int = 0
-    """Seed of everything."""
-    steps: int = 100_000
-    """Environment steps that every agent may take."""
-    minutes: float = 1.0
-    """Training time that every agent may take; evaluations do not count."""
-    max_minutes: float = 3.0
-    """Training time after which a slow agent is stopped short of its steps."""
-    clock: Literal["wall", "processor"] = "wall"
-    """What tells the training time; `processor` leaves out what others did on a shared CPU."""
-    evaluations: int = 6
-    """Evaluations on the way to `steps`, and again on the way to `minutes`."""
-    set: tuple[str, ...] = ()
-    """Settings of the agent to change, or a policy's own options, as NAME=VALUE."""
-    data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures; those of a synthetic environment are drawn in any case."""
-    bank: Path | None = None
-    """Folder of the feature banks, if not the environment's own."""
-    eval_split: Literal["val", "test"] = "val"
-    """Split to score on."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda[:i]`."""
-
-    def __post_init__(self) -> None:
-        """Check before anything is opened.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        if self.environment not in EXPERIMENTS | ENVIRONMENTS:
-            raise ValueError(
-                f"no environment {self.environment!r}: there are "
-                f"{', '.join({**ENVIRONMENTS, **EXPERIMENTS})}"
-            )
-        if self.steps < 1 or self.evaluations < 1:
-            raise ValueError("--steps and --evaluations are at least 1")
-        if not 0 < self.minutes <= self.max_minutes:
-            raise ValueError("--minutes is above 0 and at most --max-minutes")
-        _check_agent(self.agent)
-        settings_for(self.agent, self.environment, self.set)
-
-    def run(self) -> TrainConfig:
-        """The environment's experiment with this contest's pictures, banks and seed."""
-        own = EXPERIMENTS[ENVIRONMENTS.get(self.environment, self.environment)][1]
-        data = self.data
-        bank = self.bank or own.bank
-        if own.data.dataset == "synthetic":
-            data = replace(data, dataset="synthetic")
-            # Other numbers of pictures are other banks; they must not take the place of the usual.
-            if self.bank is None and bank is not None and data.num_images is not None:
-                bank = bank.with_name(f"{bank.name}-{data.num_images}")
-        options = {} if settings_type(self.agent) else dict(map(_pair, self.set))
-        return replace(
-            own, policy=self.agent, policy_options=options, out=self.out,
-            seed=self.seed, device=self.device, eval_split=self.eval_split,
-            data=data, bank=bank, mirror="off", context="center",
-        )  # fmt: skip
-
-
-def _check_agent(agent: str) -> None:
-    if agent in ALGORITHMS:
-        return
-    try:
-        load_policy(agent)
-    except ValueError as error:
-        raise ValueError(
-            f"{error} Of Stable-Baselines3 there are {', '.join(ALGORITHMS)}."
-        ) from error
-
-
-def _pair(change: str) -> tuple[str, str]:
-    name, equals, value = change.partition("=")
-    if not equals:
-        raise ValueError(f"--set {change}: give NAME=VALUE")
-    return name, value
 
 
 class Meter:

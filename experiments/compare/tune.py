@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
-from tyro.conf import OmitArgPrefixes, Positional
 
-from experiments.compare.run import ContestConfig, prepare_banks
+from experiments.compare.config import ContestConfig, TuneConfig
+from experiments.compare.run import prepare_banks
 from experiments.compare.settings import draw_settings, settings_type
-from experiments.data import DataConfig
+from experiments.runtime.config import parallelism
 from experiments.runtime.runs import read_json, stands_on, write_json
-from experiments.runtime.sweep import Job, room, run_jobs
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """Search settings of agents, with equal effort for each.
-
-    Trial 0 is the settings as they are, the others are drawn. Every trial has the same budget, is
-    scored on the validation cut, and has one seed, which no comparison uses. Started again, it
-    goes on where it was.
-    """
-
-    environment: Positional[str] = "synthetic"
-    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
-    agents: tuple[str, ...] = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac")
-    """Which; see `glimpse contest --help`."""
-    out: Path = Path("runs/tune")
-    """Folder of the trials and of the record."""
-    trials: int = 8
-    """Trials an agent."""
-    steps: int = 50_000
-    """Environment steps a trial."""
-    minutes: float = 0.5
-    """Training time a trial: it ends when both are used."""
-    max_minutes: float = 1.0
-    """Training time after which a slow trial is stopped short."""
-    clock: Literal["wall", "processor"] = "wall"
-    """What tells the training time; `processor` leaves out what others did on a shared CPU."""
-    seed: int = 1000
-    """Of the draws and of every trial."""
-    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    """Which pictures; those of a synthetic environment are drawn in any case."""
-    bank: Path | None = None
-    """Folder of the feature banks, if not the environment's own."""
-    jobs: int | None = None
-    """Trials side by side (default: one a core; on a GPU one)."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda[:i]`."""
-
-    def __post_init__(self) -> None:
-        """Check before anything runs.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        if self.trials < 1:
-            raise ValueError(f"--trials is at least 1, not {self.trials}")
-        room(self.jobs, "cpu")
-        tuning_jobs(self)
+from experiments.runtime.sweep import Job, run_jobs
 
 
 def tuning_jobs(config: TuneConfig) -> dict[str, list[Job]]:
@@ -71,12 +22,8 @@ def tuning_jobs(config: TuneConfig) -> dict[str, list[Job]]:
         draws = np.random.default_rng([config.seed, *agent.encode()])
         changes = [(), *(draw_settings(agent, draws) for _ in range(config.trials - 1))]
         jobs[agent] = [
-            Job("contest", agent, ContestConfig(
-                agent, environment=config.environment, out=config.out / agent / f"trial-{trial}",
-                seed=config.seed, steps=config.steps, minutes=config.minutes,
-                max_minutes=config.max_minutes, clock=config.clock, evaluations=1, set=change,
-                data=config.data, bank=config.bank, device=config.device,
-            ), ContestConfig(agent), resumable=False)
+            Job("contest", agent, config.contest(agent, trial=trial, changes=change),
+                ContestConfig(agent), False)
             for trial, change in enumerate(changes)
         ]  # fmt: skip
     return jobs
@@ -100,7 +47,9 @@ def tune(config: TuneConfig) -> dict[str, Any]:
     """
     jobs = tuning_jobs(config)
     prepare_banks(next(iter(jobs.values()))[0].config.run())
-    run_jobs([job for each in jobs.values() for job in each], *room(config.jobs, config.device))
+    run_jobs(
+        [job for each in jobs.values() for job in each], *parallelism(config.jobs, config.device)
+    )
     record: dict[str, Any] = {
         "environment": config.environment,
         "budget": {

@@ -6,62 +6,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
 
+from experiments.paper.config import FiguresConfig
 from experiments.paper.figure_parts import Shown, figure_3, figure_5, figure_6
 from experiments.runtime.runs import RunError, write_json
 from experiments.train.playback import Watched, open_run, run_titles, watch
 from glimpse_env.datasets.base import ImageDataset
 
-_MOST_MODELS = 4
 _POOL = 48
 _COUNTS = {5: 6, 6: 10}
-
-
-@dataclass(frozen=True)
-class FiguresConfig:
-    """Draw the paper's Figures 3, 5 and 6 from the checkpoints of finished runs."""
-
-    run: tuple[Path, ...]
-    """Runs of `glimpse train` or `hf://owner/name`, one a model, at most four; in column order."""
-    out: Path = Path("figures")
-    """Folder of the PNG files, figures.json and figures.md."""
-    which: tuple[Literal[3, 5, 6], ...] = (3, 5, 6)
-    """Figures to draw."""
-    split: Literal["train", "val", "trainval", "test"] = "val"
-    """Split to take pictures from."""
-    count: int | None = None
-    """Pictures in Figures 5 and 6 (default: 6 and 10)."""
-    image: int | None = None
-    """Picture of Figure 3, by its index in the split (default: found by rule and seed)."""
-    seed: int = 0
-    """Seed of the choice of pictures and of the noise outside them."""
-    bank: Path | None = None
-    """Folder of other banks than the runs' own."""
-    live: bool = False
-    """Use the live encoder although a run was trained from a bank."""
-    data_dir: Path | None = None
-    """Folder of the pictures, if it has moved."""
-
-    def __post_init__(self) -> None:
-        """Check before anything is opened.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        if not 1 <= len(self.run) <= _MOST_MODELS:
-            raise ValueError(
-                f"--run takes one to {_MOST_MODELS} run folders, not {len(self.run)}: more columns "
-                "could not be read"
-            )
-        if not self.which:
-            raise ValueError("--which names at least one of 3, 5 and 6")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"--count is at least 1, not {self.count}")
 
 
 @dataclass(frozen=True)

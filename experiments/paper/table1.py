@@ -7,112 +7,28 @@ test: once, since what is there is never run again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from tyro.conf import OmitArgPrefixes, Positional
 
-from experiments.data import DataConfig
+from experiments.paper.config import Table1Config
 from experiments.paper.table1_report import format_table1, tabulate
+from experiments.runtime.config import parallelism
 from experiments.runtime.runs import RunError, write_json
-from experiments.runtime.sweep import Job, room, run_jobs
+from experiments.runtime.sweep import Job, run_jobs
 from experiments.train.aggregate import read_metrics
-from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES, Cell
+from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
 from experiments.whole_image.config import BASELINES, BaselineConfig
 
 Run = TypeVar("Run", TrainConfig, BaselineConfig)
 
 
-@dataclass(frozen=True)
-class Table1Config:
-    """Run Table 1 of the paper, or part of it, and lay it out beside the paper's numbers.
-
-    Started again, it goes on where it was; what is done is not done again.
-    """
-
-    cells: Positional[tuple[str, ...]] = ()
-    """Which, by name (high-1 ... high-medium-low-3, googlenet-96, googlenet-224), or whole rows
-    (high, medium, low, high-medium, high-medium-low, baselines); all of these by default. With
-    `-paper` at the end (medium-1-paper, or the row medium-paper) a cell learns as in the paper."""
-    out: Path = Path("runs/table1")
-    """Folder of the runs and of the table."""
-    data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures."""
-    bank: Path | None = Path("banks/dogs")
-    """Feature banks (`glimpse bank`); `None` runs the encoder live."""
-    encoder: str = "googlenet"
-    """Encoder; with a bank it must be the bank's."""
-    seeds: int = 2
-    """Runs a cell, with seeds 0, 1, ..."""
-    baseline_seeds: int = 1
-    """Runs a baseline: each fine-tunes a whole GoogLeNet."""
-    baseline_epochs: int | None = None
-    """Passes of a baseline over the training pictures, if not its own."""
-    hidden_size: int | None = None
-    """Units a deck (the paper: 4,096), if not the cells' own."""
-    epochs: int | None = None
-    """Passes of a cell over the training pictures, if not its own."""
-    batch_size: int | None = None
-    """Pictures a step, if not the cells' own."""
-    jobs: int | None = None
-    """Runs side by side (default: one a core; on a GPU one)."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda[:i]`."""
-    final: bool = False
-    """Train on all training pictures, for the epochs chosen on validation, and touch test."""
-    only_table: bool = False
-    """Run nothing: lay out what is there."""
-
-    def __post_init__(self) -> None:
-        """Check before anything runs.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        choose_cells(self.cells)
-        for name in ("seeds", "baseline_seeds"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is at least 1, not {getattr(self, name)}")
-        room(self.jobs, "cpu")
-
-
-def choose_cells(names: tuple[str, ...]) -> list[str]:
-    """Expand names of cells and rows, in the table's order.
-
-    Raises:
-        ValueError: for a name that is neither.
-    """
-    everything = [*CELLS, *PAPER_BASELINES]
-    if not names:
-        return everything
-    known = [*FORMS, *PAPER_BASELINES]
-    rows = {"baselines": list(PAPER_BASELINES)}
-    for cell in FORMS.values():
-        row = cell.row if cell.form == "plain" else f"{cell.row}-{cell.form}"
-        rows.setdefault(row, []).append(cell.name)
-    chosen = set()
-    for name in names:
-        if name not in rows and name not in known:
-            raise ValueError(
-                f"Table 1 has no cell {name!r}: there are {', '.join(everything)}, and the rows "
-                f"{', '.join(dict.fromkeys(cell.row for cell in CELLS.values()))} and baselines; "
-                "cells and rows with -paper at the end learn as in the paper"
-            )
-        chosen |= set(rows.get(name, [name]))
-    return [name for name in known if name in chosen]
-
-
 def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
     """Settings of one run of a cell, on the validation cut."""
-    plain = cell.run(
-        out=config.out / cell.name / f"seed-{seed}", seed=seed, data=config.data, bank=config.bank,
-        encoder=config.encoder, device=config.device, epochs=config.epochs,
-        batch_size=config.batch_size,
-    )  # fmt: skip
+    plain = config.cell_run(cell, out=config.out / cell.name / f"seed-{seed}", seed=seed)
     if config.hidden_size is None:
         return plain
     return replace(plain, network=replace(plain.network, hidden_size=config.hidden_size))
@@ -203,7 +119,7 @@ def table1(config: Table1Config) -> dict[str, Any]:
     """
     jobs = final_jobs(config) if config.final else jobs_of(config)
     if not config.only_table:
-        parallel, threads = room(config.jobs, config.device)
+        parallel, threads = parallelism(config.jobs, config.device)
         run_jobs([job for job in jobs if job.command == "train"], parallel, threads)
         # A baseline keeps every core busy by itself.
         run_jobs([job for job in jobs if job.command == "baseline"], 1, parallel * threads)

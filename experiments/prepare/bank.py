@@ -9,91 +9,29 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import active_children, get_context, parent_process
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from tqdm import tqdm
-from tyro.conf import OmitArgPrefixes
 
 from encoders.bank.description import BankDescription
 from encoders.bank.feature_bank import FeatureBank
 from encoders.bank.points import lattice
-from encoders.inference.engine import Encoder, Precision
-from experiments.data import DataConfig, build_dataset
+from encoders.inference.engine import Encoder
+from experiments.data import build_dataset
 from experiments.prepare.calibration import build_encoder
+from experiments.prepare.config import BankConfig
 from experiments.runtime.runs import sole_user
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramids.pyramid import PATCH_SIDE, RESOLUTIONS, dataset_pyramid
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
 
 
 class WorkerDiedError(RuntimeError):
     """A worker process of `glimpse bank` ended before its work was done."""
-
-
-@dataclass(frozen=True)
-class BankConfig:
-    """Features of a data set's splits, on a lattice of fixations."""
-
-    out: Path
-    """Folder of the banks; each split is a folder in it."""
-    data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures."""
-    splits: tuple[str, ...] = ("train", "val")
-    """Splits to compute, in order."""
-    encoder: str = "googlenet"
-    """Name of a registered encoder."""
-    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
-    """Resolutions to compute."""
-    side: int = 5
-    """Lattice points a side."""
-    extent: float | None = None
-    """Outermost lattice coordinate; by default 1 - 1/side, the centres of equal cells."""
-    low_side: int | None = None
-    """Lattice points a side of the resolution `low`, to the same extent (default: as `side`); a
-    look takes the low patch of the nearest of them."""
-    mirror: bool = True
-    """Compute mirrored pictures too, for the training splits."""
-    context: Literal["few", "lattice", "center"] = "few"
-    """Context patches at the centre only, at the four lattice points nearest to it too (`few`), or
-    at every point of the lattice that `low` has; what `low` computes is not computed again."""
-    context_grid: Literal["auto"] | int = "auto"
-    """G: keep the G x G cells of a context's feature map beside its features; `auto` is 3 where the
-    encoder gives a map that 3 divides, 1 is none."""
-    precision: Precision = "auto"
-    """Arithmetic of the encoder; `int8` (CPU) is faster than `bf16` and a little less exact. It is
-    calibrated on pictures of the split `train`."""
-    device: str = "auto"
-    """`auto`, `cpu` or `cuda[:i]`."""
-    workers: int = 2
-    """Processes, each with its own encoder and one thread (CPU); on CUDA there is one."""
-    chunk: int = 64
-    """Pictures a chunk, the unit of resuming."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers before anything is loaded.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        for name in ("side", "workers", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is at least 1, not {getattr(self, name)}")
-        for name in ("splits", "resolutions"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} names at least one")
-        if self.context_grid != "auto" and self.context_grid < 1:
-            raise ValueError(f"--context-grid is at least 1, not {self.context_grid}")
-        if self.low_side is not None:
-            if "low" not in self.resolutions:
-                raise ValueError("--low-side is of the resolution low: name it in --resolutions")
-            if not 1 <= self.low_side <= self.side:
-                raise ValueError(f"--low-side is from 1 to --side, not {self.low_side}")
 
 
 def describe(config: BankConfig, dataset: ImageDataset, encoder: Encoder) -> BankDescription:

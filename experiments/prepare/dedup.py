@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import numpy as np
 
+from experiments.prepare.config import DedupConfig
 from experiments.runtime.runs import write_whole
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.datasets.errors import DatasetNotFoundError
@@ -31,28 +31,6 @@ from glimpse_env.datasets.stanford_dogs import (
 _TITLE = "# ImageNet pictures to leave out of training, written by `glimpse dedup`"
 _NAME = re.compile(r"(n\d{8})/(\1_\d+)\.JPEG")
 _STEM = re.compile(r"n\d{8}_\d+")
-
-
-@dataclass(frozen=True)
-class DedupConfig:
-    """Write the list of the ILSVRC pictures that Stanford Dogs tests and validates on."""
-
-    out: Path
-    """The list: text, one name a line, as `glimpse pretrain --leave-out` reads it."""
-    data_dir: Path | None = None
-    """Folder with the official lists of Stanford Dogs, which suffice (default:
-    $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
-    include: tuple[Literal["train", "val", "test"], ...] = ("test", "val")
-    """Splits to leave out."""
-
-    def __post_init__(self) -> None:
-        """Check that there is something to leave out.
-
-        Raises:
-            ValueError: if there is not.
-        """
-        if not self.include:
-            raise ValueError("--include names at least one")
 
 
 @dataclass(frozen=True)

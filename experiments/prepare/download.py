@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
-from tyro.conf import Positional
-
 from encoders.spec import BVLC_FILE, BVLC_SHA256, TORCHVISION_FILE, TORCHVISION_SHA256
 from encoders.weights.download import download_file
 from encoders.weights.files import (
@@ -16,6 +10,7 @@ from encoders.weights.files import (
     default_weights_dir,
     file_digest,
 )
+from experiments.prepare.config import DownloadConfig
 from glimpse_env.datasets.download.stanford_dogs import (
     ARCHIVES,
     OFFICIAL_URL,
@@ -27,35 +22,6 @@ from glimpse_env.datasets.stanford_dogs import SPLITS, StanfordDogs, default_dat
 
 BVLC_URL = "http://dl.caffe.berkeleyvision.org"
 TORCHVISION_URL = "https://download.pytorch.org/models"
-
-
-@dataclass(frozen=True)
-class DownloadConfig:
-    """Fetch data and weights; what is there already, whole and right, is left alone.
-
-    An interrupted download resumes when the command is run again.
-    """
-
-    what: Positional[tuple[Literal["dogs", "weights", "torchvision-weights"], ...]] = ("dogs",)
-    """dogs: Stanford Dogs (800 MB to fetch, 950 MB on disk). weights: BVLC GoogLeNet (51 MB).
-    torchvision-weights: torchvision's GoogLeNet (50 MB)."""
-    data_dir: Path | None = None
-    """Where the dogs go; $GLIMPSE_DATA/stanford_dogs, else the user cache, if not given."""
-    weights_dir: Path | None = None
-    """Where weights go; $GLIMPSE_DATA/weights, else the user cache, if not given."""
-    from_shards: Path | None = None
-    """Unpack the dogs from archives in this folder (lists, annotation*, images*; .tar or .tar.gz)
-    instead of the official ones; nothing is downloaded for them."""
-    originals: bool = False
-    """With --from-shards: unpack originals*.tar too; its pictures replace others of their name."""
-    mirror: str | None = None
-    """Address of a folder that has the same files as the official servers; hashes still apply."""
-    sha256: dict[str, str] = field(default_factory=dict)
-    """Hashes to expect instead of the known ones: FILE HASH, e.g. images.tar 0123..."""
-    keep_archives: bool = False
-    """Keep the official archives after unpacking."""
-    progress: bool = True
-    """Show progress bars."""
 
 
 def download(config: DownloadConfig) -> None:

@@ -4,49 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 from tqdm import tqdm
-from tyro.conf import OmitArgPrefixes
 
-from experiments.data import DataConfig, build_dataset
+from experiments.data import build_dataset
+from experiments.prepare.config import PyramidsConfig
 from experiments.runtime.runs import sole_user
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.mapped import MappedPyramids
-from glimpse_env.pyramids.pyramid import RESOLUTIONS
 from glimpse_env.pyramids.storage import usual_bytes
-
-
-@dataclass(frozen=True)
-class PyramidsConfig:
-    """Pictures of a data set's splits, decoded and resized, for machines of little memory."""
-
-    out: Path
-    """Folder; each split is a folder in it, to be given as storage=."""
-    data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures."""
-    splits: tuple[str, ...] = ("train", "val")
-    """Splits to build, in order."""
-    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
-    """Levels to build; the context needs `low`."""
-    workers: int = 0
-    """Threads (0: one a core)."""
-
-    def __post_init__(self) -> None:
-        """Check before anything is opened.
-
-        Raises:
-            ValueError: No split or resolution, or a negative number of workers.
-        """
-        if self.workers < 0:
-            raise ValueError(f"--workers is at least 0, not {self.workers}")
-        for name in ("splits", "resolutions"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} names at least one")
-        if "low" not in self.resolutions:
-            raise ValueError("--resolutions must name low, which every context is cut from")
 
 
 def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:

@@ -1,4 +1,4 @@
-"""Options of `glimpse pretrain`, and what of them decides the result."""
+"""Options of `glimpse pretrain` and `probe`, and what of the former decides the result."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from encoders.spec import get_spec
-from experiments.data import DataConfig
-from glimpse_env.pyramids.pyramid import RESOLUTIONS
+from encoders.spec import Precision, get_spec
+from experiments.data import RESOLUTIONS, DataConfig, Resolution
 
 # Of the synthetic dogs, where --num-images does not say: as many as the shipped encoder saw.
 NUM_SYNTHETIC = 2400
@@ -45,7 +44,7 @@ class PretrainConfig:
     """List of file names not to train on, as `glimpse dedup` writes it."""
     name: str | None = None
     """Name of the files written (default: `inception_mini`, or `core` for a GoogLeNet)."""
-    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
+    resolutions: tuple[Resolution, ...] = RESOLUTIONS
     """Towers; there is a head on each and on every combination."""
     steps: int = 900
     """Optimiser steps."""
@@ -114,6 +113,49 @@ class PretrainConfig:
             raise ValueError(f"--extent lies in [0, 1], not {self.extent}")
         if not self.resolutions:
             raise ValueError("--resolutions names at least one")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Measure a frozen encoder by linear readings of the central patches."""
+
+    out: Path
+    """Where the result goes (JSON); features are kept in a folder beside it for another reading."""
+    encoder: str = "googlenet"
+    """Registered encoder, or the .json that `glimpse pretrain` wrote."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures."""
+    fit_split: str = "train"
+    """Split to fit on; what a fit takes is chosen on a tenth of it."""
+    eval_split: str = "val"
+    """Split to measure on."""
+    resolutions: tuple[Resolution, ...] = RESOLUTIONS
+    """Patches to read, each alone and all together."""
+    bank: Path | None = None
+    """Read the central point of these banks (`glimpse bank --out`), computing no features."""
+    hidden: int = 0
+    """Fit a network with a hidden layer of so many units too (0: none)."""
+    seed: int = 0
+    """Which tenth of the pictures serves to choose, and the initial weights of a hidden layer."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; `int8` is calibrated on pictures of the split `train`."""
+    device: str = "auto"
+    """Where the encoder computes: `auto`, `cpu` or `cuda[:i]`."""
+    workers: int = 2
+    """Processes that compute features (CPU)."""
+
+    def __post_init__(self) -> None:
+        """Check the options before anything is loaded.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.hidden < 0:
+            raise ValueError(f"--hidden is at least 0, not {self.hidden}")
+        if not self.resolutions:
+            raise ValueError("--resolutions names at least one")
+        if self.fit_split == self.eval_split:
+            raise ValueError("--fit-split and --eval-split are the same: measure on other pictures")
 
 
 def settled(config: PretrainConfig) -> PretrainConfig:

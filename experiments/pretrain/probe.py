@@ -7,69 +7,23 @@ alone and of all together.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from tyro.conf import OmitArgPrefixes
 
 from encoders.bank.feature_bank import FeatureBank
-from encoders.inference.engine import Encoder, Precision
+from encoders.inference.engine import Encoder
 from encoders.spec import get_spec
-from experiments.data import DataConfig, build_dataset
+from experiments.data import build_dataset
 from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_accuracy
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.prepare.calibration import build_encoder
+from experiments.pretrain.config import ProbeConfig
 from experiments.pretrain.linear import hidden_reading, linear_reading, ridge_reading, standardise
 from experiments.runtime.runs import environment_record, write_json
 from glimpse_env.datasets.base import ImageDataset, picture_size
-from glimpse_env.pyramids.pyramid import RESOLUTIONS
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """Measure a frozen encoder by linear readings of the central patches."""
-
-    out: Path
-    """Where the result goes (JSON); features are kept in a folder beside it for another reading."""
-    encoder: str = "googlenet"
-    """Registered encoder, or the .json that `glimpse pretrain` wrote."""
-    data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures."""
-    fit_split: str = "train"
-    """Split to fit on; what a fit takes is chosen on a tenth of it."""
-    eval_split: str = "val"
-    """Split to measure on."""
-    resolutions: tuple[Literal["low", "medium", "high"], ...] = RESOLUTIONS  # type: ignore[assignment]
-    """Patches to read, each alone and all together."""
-    bank: Path | None = None
-    """Read the central point of these banks (`glimpse bank --out`), computing no features."""
-    hidden: int = 0
-    """Fit a network with a hidden layer of so many units too (0: none)."""
-    seed: int = 0
-    """Which tenth of the pictures serves to choose, and the initial weights of a hidden layer."""
-    precision: Precision = "auto"
-    """Arithmetic of the encoder; `int8` is calibrated on pictures of the split `train`."""
-    device: str = "auto"
-    """Where the encoder computes: `auto`, `cpu` or `cuda[:i]`."""
-    workers: int = 2
-    """Processes that compute features (CPU)."""
-
-    def __post_init__(self) -> None:
-        """Check the options before anything is loaded.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        if self.hidden < 0:
-            raise ValueError(f"--hidden is at least 0, not {self.hidden}")
-        if not self.resolutions:
-            raise ValueError("--resolutions names at least one")
-        if self.fit_split == self.eval_split:
-            raise ValueError("--fit-split and --eval-split are the same: measure on other pictures")
 
 
 def read_encoder(config: ProbeConfig) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from experiments.runtime.runs import RunError, differences, load_config, settings_of, to_record
@@ -109,25 +108,6 @@ def flags(config: Any, named: Any, prefix: str = "") -> list[str]:
             values = value if isinstance(value, (tuple, list)) else [value]
             words += [f"--{flag}", *map(str, values)]
     return words
-
-
-def room(jobs: int | None, device: str = "auto") -> tuple[int, int]:
-    """How many jobs run side by side, and the threads of each.
-
-    By default one a core on a CPU, since decks of a few hundred units gain little from a second
-    thread, and one at a time on a GPU, which one job fills.
-
-    Raises:
-        ValueError: fewer than one.
-    """
-    if jobs is not None and jobs < 1:
-        raise ValueError(f"--jobs is at least 1, not {jobs}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    if jobs is None:
-        cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-        jobs = 1 if cuda else cores
-    return jobs, max(1, cores // jobs)
 
 
 def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:

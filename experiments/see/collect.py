@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -16,14 +16,13 @@ from experiments.geometry import relative_to_box, to_pixels
 from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_accuracy
 from experiments.paper.sheets import breed
 from experiments.runtime.runs import RunError
+from experiments.see.config import Over
 from experiments.train.playback import OpenRun, Watched, open_run, run_titles, watch
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.retina.rules import patch_boxes
 
 TOP = 5
 """Most probable breeds told after each glimpse."""
-
-Over = Literal["auto", "split", "shown"]
 
 
 @dataclass(frozen=True)

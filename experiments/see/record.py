@@ -6,52 +6,15 @@ import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tyro.conf import Positional
 
+from experiments.see.config import RecordConfig
 from experiments.train.evaluate import batches
 from experiments.train.playback import OpenRun, open_run
-
-
-@dataclass(frozen=True)
-class RecordConfig:
-    """Record what an agent sees, does and earns as a Minari data set (extra `minari`)."""
-
-    run: Positional[Path]
-    """Run folder of `glimpse train`, a shipped name or `hf://owner/name`."""
-    minari: str
-    """Name of the data set, such as `glimpse/dogs-v0`; it goes where Minari keeps them
-    (`MINARI_DATASETS_PATH`)."""
-    agent: str = "learned"
-    """Who plays: `learned`, or a reference of the run with a checkpoint, `center` or `random`."""
-    split: Literal["train", "val", "trainval", "test"] = "train"
-    """Which images, each once."""
-    count: int | None = None
-    """Episodes, of images drawn at random (default: all of the split)."""
-    sampled: bool = False
-    """Sample fixations, as in training, rather than looking at their mean."""
-    bank: Path | None = None
-    """Folder of other banks than the run's own."""
-    live: bool = False
-    """Use the live encoder although the run was trained from a bank."""
-    data_dir: Path | None = None
-    """Folder of the images, if it has moved."""
-    seed: int = 0
-    """Seed of the choice of images, the noise outside them and sampled fixations."""
-
-    def __post_init__(self) -> None:
-        """Check before anything is opened.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"--count is at least 1, not {self.count}")
 
 
 @dataclass(frozen=True)

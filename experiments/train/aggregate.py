@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tyro.conf import Positional
 
 from experiments.runtime.runs import (
     RunError,
@@ -22,23 +20,11 @@ from experiments.runtime.runs import (
     to_record,
     write_json,
 )
-from experiments.train.config import TrainConfig
+from experiments.train.config import ReportConfig, TrainConfig
 from experiments.train.factory import REFERENCES
 
 # Two-sided 95% of a normal distribution.
 _Z = 1.96
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Sum up runs that differ in their seed only."""
-
-    runs: Positional[tuple[Path, ...]]
-    """Run folders."""
-    out: Path | None = None
-    """JSON file to write."""
-    split: str = "val"
-    """Which evaluation to read."""
 
 
 def _without_seed(config: TrainConfig) -> dict[str, Any]:

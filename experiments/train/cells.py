@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from experiments.data import DataConfig
 from experiments.train.config import Resolution, TrainConfig
 
 # Mean accuracy over the breeds on the 8,580 test pictures, in percent, with one, two and three
@@ -189,26 +188,6 @@ class Cell:
             **own,
         )
 
-    def run(
-        self,
-        *,
-        out: Path,
-        seed: int,
-        data: DataConfig,
-        bank: Path | None,
-        encoder: str,
-        device: str,
-        epochs: int | None,
-        batch_size: int | None,
-    ) -> TrainConfig:
-        """Settings of one run in a sweep: the learned agent alone; None keeps the cell's own."""
-        own = self.config
-        return replace(
-            own, out=out, seed=seed, data=data, bank=bank, encoder=encoder, device=device,
-            references=False, epochs=own.epochs if epochs is None else epochs,
-            batch_size=own.batch_size if batch_size is None else batch_size,
-        )  # fmt: skip
-
 
 def row_title(row: str) -> str:
     """`high + medium` for `high-medium`, `high only` for `high`."""
@@ -230,3 +209,29 @@ FORMS: dict[str, Cell] = CELLS | {
     cell.name: cell for cell in (replace(each, form="paper") for each in CELLS.values())
 }
 """Both forms of each by name: the better ones, then the paper's."""
+
+
+def choose_cells(names: tuple[str, ...]) -> list[str]:
+    """Expand names of cells and rows, in the table's order.
+
+    Raises:
+        ValueError: for a name that is neither.
+    """
+    everything = [*CELLS, *PAPER_BASELINES]
+    if not names:
+        return everything
+    known = [*FORMS, *PAPER_BASELINES]
+    rows = {"baselines": list(PAPER_BASELINES)}
+    for cell in FORMS.values():
+        row = cell.row if cell.form == "plain" else f"{cell.row}-{cell.form}"
+        rows.setdefault(row, []).append(cell.name)
+    chosen = set()
+    for name in names:
+        if name not in rows and name not in known:
+            raise ValueError(
+                f"Table 1 has no cell {name!r}: there are {', '.join(everything)}, and the rows "
+                f"{', '.join(dict.fromkeys(cell.row for cell in CELLS.values()))} and baselines; "
+                "cells and rows with -paper at the end learn as in the paper"
+            )
+        chosen |= set(rows.get(name, [name]))
+    return [name for name in known if name in chosen]

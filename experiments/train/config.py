@@ -1,4 +1,4 @@
-"""Named experiments, one frozen record each."""
+"""Options of `glimpse train`, `evaluate`, `report` and `demo`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import OmitArgPrefixes, Suppress
+from tyro.conf import OmitArgPrefixes, Positional, Suppress
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from experiments.data import DataConfig
-
-Resolution = Literal["low", "medium", "high"]
+from experiments.data import DataConfig, Resolution
 
 
 @dataclass(frozen=True)
@@ -122,3 +120,71 @@ class TrainHelp(TrainConfig):
 
 SETTINGS = {"network": TwoDeckConfig, "learning": ReinforceConfig}
 """Parts of `TrainConfig` with a help page of their own."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate the agents of a finished or interrupted run."""
+
+    run: Path
+    """Run folder, as given to `glimpse train --out`; or `hf://owner/name`, or a shipped agent."""
+    split: Literal["train", "val", "trainval", "test"] = "val"
+    """Split to evaluate on; look at `test` once, at the end."""
+    bank: Path | None = None
+    """Folder of other banks (default: the run's own)."""
+    live: bool = False
+    """Use the live encoder although the run was trained from a bank."""
+    data_dir: Path | None = None
+    """Folder of the pictures, if it has moved."""
+    scanpaths: int | None = None
+    """M, scanpaths a picture in Monte-Carlo evaluation; 1 leaves it out (default: the run's)."""
+    oracle: bool | None = None
+    """Report the oracle, as many evaluations as the lattice has points (default: as the run)."""
+    pictures: int = 8
+    """Scanpath pictures to draw into the run's folder."""
+    seed: int | None = None
+    """Seed of the noise outside the pictures and of sampled scanpaths (default: the run's)."""
+    best: bool = False
+    """Evaluate the checkpoints that `glimpse train --keep-best` kept, not the newest."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Sum up runs that differ in their seed only."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders."""
+    out: Path | None = None
+    """JSON file to write."""
+    split: str = "val"
+    """Which evaluation to read."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train on SyntheticDogsGlimpse-v0 and compare with centre and random fixations."""
+
+    out: Path = Path("demo")
+    """Folder for banks, runs, pictures and the result."""
+    seeds: int = 3
+    """Runs, each with another seed."""
+    num_images: int = 1800
+    """Training pictures to draw; a quarter as many are held out."""
+    side: int = 7
+    """Lattice points a side of the feature banks."""
+    epochs: int = 20
+    """Passes over the training pictures."""
+    pictures: int = 8
+    """Scanpath pictures to draw."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is computed.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        least = {"seeds": 1, "num_images": 128, "side": 1, "epochs": 1, "pictures": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is at least {value}, not {getattr(self, name)}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from encoders.inference.engine import make_encoder
@@ -12,40 +11,11 @@ from experiments.data import DataConfig
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import write_json
 from experiments.train.aggregate import collect_runs, format_report
+from experiments.train.config import DemoConfig
 from experiments.train.evaluate import draw_examples, load_run, play
 from experiments.train.factory import build_env
 from experiments.train.presets import EXPERIMENTS
 from experiments.train.trainer import train
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Train on SyntheticDogsGlimpse-v0 and compare with centre and random fixations."""
-
-    out: Path = Path("demo")
-    """Folder for banks, runs, pictures and the result."""
-    seeds: int = 3
-    """Runs, each with another seed."""
-    num_images: int = 1800
-    """Training pictures to draw; a quarter as many are held out."""
-    side: int = 7
-    """Lattice points a side of the feature banks."""
-    epochs: int = 20
-    """Passes over the training pictures."""
-    pictures: int = 8
-    """Scanpath pictures to draw."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers before anything is computed.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        least = {"seeds": 1, "num_images": 128, "side": 1, "epochs": 1, "pictures": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is at least {value}, not {getattr(self, name)}")
 
 
 def demo(config: DemoConfig) -> dict[str, Any]:

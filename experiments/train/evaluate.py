@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from encoders.inference.engine import Encoder
 from experiments.metrics import Answers
 from experiments.runtime.hub_runs import local_run, results_folder
 from experiments.runtime.runs import RunError, load_config, read_json, write_json
-from experiments.train.config import TrainConfig
+from experiments.train.config import EvaluateConfig, TrainConfig
 from experiments.train.episodes import batches, episodes
 from experiments.train.external_policy import Agent, OutsidePolicy, learns
 from experiments.train.factory import (
@@ -215,32 +215,6 @@ def format_table(record: dict[str, Any], policy: str = "two-deck") -> str:
             f"{spread:>26}"
         )
     return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate the agents of a finished or interrupted run."""
-
-    run: Path
-    """Run folder, as given to `glimpse train --out`; or `hf://owner/name`, or a shipped agent."""
-    split: Literal["train", "val", "trainval", "test"] = "val"
-    """Split to evaluate on; look at `test` once, at the end."""
-    bank: Path | None = None
-    """Folder of other banks (default: the run's own)."""
-    live: bool = False
-    """Use the live encoder although the run was trained from a bank."""
-    data_dir: Path | None = None
-    """Folder of the pictures, if it has moved."""
-    scanpaths: int | None = None
-    """M, scanpaths a picture in Monte-Carlo evaluation; 1 leaves it out (default: the run's)."""
-    oracle: bool | None = None
-    """Report the oracle, as many evaluations as the lattice has points (default: as the run)."""
-    pictures: int = 8
-    """Scanpath pictures to draw into the run's folder."""
-    seed: int | None = None
-    """Seed of the noise outside the pictures and of sampled scanpaths (default: the run's)."""
-    best: bool = False
-    """Evaluate the checkpoints that `glimpse train --keep-best` kept, not the newest."""
 
 
 def load_run(

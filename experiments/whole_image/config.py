@@ -10,7 +10,38 @@ from tyro.conf import OmitArgPrefixes
 
 from experiments.data import DataConfig
 from experiments.train.cells import expected
-from experiments.whole_image.augment import AugmentConfig
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training pictures; the padding keeps its colour."""
+
+    mirror: bool = True
+    """Mirror every other picture, at random."""
+    brightness: float = 0.3
+    """Pixels are scaled by 1 - this to 1 + this."""
+    contrast: float = 0.3
+    """Differences from the picture's mean grey are scaled likewise."""
+    saturation: float = 0.3
+    """Differences from each pixel's grey are scaled likewise."""
+    hue: float = 0.03
+    """Colours are turned about the grey axis by up to this share of a turn, either way."""
+    crop: float = 0.0
+    """Up to this share of the side is cut away at a random place (not in the paper)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in ("brightness", "contrast", "saturation", "crop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name} is a share from 0 to below 1, not {getattr(self, name)}"
+                )
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"--hue is a share of a turn from 0 to 0.5, not {self.hue}")
 
 
 @dataclass(frozen=True)

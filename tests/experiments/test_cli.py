@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from experiments.cli import _COMMANDS, _GO_ON, main
+from experiments.cli import _GO_ON, COMMANDS, main
 
 Capture = pytest.CaptureFixture[str]
 
@@ -22,7 +24,7 @@ def no_debugging(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_usage_names_every_command(arguments: list[str], capsys: Capture) -> None:
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {name} " in shown for name in _COMMANDS)
+    assert all(f"  {name} " in shown for name in COMMANDS)
     assert "GLIMPSE_DEBUG" in shown
 
 
@@ -37,12 +39,49 @@ def test_an_unknown_command_is_told(capsys: Capture) -> None:
     assert "'bnak'" in shown.err and "usage:" in shown.err and not shown.out
 
 
-@pytest.mark.parametrize("name", sorted(_COMMANDS))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help(name: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
     assert end.value.code in (0, None)
     assert f"glimpse {name}" in capsys.readouterr().out
+
+
+_ASK = """
+import contextlib, io, sys
+from experiments.cli import COMMANDS, main
+
+words = {words}
+for arguments in words if words else [[name, "--no-such-option"] for name in COMMANDS]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = end.code
+    assert status in {statuses}, (arguments, status)
+heavy = ("torch", "gymnasium", "numpy", "scipy", "PIL", "matplotlib", "stable_baselines3")
+print(*(name for name in heavy if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize(
+    "words, statuses",
+    [
+        ([["--help"], ["--version"]], (0, None)),
+        ([["bnak"], ["bank", "--side", "many"]], (2,)),
+        ([["train", "--help"], ["bank", "--help"], ["table1", "--help"]], (0, None)),
+        ([], (2,)),
+    ],
+    ids=["help and version", "mistakes", "help of commands", "an unknown option of every command"],
+)
+def test_what_runs_nothing_imports_nothing_heavy(words: list, statuses: tuple) -> None:
+    """Help and mistakes answer at once: torch and gymnasium load with the command that runs."""
+    shown = subprocess.run(
+        [sys.executable, "-c", _ASK.format(words=words, statuses=statuses)],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.strip() == ""
 
 
 def test_a_missing_bank_is_one_sentence(
@@ -133,7 +172,7 @@ def test_a_mistyped_command_is_guessed(capsys: Capture) -> None:
 
 
 def test_ctrl_c_has_a_sentence_for_every_command() -> None:
-    assert _GO_ON.keys() == _COMMANDS.keys()
+    assert _GO_ON.keys() == COMMANDS.keys()
 
 
 def test_errors_of_people_end_in_a_sentence_and_of_the_program_in_a_traceback(

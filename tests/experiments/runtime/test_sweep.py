@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 import tyro
 
 from experiments.runtime import sweep as sweep_module
+from experiments.runtime.config import SweepConfig, parallelism
 from experiments.runtime.runs import RunError
-from experiments.runtime.sweep import Job, flags, room, run_jobs
+from experiments.runtime.sweep import Job, flags, run_jobs
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,11 @@ def test_an_interruption_reaches_the_jobs(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_room_never_gives_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        sweep_module.os, "sched_getaffinity", lambda pid: set(range(8)), raising=False
-    )
-    assert room(None, "cpu") == (8, 1)
-    assert room(2, "cpu") == (2, 4)
-    assert room(16, "cpu") == (16, 1)
-    assert room(None, "cuda:0") == (1, 8)
+def test_jobs_never_get_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert parallelism(None, "cpu") == (8, 1)
+    assert parallelism(2, "cpu") == (2, 4)
+    assert parallelism(16, "cpu") == (16, 1)
+    assert parallelism(None, "cuda:0") == (1, 8)
     with pytest.raises(ValueError, match="--jobs is at least 1, not 0"):
-        room(0, "cpu")
+        SweepConfig(jobs=0)

@@ -1,0 +1,52 @@
+"""Options of `glimpse attention`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Say where the agents of finished runs look, against the dogs' boxes, and what it is worth."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Runs of `glimpse train`, `hf://owner/name`, and records of `glimpse play` (one, or --out)."""
+    out: Path = Path("attention")
+    """Folder of attention.json, attention.md and attention.png."""
+    split: Literal["train", "val", "trainval", "test"] = "val"
+    """Split to look at; `test` once, at the end."""
+    count: int | None = None
+    """Pictures, drawn at random (default: all of the split)."""
+    bank: Path | None = None
+    """Folder of other banks than the runs' own."""
+    live: bool = False
+    """Use the live encoder although a run was trained from a bank: fixations stay where chosen."""
+    two_dogs: bool = False
+    """Show pictures with two dogs each (runs on synthetic dogs only; live encoder)."""
+    data_dir: Path | None = None
+    """Folder of the pictures, if it has moved."""
+    seed: int = 0
+    """Seed of the choice of pictures and of the noise outside them."""
+    scanpaths: Path | None = None
+    """Write every glimpse of every agent to this file too, `.csv` or `.parquet`."""
+    keypoints: Path | None = None
+    """JSON file of StanfordExtra: tells whether fixations fall on the face."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if not self.runs:
+            raise ValueError("name at least one run folder of `glimpse train`")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"--count is at least 1, not {self.count}")
+        if self.scanpaths is not None:
+            from experiments.attention.scanpaths import check_scanpath_file
+
+            check_scanpath_file(self.scanpaths)

@@ -1,0 +1,211 @@
+"""Options of `glimpse contest`, `compare` and `tune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from experiments.compare.settings import ALGORITHMS, ENVIRONMENTS, settings_for, settings_type
+from experiments.runtime.config import SharedConfig, SweepConfig
+from experiments.train.config import TrainConfig
+from experiments.train.presets import EXPERIMENTS
+
+AGENTS = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac", "center", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What every agent of a comparison may spend."""
+
+    steps: int = 100_000
+    """Environment steps that every agent may take."""
+    minutes: float = 1.0
+    """Training time that every agent may take; evaluations do not count."""
+    max_minutes: float = 3.0
+    """Training time after which a slow agent is stopped short of its steps."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What tells the training time; `processor` leaves out what others did on a shared CPU."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.steps < 1:
+            raise ValueError(f"--steps is at least 1, not {self.steps}")
+        if not 0 < self.minutes <= self.max_minutes:
+            raise ValueError("--minutes is above 0 and at most --max-minutes")
+
+
+@dataclass(frozen=True)
+class ContestConfig(Budget, SharedConfig):
+    """Train one agent within a budget of steps and of time, and score it as it learns."""
+
+    agent: Positional[str]
+    """two-deck; ppo, a2c, recurrent-ppo (each also as NAME-hybrid), sac, td3, dqn; center, random,
+    lattice-scan, saliency, box-oracle; or any policy, registered or `module:Class`."""
+    environment: str = "synthetic"
+    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    out: Path = Path("runs/contest")
+    """Run folder; an unfinished run in it is begun again."""
+    seed: int = 0
+    """Seed of everything."""
+    evaluations: int = 6
+    """Evaluations on the way to `steps`, and again on the way to `minutes`."""
+    eval_split: Literal["val", "test"] = "val"
+    """Split to score on."""
+    set: tuple[str, ...] = ()
+    """Settings of the agent to change, or a policy's own options, as NAME=VALUE."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.environment not in EXPERIMENTS | ENVIRONMENTS:
+            raise ValueError(
+                f"no environment {self.environment!r}: there are "
+                f"{', '.join({**ENVIRONMENTS, **EXPERIMENTS})}"
+            )
+        Budget.__post_init__(self)
+        if self.evaluations < 1:
+            raise ValueError(f"--evaluations is at least 1, not {self.evaluations}")
+        _check_agent(self.agent)
+        settings_for(self.agent, self.environment, self.set)
+
+    def run(self) -> TrainConfig:
+        """The environment's experiment with this contest's pictures, banks and seed."""
+        own = EXPERIMENTS[ENVIRONMENTS.get(self.environment, self.environment)][1]
+        data = self.data
+        bank = self.bank or own.bank
+        if own.data.dataset == "synthetic":
+            data = replace(data, dataset="synthetic")
+            # Other numbers of pictures are other banks; they must not take the place of the usual.
+            if self.bank is None and bank is not None and data.num_images is not None:
+                bank = bank.with_name(f"{bank.name}-{data.num_images}")
+        options = {} if settings_type(self.agent) else dict(map(_pair, self.set))
+        return replace(
+            own, policy=self.agent, policy_options=options, out=self.out,
+            seed=self.seed, device=self.device, eval_split=self.eval_split,
+            data=data, bank=bank, mirror="off", context="center",
+        )  # fmt: skip
+
+
+def _check_agent(agent: str) -> None:
+    if agent in ALGORITHMS:
+        return
+    from agents.policy import load_policy
+
+    try:
+        load_policy(agent)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Of Stable-Baselines3 there are {', '.join(ALGORITHMS)}."
+        ) from error
+
+
+def _pair(change: str) -> tuple[str, str]:
+    name, equals, value = change.partition("=")
+    if not equals:
+        raise ValueError(f"--set {change}: give NAME=VALUE")
+    return name, value
+
+
+@dataclass(frozen=True)
+class CompareConfig(Budget, SweepConfig):
+    """Train any agents on one environment, and compare what they learn.
+
+    Started again, it goes on where it was: finished runs stay, a run cut short is begun again.
+    """
+
+    environment: Positional[str] = "synthetic"
+    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    agents: tuple[str, ...] = AGENTS
+    """Which; see `glimpse contest --help`."""
+    out: Path = Path("runs/compare")
+    """Folder of the runs, the tables and the plot."""
+    seeds: int = 3
+    """Runs an agent, with seeds 0, 1, ..."""
+    evaluations: int = 6
+    """Evaluations on the way to `steps`, and again on the way to `minutes`."""
+    eval_split: Literal["val", "test"] = "val"
+    """Split to score on."""
+    only_table: bool = False
+    """Run nothing: lay out what is there."""
+
+    def __post_init__(self) -> None:
+        """Check before anything runs.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.seeds < 1:
+            raise ValueError(f"--seeds is at least 1, not {self.seeds}")
+        if not self.agents or len(set(self.agents)) != len(self.agents):
+            raise ValueError("--agents names at least one, and each once")
+        SweepConfig.__post_init__(self)
+        for agent in self.agents:
+            self.contest(agent, seed=0)
+
+    def contest(self, agent: str, *, seed: int) -> ContestConfig:
+        """Return the settings of one run."""
+        out = self.out / agent.replace(":", ".") / f"seed-{seed}"
+        return _contest(self, agent, out=out, seed=seed)
+
+
+@dataclass(frozen=True)
+class TuneConfig(Budget, SweepConfig):
+    """Search settings of agents, with equal effort for each.
+
+    Trial 0 is the settings as they are, the others are drawn. Every trial has the same budget, is
+    scored on the validation cut, and has one seed, which no comparison uses. Started again, it
+    goes on where it was.
+    """
+
+    environment: Positional[str] = "synthetic"
+    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    agents: tuple[str, ...] = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac")
+    """Which; see `glimpse contest --help`."""
+    out: Path = Path("runs/tune")
+    """Folder of the trials and of the record."""
+    trials: int = 8
+    """Trials an agent."""
+    steps: int = field(default=50_000, kw_only=True)
+    """Environment steps a trial."""
+    minutes: float = field(default=0.5, kw_only=True)
+    """Training time a trial: it ends when both are used."""
+    max_minutes: float = field(default=1.0, kw_only=True)
+    """Training time after which a slow trial is stopped short."""
+    seed: int = 1000
+    """Of the draws and of every trial."""
+
+    def __post_init__(self) -> None:
+        """Check before anything runs.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        if self.trials < 1:
+            raise ValueError(f"--trials is at least 1, not {self.trials}")
+        SweepConfig.__post_init__(self)
+        for agent in self.agents:
+            if settings_type(agent) is None:
+                raise ValueError(f"{agent!r} has no settings to search")
+            self.contest(agent, trial=0, changes=())
+
+    def contest(self, agent: str, *, trial: int, changes: tuple[str, ...]) -> ContestConfig:
+        """Return the settings of one trial."""
+        out = self.out / agent / f"trial-{trial}"
+        return _contest(self, agent, out=out, seed=self.seed, set=changes, evaluations=1)
+
+
+def _contest(config: CompareConfig | TuneConfig, agent: str, **own: Any) -> ContestConfig:
+    """Return the settings of one run, with what is shared taken over."""
+    shared = {each.name for each in fields(ContestConfig)} & {each.name for each in fields(config)}
+    taken = {name: getattr(config, name) for name in shared - set(own)}
+    return ContestConfig(agent, **taken, **own)

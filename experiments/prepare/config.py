@@ -1,0 +1,153 @@
+"""Options of `glimpse download`, `dedup`, `pyramids` and `bank`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from encoders.spec import Precision
+from experiments.data import RESOLUTIONS, DataConfig, Resolution
+
+
+@dataclass(frozen=True)
+class DownloadConfig:
+    """Fetch data and weights; what is there already, whole and right, is left alone.
+
+    An interrupted download resumes when the command is run again.
+    """
+
+    what: Positional[tuple[Literal["dogs", "weights", "torchvision-weights"], ...]] = ("dogs",)
+    """dogs: Stanford Dogs (800 MB to fetch, 950 MB on disk). weights: BVLC GoogLeNet (51 MB).
+    torchvision-weights: torchvision's GoogLeNet (50 MB)."""
+    data_dir: Path | None = None
+    """Where the dogs go; $GLIMPSE_DATA/stanford_dogs, else the user cache, if not given."""
+    weights_dir: Path | None = None
+    """Where weights go; $GLIMPSE_DATA/weights, else the user cache, if not given."""
+    from_shards: Path | None = None
+    """Unpack the dogs from archives in this folder (lists, annotation*, images*; .tar or .tar.gz)
+    instead of the official ones; nothing is downloaded for them."""
+    originals: bool = False
+    """With --from-shards: unpack originals*.tar too; its pictures replace others of their name."""
+    mirror: str | None = None
+    """Address of a folder that has the same files as the official servers; hashes still apply."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Hashes to expect instead of the known ones: FILE HASH, e.g. images.tar 0123..."""
+    keep_archives: bool = False
+    """Keep the official archives after unpacking."""
+    progress: bool = True
+    """Show progress bars."""
+
+
+@dataclass(frozen=True)
+class DedupConfig:
+    """Write the list of the ILSVRC pictures that Stanford Dogs tests and validates on."""
+
+    out: Path
+    """The list: text, one name a line, as `glimpse pretrain --leave-out` reads it."""
+    data_dir: Path | None = None
+    """Folder with the official lists of Stanford Dogs, which suffice (default:
+    $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
+    include: tuple[Literal["train", "val", "test"], ...] = ("test", "val")
+    """Splits to leave out."""
+
+    def __post_init__(self) -> None:
+        """Check that there is something to leave out.
+
+        Raises:
+            ValueError: if there is not.
+        """
+        if not self.include:
+            raise ValueError("--include names at least one")
+
+
+@dataclass(frozen=True)
+class PyramidsConfig:
+    """Pictures of a data set's splits, decoded and resized, for machines of little memory."""
+
+    out: Path
+    """Folder; each split is a folder in it, to be given as storage=."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to build, in order."""
+    resolutions: tuple[Resolution, ...] = RESOLUTIONS
+    """Levels to build; the context needs `low`."""
+    workers: int = 0
+    """Threads (0: one a core)."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: No split or resolution, or a negative number of workers.
+        """
+        if self.workers < 0:
+            raise ValueError(f"--workers is at least 0, not {self.workers}")
+        for name in ("splits", "resolutions"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} names at least one")
+        if "low" not in self.resolutions:
+            raise ValueError("--resolutions must name low, which every context is cut from")
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """Features of a data set's splits, on a lattice of fixations."""
+
+    out: Path
+    """Folder of the banks; each split is a folder in it."""
+    data: OmitArgPrefixes[DataConfig] = DataConfig()
+    """Which pictures."""
+    splits: tuple[str, ...] = ("train", "val")
+    """Splits to compute, in order."""
+    encoder: str = "googlenet"
+    """Name of a registered encoder."""
+    resolutions: tuple[Resolution, ...] = RESOLUTIONS
+    """Resolutions to compute."""
+    side: int = 5
+    """Lattice points a side."""
+    extent: float | None = None
+    """Outermost lattice coordinate; by default 1 - 1/side, the centres of equal cells."""
+    low_side: int | None = None
+    """Lattice points a side of the resolution `low`, to the same extent (default: as `side`); a
+    look takes the low patch of the nearest of them."""
+    mirror: bool = True
+    """Compute mirrored pictures too, for the training splits."""
+    context: Literal["few", "lattice", "center"] = "few"
+    """Context patches at the centre only, at the four lattice points nearest to it too (`few`), or
+    at every point of the lattice that `low` has; what `low` computes is not computed again."""
+    context_grid: Literal["auto"] | int = "auto"
+    """G: keep the G x G cells of a context's feature map beside its features; `auto` is 3 where the
+    encoder gives a map that 3 divides, 1 is none."""
+    precision: Precision = "auto"
+    """Arithmetic of the encoder; `int8` (CPU) is faster than `bf16` and a little less exact. It is
+    calibrated on pictures of the split `train`."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda[:i]`."""
+    workers: int = 2
+    """Processes, each with its own encoder and one thread (CPU); on CUDA there is one."""
+    chunk: int = 64
+    """Pictures a chunk, the unit of resuming."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is loaded.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in ("side", "workers", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is at least 1, not {getattr(self, name)}")
+        for name in ("splits", "resolutions"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name} names at least one")
+        if self.context_grid != "auto" and self.context_grid < 1:
+            raise ValueError(f"--context-grid is at least 1, not {self.context_grid}")
+        if self.low_side is not None:
+            if "low" not in self.resolutions:
+                raise ValueError("--low-side is of the resolution low: name it in --resolutions")
+            if not 1 <= self.low_side <= self.side:
+                raise ValueError(f"--low-side is from 1 to --side, not {self.low_side}")
