@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
 DOCS := .venv-docs
+# Two processes, each with one thread: tests that compute in two would wait for one another.
+SIDE_BY_SIDE := -n 2 --dist worksteal
 
-.PHONY: install demo test test-browser test-lowest test-package audit docs clean
+.PHONY: install demo lint test test-all annotations test-browser test-lowest test-package audit docs clean
 
 install: $(VENV)/.installed
 
@@ -22,14 +24,24 @@ $(VENV)/.installed: pyproject.toml
 demo: install
 	$(BIN)/glimpse demo --out demo
 
-# With the newest release of every dependency that pip finds; `test-lowest` is the other end.
+# The fast tier, with the newest release of every dependency that pip finds; `test-lowest` is the
+# other end.
 test: install
 	@$(BIN)/python .ci/versions.py installed
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not slow and not browser"
+
+# Everything that runs without a browser, the slow tests too.
+test-all: install lint annotations
+	@$(BIN)/python .ci/versions.py installed
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not browser"
+
+lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -q
-	# Once more where arrays pass through, with every annotated shape and type checked.
+
+# Once more where arrays pass through, with every annotated shape and type checked.
+annotations: install
 	$(BIN)/pytest -q -m "not bad_input" --jaxtyping-packages=encoders,agents,beartype.beartype \
 		tests/agents/test_losses.py tests/agents/test_networks.py tests/agents/test_rollout.py \
 		tests/encoders/bank/test_feature_bank.py tests/encoders/test_spec.py
@@ -58,8 +70,10 @@ $(LOWEST)/.installed: pyproject.toml .ci/versions.py | install
 test-lowest: $(LOWEST)/.installed
 	@$(LOWEST)/bin/python .ci/versions.py installed
 	$(LOWEST)/bin/pytest -q -m "not slow" tests/agents tests/encoders tests/glimpse_env \
-		$(addprefix tests/experiments/test_, attention.py bank.py baseline.py benchmark.py \
-		benchmarks.py cli.py download.py figures.py pretrain.py sweep.py train.py)
+		tests/experiments/test_cli.py $(addprefix tests/experiments/, attention/test_analyse.py \
+		benchmarks/test_benchmarks.py benchmarks/test_command.py paper/test_figures.py \
+		prepare/test_bank.py prepare/test_download.py pretrain/test_train.py \
+		runtime/test_sweep.py train/test_trainer.py whole_image/test_train.py)
 
 # The wheel and the source distribution, built and run far from the checkout.
 test-package: install

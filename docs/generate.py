@@ -172,7 +172,7 @@ def commands_page() -> str:
     from experiments import cli
 
     lines = ["# Commands", "", "```text", shown_help().strip(), "```", ""]
-    for name in cli._COMMANDS:
+    for name in cli.COMMANDS:
         lines += [f"## glimpse {name}", "", "```text", shown_help(name).strip(), "```", ""]
     return "\n".join(lines)
 

@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: processes side by side, each with the threads of all cores, wait for
+    # one another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -45,10 +51,11 @@ def dogs_dir(dogs_archives: Path, request: pytest.FixtureRequest) -> Path:
     size = sum((dogs_archives / name).stat().st_size for name in names)
     folder = request.config.cache.mkdir(f"stanford_dogs-{size}")
     whole = folder / "whole"
-    if not whole.exists():
-        for name in names:
-            unpack(dogs_archives / name, folder)
-        whole.touch()
+    with FileLock(f"{folder}.lock"):  # of tests that run side by side one unpacks
+        if not whole.exists():
+            for name in names:
+                unpack(dogs_archives / name, folder)
+            whole.touch()
     return folder
 
 

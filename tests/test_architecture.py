@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -180,6 +181,14 @@ def test_every_package_is_listed_for_installation() -> None:
         for path in (ROOT / package).rglob("__init__.py")
     }
     assert listed == found
+
+
+def test_files_that_the_makefile_names_are_there() -> None:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    for folder, names in re.findall(r"\$\(addprefix (\S+), ([^)]*)\)", text):
+        text += "".join(f" {folder}{name}" for name in names.split())
+    named = set(re.findall(r"(?<![\w/])tests/[\w/]+\.py", text))
+    assert named and all((ROOT / name).is_file() for name in named)
 
 
 def test_top_level_is_what_the_owner_fixed() -> None:

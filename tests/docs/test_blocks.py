@@ -107,7 +107,7 @@ def check_glimpse(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
     if not words or words[0] in ("--version", "--help"):
         return
     name, *arguments = words
-    assert name in cli._COMMANDS, words
+    assert name in cli.COMMANDS, words
     shown = "--help" in arguments or any(each.startswith("--help-") for each in arguments)
     with contextlib.suppress(SystemExit) if shown else contextlib.nullcontext():
         cli._parse(name, arguments)
