@@ -27,7 +27,7 @@ from experiments.attention.measures import (
     survey,
 )
 from experiments.attention.moves import at_centre, frame_histogram, moved, under_a_mirror
-from experiments.attention.people import PEOPLE, Played, is_record, read_people
+from experiments.attention.people import PEOPLE, Played, is_record, read_people, tabulate_people
 from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
 from experiments.attention.scanpaths import tabulate, write_scanpaths
@@ -341,9 +341,13 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     titles = dict(zip(runs, run_titles(runs), strict=True))
     for path in config.runs:
         if path not in titles:
-            for record, plot in analyse_people(read_people(path, data_dir=config.data_dir)):
+            played = read_people(path, data_dir=config.data_dir)
+            for record, plot in analyse_people(played):
                 records.append(record)
                 plots.append(plot)
+            if config.scanpaths is not None:
+                sizes = survey(played.dataset, played.images).sizes
+                tables += tabulate_people(played, sizes, faces=config.keypoints is not None)
             continue
         run = open_run(
             path, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,

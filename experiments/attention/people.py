@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from experiments.attention.scanpaths import Columns, tabulate
 from experiments.data import DataConfig, build_dataset
 from experiments.metrics import Estimate, class_mean_difference
 from experiments.play.session import Episode, EventError, Rules, Session
@@ -63,6 +64,39 @@ class Played:
             return None
         right = {who: answers == self.labels for who, answers in self.answers.items()}
         return class_mean_difference(self.labels, right[AGENT], right[PEOPLE])
+
+
+def tabulate_people(
+    played: Played, sizes: Sequence[tuple[int, int]], *, faces: bool = False
+) -> list[Columns]:
+    """The scanpaths of people, and of their agent on the same images, as `tabulate` has agents'.
+
+    What nobody asked is empty: an answer before the last look, and every probability.
+
+    Args:
+        played: What was played.
+        sizes: Width and height of each image played, in pixels.
+        faces: Whether the other tables say what lies on a face; here it stays empty.
+    """
+    tables = []
+    for who, watched in played.watched().items():
+        table = tabulate(
+            played.dataset, sizes, watched, run=str(played.source), agent=who,
+            resolutions=played.resolutions,
+        )  # fmt: skip
+        early = table["glimpse"] < len(watched.fixations)
+        rows = len(early)
+        for name in table:
+            if name in ("answer", "right"):
+                table[name] = np.where(early, None, table[name].astype(object))
+            elif name == "confidence" or name.startswith("probability:"):
+                table[name] = np.full(rows, None, object)
+        if faces:  # after the confidence, as there
+            at = list(table).index("confidence") + 1
+            items = list(table.items())
+            table = dict([*items[:at], ("on_face", np.full(rows, None, object)), *items[at:]])
+        tables.append(table)
+    return tables
 
 
 def is_record(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -51,7 +52,10 @@ def test_people_are_judged_like_agents(watched_runs: Runs, tmp_path: Path) -> No
     played = read_people(folder)
     assert played.sessions == 2 and played.fixations[PEOPLE].shape == (2, 6, 2)
     assert (played.answers[PEOPLE] == played.labels).all()
-    record = attention(AttentionConfig(runs=(run, folder), out=tmp_path / "out", count=8))
+    table = tmp_path / "looks.csv"
+    record = attention(
+        AttentionConfig(runs=(run, folder), out=tmp_path / "out", count=8, scanpaths=table)
+    )
     agent, people, same = record["runs"]
     assert "people" not in agent
     assert people["title"] == f"{PEOPLE}, high only, 2 glimpses"
@@ -63,6 +67,14 @@ def test_people_are_judged_like_agents(watched_runs: Runs, tmp_path: Path) -> No
     page = (tmp_path / "out" / "attention.md").read_text()
     assert "2 sessions of `glimpse play`" in page and "**Person and agent**" in page
     assert json.loads((tmp_path / "out" / "attention.json").read_text()) == record
+    with table.open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["agent"] == PEOPLE]
+    assert len(rows) == 12 and {row["confidence"] for row in rows} == {""}
+    assert [row["right"] for row in rows[:2]] == ["", "1"]
+    left, top, far, low = played.dataset.boxes(int(rows[0]["image"]))[0]
+    assert (float(rows[0]["x"]), float(rows[0]["y"])) == pytest.approx(
+        ((left + far) / 2, (top + low) / 2), abs=0.5
+    )
     # One record alone, and without an agent's run beside it.
     file = min(folder.iterdir())
     alone = attention(AttentionConfig(runs=(file,), out=tmp_path / "alone"))
