@@ -119,7 +119,7 @@ def test_the_wheel_holds_the_packages_and_their_data(distributions: dict[str, Pa
     metadata = f"glimpse_env-{VERSION}.dist-info/"
     assert {each for each in names if not each.startswith(metadata)} == expected
     assert f"{metadata}licenses/LICENSE" in names
-    assert "glimpse = experiments.cli:main" in scripts and "[glimpse.policies]" in scripts
+    assert "glimpse = glimpse_env.command:main" in scripts and "[glimpse.policies]" in scripts
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
@@ -164,3 +164,20 @@ for name in ("two-deck", "center", "random", "lattice-scan", "saliency", "box-or
 """
     shown = run(installed / "python", "-c", code, cwd=tmp_path, home=tmp_path)
     assert len(shown.split()) == 6
+
+
+@pytest.mark.parametrize("name", ["encoders", "agents", "experiments"])
+def test_a_folder_that_hides_a_package_is_named(installed: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import experiments.cli"
+    if name == "experiments":
+        code = code.replace("experiments.cli", "glimpse_env, experiments.cli")
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    found = subprocess.run(
+        [str(installed / "python"), "-c", code], cwd=tmp_path, env=kept, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    line = found.stderr.strip().splitlines()[-1]
+    assert found.returncode == 1 and "ShadowedPackageError" in line
+    assert f"{name!r} is taken from {tmp_path / name}" in line and "rename that folder" in line

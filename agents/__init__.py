@@ -1,1 +1,3 @@
 """Attention agents: observations in, actions out. Sees spaces and tensors only."""
+
+__distribution__ = "glimpse-env"

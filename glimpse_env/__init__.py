@@ -23,7 +23,10 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import register, registry
 
+from glimpse_env.ownership import explain_shadowed_imports, require_own
+
 __all__ = ["register_environments"]
+__distribution__ = "glimpse-env"
 
 
 def register_environments() -> None:
@@ -46,4 +49,6 @@ def register_environments() -> None:
             )
 
 
+require_own("encoders")
+explain_shadowed_imports()
 register_environments()
