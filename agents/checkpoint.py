@@ -117,7 +117,7 @@ def _remove_unused(folder: Path) -> None:
     named = set()
     for path in folder.glob("*.json"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            named.add(json.loads(path.read_text())["weights"])
+            named.add(json.loads(path.read_text(encoding="utf-8"))["weights"])
     for weights in folder.glob("weights-*.safetensors"):
         if weights.name not in named:
             weights.unlink(missing_ok=True)

@@ -93,7 +93,7 @@ def _openmp() -> Callable[..., None] | None:
     LLVM's and Intel's libraries have it too, for programs compiled by GCC.
     """
     try:
-        maps = Path("/proc/self/maps").read_text()
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:  # not Linux
         return None
     paths = {line.split()[-1] for line in maps.splitlines() if "/" in line}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -188,6 +189,13 @@ def _configure_threads() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+def _make_streams_safe() -> None:
+    """Let no output fail on a letter that the locale does not have: it is shown by its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # tests and notebooks put others in place
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _usage() -> str:
     lines = ["usage: glimpse COMMAND [OPTIONS]", "", "Study where to look.", ""]
     lines += [f"  {name:<10} {entry.summary}" for name, entry in COMMANDS.items()]
@@ -239,6 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
     raised instead.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _make_streams_safe()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -268,6 +277,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"\nglimpse {name}: interrupted; {_next(name, config)}", file=sys.stderr)
         return 143 if isinstance(interrupt, Terminated) else 130
+    except MemoryError as error:
+        if os.environ.get("GLIMPSE_DEBUG"):
+            raise
+        reason = str(error) or "no memory is left (see `ulimit -v` and the job system's limits)"
+        print(f"glimpse {name}: {reason}", file=sys.stderr)
+        return 1
     except (OSError, ValueError, RuntimeError, FloatingPointError) as error:
         # A bare RuntimeError is torch's, and a mistake of this program's.
         if type(error) is RuntimeError or os.environ.get("GLIMPSE_DEBUG"):

@@ -204,3 +204,31 @@ def test_importing_the_environment_is_light() -> None:
     code = "import sys, glimpse_env; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_every_text_file_is_of_a_named_encoding() -> None:
+    """Where the locale decides, a page is lost after hours in one that is not UTF-8."""
+    wrong = []
+    for package in PACKAGES:
+        for path in sources(package):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and _opens_text(node):
+                    if "encoding" not in {word.arg for word in node.keywords}:
+                        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not wrong
+
+
+def _opens_text(call: ast.Call) -> bool:
+    """Whether a call reads or writes text: `read_text`, `write_text`, or `open` without a `b`."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if name in ("read_text", "write_text"):
+        return True
+    if name not in ("open", "fdopen") or getattr(call.func, "attr", "open") != name:
+        return False
+    owner = getattr(getattr(call.func, "value", None), "id", "")
+    if owner in ("Image", "FeatureBank", "tarfile", "gzip", "bz2", "lzma", "zipfile", "os"):
+        return False
+    words = {word.arg: word.value for word in call.keywords}
+    position = 0 if isinstance(call.func, ast.Attribute) else 1
+    mode = words.get("mode", call.args[position] if len(call.args) > position else None)
+    return not (isinstance(mode, ast.Constant) and "b" in str(mode.value))

@@ -10,6 +10,7 @@ import copy
 import logging
 from collections.abc import Callable
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -152,12 +153,24 @@ def fuse_googlenet(trunk: GoogLeNetTrunk) -> GoogLeNetTrunk:
 @cache
 def kernels_available() -> bool:
     """Whether the kernels can be used here; if not, says so once."""
-    if find_spec("numba") is not None:
-        return True
-    logging.getLogger(__name__).warning(
-        "numba is not installed, so GoogLeNet computes by torch alone: right, but slower on CPU"
-    )
-    return False
+    obstacle = kernels_obstacle()
+    if obstacle is not None:
+        logging.getLogger(__name__).warning(
+            "%s, so GoogLeNet computes by torch alone: right, but slower on CPU", obstacle
+        )
+    return obstacle is None
+
+
+def kernels_obstacle() -> str | None:
+    """What keeps this process from the kernels, as a clause; None where nothing does."""
+    if find_spec("numba") is None:
+        return "numba is not installed"
+    try:
+        config = import_module("numba").config
+    except Exception as error:  # it refuses versions of numpy that it does not know, say
+        return f"numba cannot be imported ({error})"
+    # People debug and measure coverage so; as plain Python the kernels would take hours.
+    return "NUMBA_DISABLE_JIT is set" if config.DISABLE_JIT else None
 
 
 class KernelTrunk(nn.Module):

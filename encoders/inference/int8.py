@@ -27,6 +27,7 @@ from encoders.inference.fused import (
     KernelTrunk,
     PackedWeights,
     kernels_available,
+    kernels_obstacle,
 )
 from encoders.spec import Normalisation
 
@@ -89,7 +90,7 @@ def int8_obstacle() -> str | None:
     saturate), or torch have changed its operators: so it is tried.
     """
     if not kernels_available():
-        return "numba is not installed"
+        return kernels_obstacle() or "numba's kernels are switched off"
     conv = nn.Conv2d(64, 16, 1).requires_grad_(False)
     nn.init.ones_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

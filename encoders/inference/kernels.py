@@ -11,6 +11,7 @@ values that are not negative, as after a ReLU, the order of bfloat16 is that of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from inspect import unwrap
 from typing import Any
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from encoders.threads import in_parts
+
+_log = logging.getLogger(__name__)
 
 # A row of a bank takes a microsecond or less, a thread's call some tens of them.
 _FEWEST_ROWS = 128
@@ -37,9 +40,46 @@ def compiled(function: Callable[..., None], **options: Any) -> Callable[..., Non
     # An import hook that checks types wraps every function, in what numba cannot compile.
     function = unwrap(function)
     try:
-        return numba.njit(cache=True, **options)(function)
+        found = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
         return numba.njit(**options)(function)
+    if hasattr(found, "_cache"):
+        found._cache = _ForgivingCache(found._cache)
+    return found
+
+
+class _ForgivingCache:
+    """numba's cache on disk; where it is damaged or cannot be written, the kernel is compiled anew.
+
+    numba itself would raise out of the first call: what a crash left half written, a full disk or a
+    folder that has become read-only would end every episode.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        """What is kept, or None."""
+        try:
+            return self._cache.load_overload(signature, context)
+        except Exception as error:  # whatever reading rubbish as a pickle makes of it
+            _log.info("a kernel's cache is damaged (%s): it is compiled anew", error)
+            self._try(self._cache.flush)
+            return None
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Keep a kernel, if that can be done."""
+        self._try(self._cache.save_overload, signature, data)
+
+    @staticmethod
+    def _try(function: Callable[..., object], *given: Any) -> None:
+        try:
+            function(*given)
+        except Exception as error:
+            _log.info("a compiled kernel cannot be kept (%s)", error)
 
 
 def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:

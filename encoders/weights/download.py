@@ -146,7 +146,7 @@ def _transfer(
     if start:
         headers["Range"] = f"bytes={start}-"
         if tag.exists():
-            headers["If-Range"] = tag.read_text()
+            headers["If-Range"] = tag.read_text(encoding="utf-8")
     try:
         response = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=timeout
@@ -182,7 +182,7 @@ def _transfer(
             _check_disk(part, total - start)
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if version and not version.startswith("W/"):  # a weak tag does not promise equal bytes
-            tag.write_text(version)
+            tag.write_text(version, encoding="utf-8")
         with (
             part.open("ab") as file,
             tqdm(

@@ -387,7 +387,7 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     text = format_attention(result)
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / "attention.json", result)
-    (config.out / "attention.md").write_text(text + "\n")
+    (config.out / "attention.md").write_text(text + "\n", encoding="utf-8")
     draw_attention(plots, config.out / "attention.png")
     print(text)
     print(f"\nwritten: {config.out}/attention.json, attention.md, attention.png")

@@ -198,7 +198,7 @@ def machine_record(packages: Sequence[str] = (), **facts: Any) -> dict[str, Any]
 
 def _processor_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return platform.processor()
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

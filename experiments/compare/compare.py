@@ -37,7 +37,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     text = format_comparison(record)
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / "comparison.json", record)
-    (config.out / "comparison.md").write_text(text + "\n")
+    (config.out / "comparison.md").write_text(text + "\n", encoding="utf-8")
     draw_comparison(record, config.out / "comparison.png")
     print(f"{text}\n\nwritten: {config.out}/comparison.json, .md, .png")
     return record

@@ -92,7 +92,7 @@ def write_zoo() -> None:
     """Write every file."""
     FOLDER.mkdir(exist_ok=True)
     for agent in ALGORITHMS:
-        (FOLDER / f"{agent}.yml").write_text(zoo_file(agent))
+        (FOLDER / f"{agent}.yml").write_text(zoo_file(agent), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
 
         def log(row: dict[str, Any]) -> None:
             curve.append(row)
-            with open(config.out / "metrics.jsonl", "a") as file:
+            with open(config.out / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             # The same curve against steps and against seconds.
             writer.add_scalar("eval/ma", row["ma"], row["steps"])

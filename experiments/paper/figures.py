@@ -151,7 +151,7 @@ def figures(config: FiguresConfig) -> dict[str, Any]:
         "figures": drawn,
     }
     write_json(config.out / "figures.json", record)
-    (config.out / "figures.md").write_text(captions(record) + "\n")
+    (config.out / "figures.md").write_text(captions(record) + "\n", encoding="utf-8")
     for each in drawn:
         print(f"{config.out / each['file']}: {each['caption']}")
     return record

@@ -127,7 +127,7 @@ def table1(config: Table1Config) -> dict[str, Any]:
     stem = config.out / ("table1-test" if config.final else "table1")
     write_json(stem.with_suffix(".json"), record)
     text = format_table1(record)
-    stem.with_suffix(".md").write_text(text + "\n")
+    stem.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     print(text)
     print(f"\nwritten: {stem.with_suffix('.json')}, {stem.with_suffix('.md')}")
     return record

@@ -106,7 +106,7 @@ def variants(config: VariantsConfig) -> dict[str, Any]:
     text = format_variants(record)
     stem = config.out / config.cell
     write_json(stem.with_suffix(".json"), record)
-    stem.with_suffix(".md").write_text(text + "\n")
+    stem.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\nwritten: {stem.with_suffix('.json')}, {stem.with_suffix('.md')}")
     return record
 

@@ -197,7 +197,7 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
             if run.step % 20 == 0 or run.step == config.steps:
                 metrics = ranks.mean(metrics, run.device)
                 if ranks.first:
-                    with log.open("a") as stream:
+                    with log.open("a", encoding="utf-8") as stream:
                         stream.write(json.dumps({"step": run.step, **metrics}) + "\n")
             # Of several processes none may leave the others waiting: they end at once, and go on
             # from the last checkpoint that was due.

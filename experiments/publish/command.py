@@ -121,7 +121,7 @@ def without_paths(environment: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weights(out: Path, agent: ReinforceAgent, *, half: bool) -> dict[str, Any]:
-    record = json.loads((out / "checkpoint" / RECORD).read_text())
+    record = json.loads((out / "checkpoint" / RECORD).read_text(encoding="utf-8"))
     return {
         "file": f"checkpoint/{record['weights']}",
         "sha256": record["sha256"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -32,6 +33,10 @@ LOCK = ".lock"
 """Name of the file that is locked; the system gives it free when its process ends, however."""
 
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+"""What locking fails with where there are none, as on some network file systems."""
+
+
 class RunError(RuntimeError):
     """A run folder that cannot be used as asked; the message says what to do."""
 
@@ -52,6 +57,13 @@ def sole_user(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise RunError(
             f"another process is at work in {folder}: wait until it ends, or give another --out"
+        ) from error
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        raise RunError(
+            f"the file system of {folder} has no locks ({error}), so two runs there could write "
+            "over one another: give an --out on another file system"
         ) from error
     try:
         yield
@@ -247,7 +259,7 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row of metrics."""
-        with open(self.metrics, "a") as file:
+        with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(row), default=_plain) + "\n")
 
     def is_best(self, agent: str, ma: float | None) -> bool:

@@ -154,7 +154,7 @@ def run_jobs(jobs: Sequence[Job], parallel: int, threads: int) -> None:
 def _start(job: Job, threads: int) -> subprocess.Popen:
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TQDM_MININTERVAL": "30"}
-    with open(_log(job), "a") as log:
+    with open(_log(job), "a", encoding="utf-8") as log:
         return subprocess.Popen(
             # Through the module, so that it works where the script is not on the path; the first
             # word is what a run's record quotes.
@@ -177,7 +177,9 @@ def _log(job: Job) -> Path:
 def _last_line(job: Job) -> str:
     """What a failed job said last."""
     try:
-        lines = _log(job).read_text(errors="replace").replace("\r", "\n").split("\n")
+        lines = (
+            _log(job).read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+        )
     except OSError as error:
         return str(error)
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

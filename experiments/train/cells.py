@@ -38,7 +38,7 @@ PAPER_BASELINES = {"googlenet-96": 58.8, "googlenet-224": 75.5}
 def _measured() -> dict[str, Any]:
     """Cells of the table that comes with the package; none where it has not been made yet."""
     path = Path(__file__).parents[1] / "results" / "table1.json"
-    return json.loads(path.read_text())["cells"] if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8"))["cells"] if path.is_file() else {}
 
 
 def expected(name: str) -> str:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from glimpse_env.pyramids.pyramid import Pyramid, check_resolutions, level_shape
 
+_LEAST_ROOM = 2**20
+"""Bytes below which keeping images is given up."""
 _on_host: weakref.WeakSet[PyramidArena] = weakref.WeakSet()
 
 
@@ -63,7 +65,7 @@ class PyramidArena:
     ) -> PyramidArena:
         """Make an empty arena of `capacity` bytes, in this process's memory or on a device."""
         if device is None or device.type == "cpu":
-            arena = cls(count, resolutions, np.empty(capacity, np.uint8))
+            arena = cls(count, resolutions, _reserve(capacity))
             _on_host.add(arena)
             return arena
         flat = torch.empty(capacity, dtype=torch.uint8, device=device)
@@ -170,6 +172,17 @@ class PyramidArena:
         if absent:
             raise KeyError(f"the level {absent[0]!r} is not kept, only {self.resolutions}")
         return [self.resolutions.index(name) for name in names]
+
+
+def _reserve(capacity: int) -> np.ndarray:
+    """Memory for `capacity` bytes, or for less where the system refuses: then less is kept."""
+    while True:
+        try:
+            return np.empty(capacity, np.uint8)
+        except MemoryError:
+            capacity //= 2
+            if capacity < _LEAST_ROOM:
+                return np.empty(0, np.uint8)
 
 
 def pyramid_bytes(

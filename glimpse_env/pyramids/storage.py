@@ -18,6 +18,11 @@ from typing import Literal
 
 import torch
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.arena import PyramidArena
 from glimpse_env.pyramids.mapped import open_mapped
@@ -28,6 +33,8 @@ STORAGES = ("auto", "device", "host", "demand")
 # of what is free.
 _SCALAR_BYTES = 2**26
 _SHARE = 0.5
+# Addresses that are left to others under a limit.
+_SPARE = 2**29
 # Of a picture's long side over its short one, to guess how much room a split takes.
 _USUAL_ASPECT = 1.4
 
@@ -126,7 +133,7 @@ def usual_bytes(count: int, resolutions: Sequence[str]) -> int:
 
 def available_memory() -> int:
     """Bytes of memory that may be taken without pushing others out: of the machine or container."""
-    amounts = [_from_meminfo(), _from_cgroup()]
+    amounts = [_from_meminfo(), _from_cgroup(), _from_limits()]
     known = [amount for amount in amounts if amount is not None]
     if known:
         return min(known)
@@ -136,9 +143,30 @@ def available_memory() -> int:
         return 2**32
 
 
+def _from_limits(own: str = "/proc/self/statm") -> int | None:
+    """What `ulimit -v` or `-d` (job systems set them) still allow; None where there is no limit.
+
+    Of that a part stays free: threads, libraries and what an agent computes take addresses too.
+    """
+    if resource is None:
+        return None
+    try:
+        pages = [int(number) for number in Path(own).read_text(encoding="ascii").split()]
+        page = os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not Linux
+        return None
+    used = {"RLIMIT_AS": pages[0] * page, "RLIMIT_DATA": pages[5] * page}
+    left = []
+    for name, taken in used.items():
+        limit = resource.getrlimit(getattr(resource, name))[0]
+        if limit != resource.RLIM_INFINITY:
+            left.append(max(0, limit - taken - _SPARE))
+    return min(left) if left else None
+
+
 def _from_meminfo(path: str = "/proc/meminfo") -> int | None:
     try:
-        lines = Path(path).read_text().splitlines()
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     for line in lines:
@@ -153,7 +181,7 @@ def _from_cgroup(own: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -
     Version 2 has one hierarchy, version 1 one for memory; a limit may stand at any level of it.
     """
     try:
-        lines = Path(own).read_text().splitlines()
+        lines = Path(own).read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     left: list[int] = []
@@ -170,7 +198,10 @@ def _from_cgroup(own: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -
         inside = base / path.lstrip("/")
         for folder in (inside, *inside.parents):
             try:
-                left.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
+                left.append(
+                    int((folder / limit).read_text(encoding="utf-8"))
+                    - int((folder / used).read_text(encoding="utf-8"))
+                )
             except (OSError, ValueError):  # not here, or "max"
                 pass
             if folder == base:

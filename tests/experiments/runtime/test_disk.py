@@ -181,3 +181,14 @@ def test_a_context_that_fails_gives_the_folder_free(tmp_path) -> None:
         raise ZeroDivisionError
     with sole_user(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(config, monkeypatch, capsys, code: int) -> None:
+    def refuse(lock: object, *given: object, **more: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("experiments.runtime.runs.FileLock.acquire", refuse)
+    assert run(config, monkeypatch) == 1
+    said = sentence(capsys)
+    assert str(config.out) in said and "no locks" in said and "--out" in said

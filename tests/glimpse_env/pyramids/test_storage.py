@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import gymnasium
 import numpy as np
@@ -271,3 +274,79 @@ def test_an_environment_on_a_bank_keeps_no_pictures(tmp_path):
     pictures = dogs()
     env = DogsGlimpseVectorEnv(2, dataset=pictures, encoder=make_bank(tmp_path, pictures))
     assert env._dynamics.observer._live.storage.kind == "demand"
+
+
+def test_a_limit_of_addresses_counts_as_memory(tmp_path, monkeypatch) -> None:
+    resource = pytest.importorskip("resource")
+    (tmp_path / "statm").write_text("262144 1 1 1 0 131072 0\n")
+    page = os.sysconf("SC_PAGE_SIZE")
+    limits = {"RLIMIT_AS": 262144 * page + 2**31, "RLIMIT_DATA": resource.RLIM_INFINITY}
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda kind: (
+            limits["RLIMIT_AS" if kind == resource.RLIMIT_AS else "RLIMIT_DATA"], 0
+        ),
+    )  # fmt: skip
+
+    def left() -> int | None:
+        return storage._from_limits(str(tmp_path / "statm"))
+
+    assert left() == 2**31 - storage._SPARE
+    limits["RLIMIT_DATA"] = 131072 * page + 2**30
+    assert left() == 2**30 - storage._SPARE
+    assert available_memory() < 2**31
+    limits |= {"RLIMIT_AS": 1, "RLIMIT_DATA": resource.RLIM_INFINITY}
+    assert left() == 0
+    limits["RLIMIT_AS"] = resource.RLIM_INFINITY
+    assert left() is None and storage._from_limits(str(tmp_path / "absent")) is None
+
+
+LIMITED = """
+import resource
+import numpy as np
+import gymnasium, glimpse_env
+import torch, glimpse_env.vector_env
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+SPACE
+class Many:
+    class_names, split, training, num_missing, fingerprint = ("a",), "train", True, 0, "x"
+    labels = np.zeros(100_000, np.int64)  # images that need some 80 GB
+    def __len__(self):
+        return len(self.labels)
+    def image(self, index):
+        return np.zeros((384, 512, 3), np.uint8)
+    def boxes(self, index):
+        return np.zeros((0, 4), np.float32)
+    def name(self, index):
+        return str(index)
+envs = gymnasium.make_vec(
+    "DogsGlimpse-v0", num_envs=4, vectorization_mode="vector_entry_point",
+    dataset=Many(), observation="pixels", storage=STORAGE,
+)
+envs.reset(seed=0)
+print("played")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize("asked", ["auto", "host"])
+def test_an_environment_plays_under_a_limit_of_addresses(asked: str) -> None:
+    """`ulimit -v` (h_vmem of SGE) allows less than the machine has free."""
+    space = "resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**30,) * 2)"
+    code = LIMITED.replace("SPACE", space).replace("STORAGE", repr(asked))
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout == "played\n", found.stderr
+
+
+def test_memory_that_the_system_refuses_is_done_without(monkeypatch) -> None:
+    real, asked = np.empty, []
+
+    def refuse(size, *more):
+        asked.append(size)
+        if size > 2**22:
+            raise MemoryError
+        return real(size, *more)
+
+    monkeypatch.setattr(np, "empty", refuse)
+    arena = PyramidArena.in_memory(3, ("low",), 2**24)
+    assert arena.capacity == 2**22 and asked[0] == 2**24
