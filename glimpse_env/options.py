@@ -12,6 +12,7 @@ from typing import Any
 from gymnasium.vector import AutoresetMode
 
 from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.datasets.registry import dataset_names, open_dataset
 from glimpse_env.pyramids.storage import STORAGES
 from glimpse_env.retina.rules import RESOLUTIONS
 
@@ -33,10 +34,11 @@ class EnvOptions:
     """
 
     dataset: str | ImageDataset = "stanford_dogs"
-    """`stanford_dogs`, `synthetic`, or any `ImageDataset` (your own pictures)."""
+    """`stanford_dogs`, `synthetic`, `image_folder`, a name of `register_dataset`, a
+    `module:function`, or any `ImageDataset` (your own images)."""
     data_dir: str | os.PathLike[str] | None = None
-    """Folder of Stanford Dogs in its official layout; None: `$GLIMPSE_DATA/stanford_dogs`, or the
-    user cache."""
+    """Folder of the data set. Stanford Dogs is in its official layout; None means
+    `$GLIMPSE_DATA/stanford_dogs`, or the user cache."""
     split: str | None = None
     """`train`, `val`, `trainval` or `test`; None: `train`, or the split of a dataset object."""
     resolutions: Sequence[str] = RESOLUTIONS
@@ -105,10 +107,11 @@ class EnvOptions:
 
     def _check_dataset(self) -> None:
         if isinstance(self.dataset, str):
-            if self.dataset not in ("stanford_dogs", "synthetic"):
+            if ":" not in self.dataset and self.dataset not in dataset_names():
                 raise ValueError(
-                    f"dataset is 'stanford_dogs', 'synthetic' or an object with the members of "
-                    f"glimpse_env.datasets.base.ImageDataset, not {self.dataset!r}"
+                    f"dataset is {', '.join(map(repr, dataset_names()))}, 'module:function' or an "
+                    "object with the members of glimpse_env.datasets.base.ImageDataset, not "
+                    f"{self.dataset!r}"
                 )
             self._set("split", "train" if self.split is None else self.split)
             check_choice("split", self.split, SPLITS)
@@ -124,8 +127,9 @@ class EnvOptions:
             )
         else:
             self._set("split", self.dataset.split)
-        if self.data_dir is not None and self.dataset != "stanford_dogs":
-            raise ValueError("data_dir is the folder of Stanford Dogs: leave it out here")
+        drawn = not isinstance(self.dataset, str) or self.dataset == "synthetic"
+        if self.data_dir is not None and drawn:
+            raise ValueError("data_dir is the folder of a data set on disk: leave it out here")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -161,15 +165,11 @@ class EnvOptions:
             ValueError: If it holds no picture.
         """
         split = str(self.split)
-        dataset: Any = self.dataset
-        if dataset == "synthetic":
-            from glimpse_env.datasets.synthetic import SyntheticDogs
-
-            dataset = SyntheticDogs(split=split)
-        elif dataset == "stanford_dogs":
-            from glimpse_env.datasets.stanford_dogs import StanfordDogs
-
-            dataset = StanfordDogs(self.data_dir, split, self.allow_missing)
+        dataset = self.dataset
+        if isinstance(dataset, str):
+            dataset = open_dataset(
+                dataset, split, data_dir=self.data_dir, allow_missing=self.allow_missing
+            )
         if len(dataset) == 0:
             raise ValueError(
                 f"split {self.split!r} of the dataset holds no picture: choose another"

@@ -31,7 +31,7 @@ def test_two_dogs_are_drawn_by_the_rules_of_one() -> None:
     assert len(one) == len(two) == 6
     assert [len(one.boxes(0)), len(two.boxes(0))] == [1, 2]
     assert min(two.image(0).shape[:2]) == 50
-    with pytest.raises(ValueError, match="--dataset synthetic only"):
+    with pytest.raises(ValueError, match="creatures"):
         build_dataset(DataConfig("image_folder", data_dir=Path("x")), "val", creatures=2)
 
 
