@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
 
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]
 
 from docstrings import to_restructured_text  # noqa: E402
-from generate import write_pages  # noqa: E402
+from generate import settings_list, write_pages  # noqa: E402
 
 project = "glimpse-env"
 author = "the glimpse-env authors"
@@ -59,8 +63,20 @@ def _signature(app, what, name, obj, options, signature: str | None, returns: st
     return (None if signature is None else re.sub(r" at 0x[0-9a-f]+", "", signature)), returns
 
 
+class Settings(SphinxDirective):
+    """`settings MODULE.CLASS`: the fields of a dataclass with their defaults and docstrings."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Parse the list as Markdown."""
+        module, _, name = self.arguments[0].rpartition(".")
+        return self.parse_text_to_nodes(settings_list(getattr(import_module(module), name)))
+
+
 def setup(app) -> None:
     """Write the generated pages before Sphinx looks for sources."""
     write_pages(DOCS / "generated")
+    app.add_directive("settings", Settings)
     app.connect("autodoc-process-docstring", _docstring, priority=100)
     app.connect("autodoc-process-signature", _signature)

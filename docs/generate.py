@@ -96,8 +96,13 @@ def _options() -> str:
     """The fields of `EnvOptions`, each with its docstring and its default."""
     from glimpse_env import options
 
+    return settings_list(options.EnvOptions)
+
+
+def settings_list(cls: type) -> str:
+    """The fields of a dataclass as a definition list, each with its default and its docstring."""
     lines = []
-    for name, default, text in field_docstrings(options.EnvOptions):
+    for name, default, text in field_docstrings(cls):
         lines += [f"`{name}` (default `{default}`)", f": {text}", ""]
     return "\n".join(lines).rstrip()
 
@@ -194,4 +199,4 @@ def shown_help(*command: str) -> str:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
-    return out.getvalue()
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
