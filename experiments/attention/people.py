@@ -88,7 +88,9 @@ def tabulate_people(
         rows = len(early)
         for name in table:
             if name in ("answer", "right"):
-                table[name] = np.where(early, None, table[name].astype(object))
+                known = table[name].astype(object)
+                known[early] = None
+                table[name] = known
             elif name == "confidence" or name.startswith("probability:"):
                 table[name] = np.full(rows, None, object)
         if faces:  # after the confidence, as there

@@ -147,7 +147,7 @@ class Session:
             for point in fixations:
                 if not isinstance(point, list) or len(point) != 2:
                     raise EventError("a fixation is x and y")
-            probability = agent.get("probability")
+            probability: Any = agent.get("probability")
             if not _is_number(probability) or not 0 <= probability <= 1:
                 raise EventError("a probability lies in [0, 1]")
             agent = {
