@@ -1,6 +1,6 @@
 """Whatever a program around ours has set for itself, an episode is the same or ends in a sentence.
 
-RELIABILITY.md has the table of what is tried here.
+docs/reliability.md has the table of what is tried here.
 """
 
 from __future__ import annotations

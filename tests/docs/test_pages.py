@@ -106,3 +106,19 @@ def test_hooks_find_their_tools_without_a_fixed_environment() -> None:
             [sys.executable, ROOT / script, "ruff", "--version"], capture_output=True, text=True
         )
         assert found.returncode == 0 and found.stdout.startswith("ruff"), found.stderr
+
+
+def test_the_tests_that_reliability_names_exist() -> None:
+    text = (DOCS / "reliability.md").read_text(encoding="utf-8")
+    cells = re.findall(r"`((?:tests/|test_)[\w/]+(?:\.py)?(?:::\w+)?/?)`", text)
+    files = [each for each in (ROOT / "tests").rglob("*") if each.suffix == ".py" or each.is_dir()]
+    text = "\n".join(each.read_text(encoding="utf-8") for each in files if each.is_file())
+    missing = []
+    for cell in cells:
+        name, _, test = cell.partition("::")
+        if not test and not name.endswith((".py", "/")):  # a test of the file named before it
+            name, test = "", name
+        found = any(each.as_posix().endswith("/" + name.rstrip("/")) for each in files)
+        if name and not found or test and f"def {test}(" not in text:
+            missing.append(cell)
+    assert len(cells) > 50 and not missing
