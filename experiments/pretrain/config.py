@@ -133,6 +133,9 @@ class ProbeConfig:
     """Patches to read, each alone and all together."""
     bank: Path | None = None
     """Read the central point of these banks (`glimpse bank --out`), computing no features."""
+    cells: tuple[int, ...] = ()
+    """Read each patch as G x G cells of the encoder's map too, for each G. They are computed anew;
+    with `--bank` those of the low patch come from it (`glimpse bank --context-grid G`)."""
     hidden: int = 0
     """Fit a network with a hidden layer of so many units too (0: none)."""
     seed: int = 0
@@ -154,6 +157,13 @@ class ProbeConfig:
             raise ValueError(f"--hidden is at least 0, not {self.hidden}")
         if not self.resolutions:
             raise ValueError("--resolutions names at least one")
+        if any(grid < 2 for grid in self.cells):
+            raise ValueError(f"--cells names grids from 2 on, not {self.cells}")
+        if self.bank is not None and self.cells and self.resolutions != ("low",):
+            raise ValueError(
+                "a bank holds cells of the low patch only: with --cells give --resolutions low, or "
+                "no --bank"
+            )
         if self.fit_split == self.eval_split:
             raise ValueError("--fit-split and --eval-split are the same: measure on other pictures")
 

@@ -7,11 +7,13 @@ alone and of all together.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float16
+from tqdm import tqdm
 
 from encoders.bank.feature_bank import FeatureBank
 from encoders.inference.engine import Encoder
@@ -24,6 +26,12 @@ from experiments.pretrain.config import ProbeConfig
 from experiments.pretrain.linear import hidden_reading, linear_reading, ridge_reading, standardise
 from experiments.runtime.runs import environment_record, write_json
 from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.pyramids.pyramid import dataset_pyramid
+from glimpse_env.retina.rules import cut_patches
+
+DECAYS = (1e2, 1e3, 1e4, 1e5)
+"""Decays that a ridge regression of many cells is chosen from."""
+_BATCH = 32
 
 
 def read_encoder(config: ProbeConfig) -> dict[str, Any]:
@@ -59,6 +67,7 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
         if found is not None:
             along = ", ".join(f"{r:.2f}" for r in found["correlation"])
             print(f"middle of the dog, read from the low patch: correlation along x, y {along}")
+    by_cells = {str(grid): _read_cells(config, grid, sets, banks) for grid in config.cells}
     result = {
         "encoder": {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen},
         "precision": banks[0].description.precision,
@@ -76,6 +85,7 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
         "hidden": config.hidden,
         "readings": readings,
         "dog_from_low_patch": found,
+        **({"cells": by_cells} if config.cells else {}),
         **environment_record(seed=config.seed),
     }
     write_json(config.out, result)
@@ -83,10 +93,71 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
     return result
 
 
+def _read_cells(
+    config: ProbeConfig, grid: int, sets: list[ImageDataset], banks: list[FeatureBank]
+) -> dict[str, Any]:
+    """Readings of each patch as cells, and of the dog's middle from those of the low patch."""
+    if config.bank is not None:
+        fitted, measured = (_stored_cells(bank, grid) for bank in banks)
+    else:
+        encoder = build_encoder(
+            config.encoder, config.data, device=config.device, precision=config.precision
+        )
+        fitted, measured = (
+            central_cells(dataset, encoder, grid, config.resolutions) for dataset in sets
+        )
+    found: dict[str, Any] = {}
+    for level, name in enumerate(config.resolutions):
+        x, z = (standardise(cells[:, [level]]) for cells in (fitted, measured))
+        found[name] = record = _read("linear", x, z, sets, config)
+        title = f"{name}, {grid} x {grid} cells"
+        interval = f"{record['low']:6.1f} - {record['high']:5.1f}"
+        print(f"{title:<20} {'linear':<12} {record['ma']:6.1f}  {interval}")
+        if name == "low":
+            dog = find_dogs(sets, fitted[:, level], measured[:, level], DECAYS)
+            found["dog_from_low_cells"] = dog
+            if dog is not None:
+                along = ", ".join(f"{r:.2f}" for r in dog["correlation"])
+                print(f"middle of the dog, read from {title}: correlation along x, y {along}")
+    return found
+
+
+def central_cells(
+    dataset: ImageDataset, encoder: Encoder, grid: int, resolutions: tuple[str, ...]
+) -> Float16[np.ndarray, "N S X"]:
+    """Cells of the central patches of every image, X = G * G * C.
+
+    Raises:
+        ValueError: If the encoder does not serve the grid.
+    """
+    size = math.prod(encoder.context_shape(encoder.resolve_grid(grid)))
+    found = np.empty((len(dataset), len(resolutions), size), np.float16)
+    # Nothing of a central patch lies outside its image, so that no noise is seen.
+    centre, plain, key = np.zeros((1, 2)), np.zeros(1, bool), np.zeros(1, np.uint64)
+    for start in tqdm(range(0, len(dataset), _BATCH), desc=f"{grid} x {grid} cells", leave=False):
+        images = range(start, min(start + _BATCH, len(dataset)))
+        pyramids = [dataset_pyramid(dataset, image, resolutions) for image in images]
+        cut = [cut_patches([each], centre, plain, key, resolutions)[0] for each in pyramids]
+        cells = encoder.encode(torch.from_numpy(np.concatenate(cut)), grid)[1]
+        found[images.start : images.stop] = cells.cpu().view(len(cut), len(resolutions), -1)
+    return found
+
+
+def _stored_cells(bank: FeatureBank, grid: int) -> Float[np.ndarray, "N 1 X"]:
+    """Cells of every image's central context, from a bank."""
+    place = bank.snap_context(np.zeros((1, 2), np.float32))
+    if bank.context_fixations[place].any():
+        raise ValueError(f"the bank in {bank.folder} has no context at the centre")
+    images = np.arange(bank.num_images)
+    cells = bank.contexts(images, np.zeros(len(images), bool), place.repeat(len(images)), grid)
+    return cells.reshape(len(images), 1, -1)
+
+
 def find_dogs(
     sets: list[ImageDataset],
     fitted: Float[np.ndarray, "N D"],
     measured: Float[np.ndarray, "M D"],
+    decays: tuple[float, ...] = (100.0,),
 ) -> dict[str, Any] | None:
     """How well the context tells where the dog is, which is all that a policy can know.
 
@@ -96,6 +167,7 @@ def find_dogs(
         sets: Fitted on, measured on.
         fitted: Features of the central low patch, which is the context, of the first.
         measured: Of the second.
+        decays: Of the ridge regression; of several the best on a held-out tenth of the first set.
 
     Returns:
         Correlation and share of the variance explained, along x and y, of the dog's middle (as a
@@ -109,13 +181,24 @@ def find_dogs(
         for features, chosen in zip((fitted, measured), kept, strict=True)
     )
     target, truth = (torch.from_numpy(each) for each in places)
-    read = ridge_reading(x, target, z)
+    decay = decays[0]
+    if len(decays) > 1:
+        held = torch.arange(len(x)) % 10 == 0
+        errors = [
+            float(
+                (ridge_reading(x[~held], target[~held], x[held], d) - target[held]).square().sum()
+            )
+            for d in decays
+        ]
+        decay = decays[int(np.argmin(errors))]
+    read = ridge_reading(x, target, z, decay)
     explained = 1 - (truth - read).square().mean(0) / truth.var(0, correction=0)
     pairs = [torch.corrcoef(torch.stack([read[:, k], truth[:, k]]))[0, 1] for k in (0, 1)]
     return {
         "correlation": [round(float(r), 3) for r in pairs],
         "explained": [round(float(r), 3) for r in explained],
         "pictures": len(truth),
+        **({"decay": decay} if len(decays) > 1 else {}),
     }
 
 

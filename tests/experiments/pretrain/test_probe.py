@@ -217,7 +217,8 @@ def test_nothing_is_chosen_on_what_is_measured(
 @pytest.mark.parametrize(
     "option, words",
     [({"hidden": -1}, "--hidden"), ({"resolutions": ()}, "--resolutions"),
-     ({"eval_split": "train"}, "measure on other pictures")],
+     ({"eval_split": "train"}, "measure on other pictures"), ({"cells": (1,)}, "--cells"),
+     ({"cells": (2,), "bank": Path("bank")}, "cells of the low patch only")],
 )  # fmt: skip
 def test_impossible_options_are_told(option: dict, words: str, tmp_path: Path):
     with pytest.raises(ValueError, match=words):
@@ -254,3 +255,52 @@ def test_the_place_of_the_dog_is_read_from_features_that_tell_it() -> None:
     assert found is not None and found["pictures"] == 60
     assert found["correlation"][1] > 0.95 and abs(found["correlation"][0]) < 0.5
     assert found["explained"][1] > 0.3 > abs(found["explained"][0])
+
+
+def test_cells_are_read_beside_the_vector_and_from_a_bank_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = ProbeConfig(
+        tmp_path / "live.json", encoder="inception_mini", data=DATA, resolutions=("low",),
+        workers=1, cells=(2, 3), precision="fp32", device="cpu",
+    )  # fmt: skip
+    live = read_encoder(config)["cells"]
+    assert set(live) == {"2", "3"} and "low, 3 x 3 cells" in capsys.readouterr().out
+    assert 0 <= live["2"]["low"]["ma"] <= 100
+    assert live["3"]["dog_from_low_cells"]["decay"] in (1e2, 1e3, 1e4, 1e5)
+    made = BankConfig(
+        tmp_path / "bank", DATA, encoder="inception_mini", side=1, workers=1, precision="fp32",
+        resolutions=("low",), mirror=False, device="cpu",
+    )  # fmt: skip
+    encoder = make_encoder("inception_mini", precision="fp32", device="cpu")
+    for split in made.splits:
+        build_bank(made, split, encoder)
+    banked = replace(config, bank=tmp_path / "bank", cells=(3,), out=tmp_path / "bank.json")
+    found = read_encoder(banked)["cells"]["3"]
+    assert found["low"]["ma"] == pytest.approx(live["3"]["low"]["ma"], abs=10)
+    np.testing.assert_allclose(
+        found["dog_from_low_cells"]["correlation"],
+        live["3"]["dog_from_low_cells"]["correlation"],
+        atol=0.05,
+    )
+    with pytest.raises(BankMismatchError, match="grid of 1 and 3, not 2"):
+        read_encoder(replace(banked, cells=(2,)))
+
+
+def test_cells_tell_where_the_dog_is_if_they_follow_it() -> None:
+    """Of several decays the one is taken that serves a held-out tenth."""
+    sets: list = [SyntheticDogs("train", 80), SyntheticDogs("val", 60)]
+    rng = np.random.default_rng(0)
+    features = []
+    for dogs in sets:
+        rows = []
+        for index in range(len(dogs)):
+            (box,), (width, height) = dogs.boxes(index), dogs.size(index)
+            x, y = (box[0] + box[2]) / width - 1, (box[1] + box[3]) / height - 1
+            place = [1 + x, 1 - x, 1 + y, 1 - y, 3.0]
+            rows.append(np.square([*place, *rng.uniform(0.9, 1.1, 20)]))
+        features.append(np.array(rows, np.float32))
+    decays = (1e-3, 1e6)
+    found = find_dogs(sets, *features, decays)
+    assert found is not None and found["decay"] == 1e-3
+    assert min(found["correlation"]) > 0.8
