@@ -128,7 +128,9 @@ class FiguresConfig:
     run: tuple[Path, ...]
     """Runs of `glimpse train` or `hf://owner/name`, one a model, at most four; in column order."""
     out: Path = Path("figures")
-    """Folder of the PNG files, figures.json and figures.md."""
+    """Folder of the figures, figures.json and figures.md."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """`pdf` and `svg` keep boxes, scanpaths and text as vectors, sized for print."""
     which: tuple[Literal[3, 5, 6], ...] = (3, 5, 6)
     """Figures to draw."""
     split: Literal["train", "val", "trainval", "test"] = "val"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
 
+from experiments.paper import vector
 from experiments.paper.config import FiguresConfig
 from experiments.paper.figure_parts import Shown, figure_3, figure_5, figure_6
 from experiments.runtime.runs import RunError, write_json
@@ -126,7 +127,7 @@ def load_models(
 
 
 def figures(config: FiguresConfig) -> dict[str, Any]:
-    """Draw the figures; writes PNG files, figures.json and figures.md.
+    """Draw the figures; writes the figures, figures.json and figures.md.
 
     Raises:
         RunError: see `load_models`.
@@ -140,7 +141,7 @@ def figures(config: FiguresConfig) -> dict[str, Any]:
     if 5 in config.which:
         for number, model in enumerate(models, 1):
             alone = len(models) == 1
-            name = "figure-5.png" if alone else f"figure-5-{number}-{_slug(model.title)}.png"
+            name = "figure-5" if alone else f"figure-5-{number}-{_slug(model.title)}"
             drawn.append(_draw_5(config, model, dataset, chosen[5], name))
     if 6 in config.which:
         drawn.append(_draw_6(config, models, dataset, chosen[6]))
@@ -161,8 +162,10 @@ def captions(record: dict[str, Any]) -> str:
     """The figures with their captions, and how to repeat them, as Markdown."""
     lines = []
     for each in record["figures"]:
-        name = each["file"].removesuffix(".png")
-        lines += [f"![{name}]({each['file']})", "", f"**Figure {each['figure']}.** "
+        path = Path(each["file"])
+        # A page of Markdown shows no PDF; a link leads to it.
+        shown = "" if path.suffix == ".pdf" else "!"
+        lines += [f"{shown}[{path.stem}]({path.name})", "", f"**Figure {each['figure']}.** "
                   f"{each['caption']}", ""]  # fmt: skip
     lines += [
         f"Split `{record['split']}`, seed {record['seed']}; pictures and answers one by one in "
@@ -199,13 +202,13 @@ def _draw_3(
             "the one whose fixations lie furthest apart"
         )
     shown = [(model.title, model.show(dataset, index)) for model in models]
-    _save(figure_3(shown), config.out / "figure-3.png")
+    file = _save(config, "figure-3", figure_3, vector.figure_3, shown)
     letters = "; ".join(
         f"({letter}) {title}" for letter, (title, _) in zip("abcd", shown, strict=False)
     )
     return {
         "figure": 3,
-        "file": "figure-3.png",
+        "file": file,
         "caption": f"Glimpses with learned fixations: {letters}. The box diagram is of the second "
         "glimpse (of the first, if there is one); the composite shows at each pixel the sharpest "
         "pixel of any glimpse, and noise where none looked. The context is not shown. Picture: "
@@ -219,10 +222,10 @@ def _draw_5(
     config: FiguresConfig, model: Model, dataset: ImageDataset, images: np.ndarray, name: str
 ) -> dict[str, Any]:
     examples = [model.show(dataset, index) for index in images.tolist()]
-    _save(figure_5(model.title, examples), config.out / name)
+    file = _save(config, name, figure_5, vector.figure_5, model.title, examples)
     return {
         "figure": 5,
-        "file": name,
+        "file": file,
         "caption": f"Random pictures of `{config.split}` by the model {model.title}: (a) the "
         "picture, with the outline of what each glimpse covers; (b) the context, from which the "
         "first fixation is chosen; (c) the glimpses. Green frames are right answers, red ones "
@@ -235,10 +238,11 @@ def _draw_6(
     config: FiguresConfig, models: Sequence[Model], dataset: ImageDataset, images: np.ndarray
 ) -> dict[str, Any]:
     rows = [[model.show(dataset, index) for model in models] for index in images.tolist()]
-    _save(figure_6([model.title for model in models], rows), config.out / "figure-6.png")
+    titles = [model.title for model in models]
+    file = _save(config, "figure-6", figure_6, vector.figure_6, titles, rows)
     return {
         "figure": 6,
-        "file": "figure-6.png",
+        "file": file,
         "caption": f"{len(rows)} random pictures of `{config.split}`, the same for each model: on "
         "the left the picture with its fixations in order, on the right the composite of the "
         "glimpses. Green frames are right answers, red ones wrong.",
@@ -266,8 +270,20 @@ def _describe(dataset: ImageDataset, index: int, models: Sequence[Model]) -> dic
     }
 
 
-def _save(picture: np.ndarray, path: Path) -> None:
-    Image.fromarray(picture).save(path, optimize=True)
+def _save(
+    config: FiguresConfig,
+    name: str,
+    pixels: Callable[..., np.ndarray],
+    vectors: Callable[..., Any],
+    *content: Any,
+) -> str:
+    """Draw and write one figure; returns its file's name."""
+    path = config.out / f"{name}.{config.format}"
+    if config.format == "png":
+        Image.fromarray(pixels(*content)).save(path, optimize=True)
+    else:
+        vector.save(vectors(*content), path)
+    return path.name
 
 
 def _slug(title: str) -> str:
