@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 AUDIT := .venv-audit
 DOCS := .venv-docs
+CLIENTS := .venv-clients
 # Two processes, each with one thread: tests that compute in two would wait for one another.
 SIDE_BY_SIDE := -n 2 --dist worksteal
 
-.PHONY: install demo lint test test-all annotations test-browser test-lowest test-package audit docs clean
+.PHONY: install demo lint test test-all annotations test-browser test-lowest test-package test-clients audit docs clean
 
 install: $(VENV)/.installed
 
@@ -92,6 +93,20 @@ docs: $(DOCS)/.installed
 	$(DOCS)/bin/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "The site: docs/_build/html/index.html"
 
+# Other people's programs, beside what `install` brought. Each is installed by itself, so that one
+# that cannot be had is named and the others still run.
+$(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt | install
+	$(PYTHON) -m venv $(CLIENTS)
+	$(BIN)/python -c '$(WHERE)' > "$$($(CLIENTS)/bin/python -c '$(WHERE)')/borrowed.pth"
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps --editable .
+	@grep -v '^#' tests/clients/requirements.txt | while read -r client; do \
+		$(CLIENTS)/bin/python -m pip install --quiet "$$client" || \
+		echo "test-clients: $$client cannot be installed here; its tests are skipped" >&2; done
+	@touch $@
+
+test-clients: $(CLIENTS)/.installed
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q -rs tests/clients
+
 # Known vulnerabilities of what is installed. It asks an advisory service, so CI does not run it;
 # --strict, since what the service does not know would else pass for safe.
 audit: install
@@ -101,4 +116,4 @@ audit: install
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps --requirement $(AUDIT)/installed.txt
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(DOCS) docs/_build docs/generated build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) $(AUDIT) $(DOCS) $(CLIENTS) docs/_build docs/generated build dist *.egg-info
