@@ -8,6 +8,9 @@ DOCS := .venv-docs
 CLIENTS := .venv-clients
 # Two processes, each with one thread: tests that compute in two would wait for one another.
 SIDE_BY_SIDE := -n 2 --dist worksteal
+# What failed is run once more, alone: a fault fails again, a test that a busy machine disturbed
+# does not. Both runs are printed.
+AGAIN := --last-failed --last-failed-no-failures none
 
 .PHONY: install demo lint test test-all annotations test-browser test-lowest test-package test-clients audit docs clean
 
@@ -34,7 +37,7 @@ test: install
 # Everything that runs without a browser, the slow tests too.
 test-all: install lint annotations
 	@$(BIN)/python .ci/versions.py installed
-	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not browser"
+	$(BIN)/pytest -q $(SIDE_BY_SIDE) -m "not browser" || $(BIN)/pytest -q $(AGAIN) -m "not browser"
 
 lint: install
 	$(BIN)/ruff check .
@@ -56,7 +59,7 @@ test-browser: install
 			apt-get install -qq --yes --no-install-recommends chromium >/dev/null; } || { \
 		echo "Chromium is absent: install it as root (apt-get install chromium), or name the" \
 			"browser in GLIMPSE_CHROMIUM" >&2; exit 1; }
-	$(BIN)/pytest -q -m browser tests/browser
+	$(BIN)/pytest -q -m browser tests/browser || $(BIN)/pytest -q $(AGAIN) -m browser tests/browser
 
 # The bounds of pyproject.toml: what is declared to be enough is.
 $(LOWEST)/.installed: pyproject.toml .ci/versions.py | install
@@ -67,14 +70,17 @@ $(LOWEST)/.installed: pyproject.toml .ci/versions.py | install
 		--editable . pytest hypothesis beartype
 	@touch $@
 
+OLD_ENOUGH := tests/agents tests/encoders tests/glimpse_env \
+	tests/experiments/test_cli.py $(addprefix tests/experiments/, attention/test_analyse.py \
+	benchmarks/test_benchmarks.py benchmarks/test_command.py paper/test_figures.py \
+	prepare/test_bank.py prepare/test_download.py pretrain/test_train.py \
+	runtime/test_sweep.py train/test_trainer.py whole_image/test_train.py)
+
 # Every dependency is in use in these: tyro by the commands, matplotlib by the figures, and so on.
 test-lowest: $(LOWEST)/.installed
 	@$(LOWEST)/bin/python .ci/versions.py installed
-	$(LOWEST)/bin/pytest -q -m "not slow" tests/agents tests/encoders tests/glimpse_env \
-		tests/experiments/test_cli.py $(addprefix tests/experiments/, attention/test_analyse.py \
-		benchmarks/test_benchmarks.py benchmarks/test_command.py paper/test_figures.py \
-		prepare/test_bank.py prepare/test_download.py pretrain/test_train.py \
-		runtime/test_sweep.py train/test_trainer.py whole_image/test_train.py)
+	$(LOWEST)/bin/pytest -q -m "not slow" $(OLD_ENOUGH) || \
+		$(LOWEST)/bin/pytest -q $(AGAIN) -m "not slow" $(OLD_ENOUGH)
 
 # The wheel and the source distribution, built and run far from the checkout.
 test-package: install
@@ -105,7 +111,8 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt | install
 	@touch $@
 
 test-clients: $(CLIENTS)/.installed
-	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q -rs tests/clients
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q -rs tests/clients || \
+		OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q $(AGAIN) tests/clients
 
 # Known vulnerabilities of what is installed. It asks an advisory service, so CI does not run it;
 # --strict, since what the service does not know would else pass for safe.
