@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from experiments.runtime.output import speaking, take_flags
 from experiments.runtime.signals import Terminated, handling, raise_terminated
 
 
@@ -200,6 +201,7 @@ def _usage() -> str:
     lines = ["usage: glimpse COMMAND [OPTIONS]", "", "Study where to look.", ""]
     lines += [f"  {name:<10} {entry.summary}" for name, entry in COMMANDS.items()]
     lines += ["", "`glimpse COMMAND --help` lists the options of a command."]
+    lines += ["With --quiet a command prints errors alone, with --json its result for a script."]
     lines += ["With GLIMPSE_DEBUG=1 in the environment errors come with their traceback."]
     return "\n".join(lines)
 
@@ -247,6 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     raised instead.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    arguments, quiet, script = take_flags(arguments)
     _make_streams_safe()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -270,8 +273,9 @@ def main(arguments: list[str] | None = None) -> int:
     config = None
     try:
         with handling({signal.SIGTERM: raise_terminated}):
-            run, config = _parse(name, arguments[1:])
-            run(config)
+            with speaking(quiet=quiet, script=script) as finish:
+                run, config = _parse(name, arguments[1:])
+                finish(run(config))
     except KeyboardInterrupt as interrupt:
         if os.environ.get("GLIMPSE_DEBUG"):
             raise

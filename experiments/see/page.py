@@ -44,6 +44,11 @@ class Page:
         """Its size."""
         return len(self.html) / MEGABYTE
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a script is told."""
+        return {"bytes": len(self.html), "images": self.images, "quality": self.quality}
+
 
 def levels_needed(collection: Collection) -> tuple[str, ...]:
     """Levels of the pyramid that the page cuts from: what was seen, the context, one to look at."""
