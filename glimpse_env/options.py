@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from gymnasium.vector import AutoresetMode
 
@@ -52,7 +52,7 @@ class EnvOptions:
     """`features`, `pixels`, or `both` (pixels under `context_pixels` and `glimpse_pixels`)."""
     context: str = "auto"
     """Place of the context patch: `random`, `center`, or `auto` (random when training)."""
-    context_grid: int | str = "auto"
+    context_grid: int | Literal["auto"] = "auto"
     """G: the context is the encoder's last feature map averaged to G x G cells of C channels; for 1
     it is the encoder's features. `auto`: 3 where the encoder gives a map that 3 divides, else 1; of
     a `FeatureBank` the grid that it holds. Ignored when `observation="pixels"`."""
@@ -242,10 +242,10 @@ def _resolutions(given: Any) -> tuple[str, ...]:
     return names
 
 
-def _grid(given: Any) -> int | str:
+def _grid(given: Any) -> int | Literal["auto"]:
     if isinstance(given, str):
         if given == "auto":
-            return given
+            return "auto"
         raise ValueError(f"context_grid is 'auto' or an integer, not {given!r}")
     return _integer("context_grid", given, least=1)
 

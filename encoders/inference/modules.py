@@ -44,7 +44,7 @@ def as_module(encoder: Any) -> nn.Module | None:
 
 def adopt(
     module: nn.Module, device: torch.device, dtype: torch.dtype, patch_side: int
-) -> tuple[nn.Module, int, tuple[int, ...] | None]:
+) -> tuple[nn.Module, int, tuple[int, int, int] | None]:
     """Copy a user's module, and try the copy.
 
     Args:
@@ -100,8 +100,10 @@ def adopt(
             "batch (or by chance): batches of environments will differ from single ones",
             stacklevel=4,
         )
-    map_shape = (*made.shape[2:], made.shape[1]) if made.ndim == 4 else None
-    return own, pair.shape[1], map_shape
+    if made.ndim != 4:
+        return own, pair.shape[1], None
+    _, channels, height, width = made.shape
+    return own, pair.shape[1], (height, width, channels)
 
 
 class _WrongShape(ValueError):
