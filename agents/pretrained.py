@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Agent = TypeVar("Agent", bound="Pretrained")
 
-SHIPPED: dict[str, Path] = {}
+SHIPPED = {"synthetic-dogs": Path(__file__).parent / "data" / "synthetic-dogs"}
 """Agents that come with the package, by name."""
 
 FILES = (
@@ -80,7 +80,7 @@ def find_pretrained(name: str | Path, *, revision: str | None = None) -> Found:
     if asked is None:
         raise PretrainedError(
             f"no trained agent {text!r}: give a folder, a repository of the hub as "
-            f"hf://owner/name, or a shipped name ({', '.join(SHIPPED) or 'none yet'})"
+            f"hf://owner/name, or a shipped name ({', '.join(SHIPPED)})"
         )
     if revision is not None and asked["revision"] not in (None, revision):
         raise PretrainedError(f"{text} names another revision than {revision!r}: give one of them")
@@ -199,7 +199,7 @@ class Pretrained:
     ) -> Agent:
         """Load a trained agent.
 
-            agent = ReinforceAgent.from_pretrained("runs/synthetic")
+            agent = ReinforceAgent.from_pretrained("synthetic-dogs")
 
         Args:
             name: A folder (a run, a published agent, or a checkpoint), a shipped name, or a

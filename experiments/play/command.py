@@ -13,7 +13,7 @@ from experiments.play.game import Game, OwnImages, Player
 from experiments.play.server import Served, bind, make_server, require_web
 from experiments.play.store import Store
 from experiments.runtime.hub_runs import is_published, local_run
-from experiments.runtime.runs import RunError, load_config, to_record
+from experiments.runtime.runs import load_config, to_record
 from experiments.train.cells import model_title
 from experiments.train.config import TrainConfig
 from experiments.train.playback import open_run
@@ -77,8 +77,6 @@ def _alone(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:
 
 
 def _against(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:
-    if config.run is None and not SHIPPED:
-        raise RunError("name a run of `glimpse train` to play against, or play --alone")
     asked = config.run or Path(next(iter(SHIPPED)))
     own = None
     if config.image:

@@ -46,6 +46,7 @@ def write_card(facts: Facts) -> str:
     """Lay the card out, as Markdown with the front matter that the hub reads."""
     config, environment = facts.config, facts.environment
     looks = "one glimpse" if config.num_glimpses == 1 else f"{config.num_glimpses} glimpses"
+    pin = " To pin it, append `@` and a commit." if "/" in facts.name else ""
     front = [
         "---",
         f"license: {facts.licence}",
@@ -73,7 +74,7 @@ def write_card(facts: Facts) -> str:
             "```",
             "",
             f"`glimpse evaluate --run {_address(facts.name)}`, and `view`, `figures`, `attention` "
-            "and `play`, take it by its name. To pin it, append `@` and a commit.",
+            f"and `play`, take it by its name.{pin}",
             "",
             "## Results",
             "",

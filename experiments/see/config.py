@@ -15,7 +15,7 @@ Over = Literal["auto", "split", "shown"]
 class ViewConfig:
     """Write what the agents of finished runs did as one HTML file, for any browser."""
 
-    runs: Positional[tuple[Path, ...]]
+    runs: Positional[tuple[Path, ...]] = (Path("synthetic-dogs"),)
     """Run folders of `glimpse train`, shipped names or `hf://owner/name`; of one data set."""
     out: Path = Path("view.html")
     """The file; it needs no server and no network."""

@@ -136,7 +136,7 @@ def test_each_mistake_is_one_sentence(
         ("someone/looks", "v9", "no revision 'v9'"),
         ("someone/looks@main", "v9", "another revision"),
         ("hf://someone", None, "no trained agent"),
-        ("synthetic-cats", None, "shipped name"),
+        ("synthetic-cats", None, "synthetic-dogs"),
         ("../../etc/passwd", None, "no trained agent"),
     ):
         with pytest.raises(PretrainedError, match=words) as caught:
