@@ -20,8 +20,16 @@ from tqdm import tqdm
 
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
+from experiments.metrics import Answers
 from experiments.runtime.determinism import deterministic
-from experiments.runtime.runs import RunError, RunFolder, environment_record, sole_user, write_json
+from experiments.runtime.runs import (
+    RunError,
+    RunFolder,
+    environment_record,
+    sole_user,
+    to_record,
+    write_json,
+)
 from experiments.runtime.signals import Stop, stopping
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import (
@@ -44,6 +52,7 @@ from experiments.train.factory import (
     describe_evaluation,
     describe_source,
 )
+from experiments.train.tensorboard import EVERY, write_looks, write_settings
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -185,13 +194,18 @@ class Trainer:
                 due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
                 # Test is touched once, in the end (paper section 3): nothing is chosen by it.
                 if due and config.eval_split != "test":
-                    row |= self._evaluate(agent)
+                    answers, scores = self._evaluate(agent)
+                    row |= scores
+                    if epoch % EVERY == 0 or epoch + 1 == config.epochs:
+                        write_looks(writer, answers, self.eval_env.dataset, epoch)
                     bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
                 agent.set_epoch(epoch + 1)
                 # Saved last: a row too many is dropped on resuming, one too few would stay lost.
                 self.folder.log({"agent": name, "epoch": epoch, **row})
                 for key, value in row.items():
                     writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
+                if epoch + 1 == config.epochs and "eval_ma" in row:
+                    write_settings(writer, to_record(config), {"eval/ma": row["eval_ma"]})
                 writer.flush()
                 self._save(name, agent, row)
                 stop.check()
@@ -259,11 +273,11 @@ class Trainer:
             f"{agent.epoch + 1}: {path}"
         )
 
-    def _evaluate(self, agent: Agent) -> dict[str, float]:
+    def _evaluate(self, agent: Agent) -> tuple[Answers, dict[str, float]]:
         """Score the mean location on the evaluation split."""
         answers = play(agent, self.eval_env, seed=self.config.seed)
         spread = fixation_facts(answers.fixations)["spread"]
-        return {"eval_ma": answers.score().ma, "eval_spread": float(np.mean(spread))}
+        return answers, {"eval_ma": answers.score().ma, "eval_spread": float(np.mean(spread))}
 
     def report(self) -> dict[str, Any]:
         """Evaluate all agents at the end, write evaluation-<split>.json, print the table."""
