@@ -65,9 +65,19 @@ def clip_gradients(network: nn.Module, max_norm: float | None, update: int) -> F
 
 
 def check_trajectory(
-    trajectory: Trajectory, network: TwoDeckConfig, learning: ReinforceConfig
+    trajectory: Trajectory,
+    network: TwoDeckConfig,
+    learning: ReinforceConfig,
+    *,
+    learns_where: bool = True,
 ) -> None:
     """Check that a trajectory can be learned from.
+
+    Args:
+        trajectory: Of whole episodes.
+        network: Says how many glimpses they have.
+        learning: Says how many rows an image has, where its scanpaths are compared.
+        learns_where: Whether they are: not by an agent whose fixations are given.
 
     Raises:
         ValueError: Another number of glimpses, no graph, or no blocks of one image a block.
@@ -83,7 +93,7 @@ def check_trajectory(
             "The trajectory carries no graph of this agent to learn from: use "
             "collect(env, agent, grad=True), once for each update."
         )
-    if learning.samples > 1:
+    if learns_where and learning.samples > 1:
         blocks = trajectory.images.unflatten(0, (-1, learning.samples))
         if bool((blocks != blocks[:, :1]).any()):
             raise ValueError(

@@ -312,7 +312,7 @@ class ReinforceAgent(Pretrained):
 
     def objective(self, trajectory: Trajectory) -> Objective:
         """The losses of one batch, on the graph of its rollout (equations 11 and 12)."""
-        check_trajectory(trajectory, self.config, self.learning)
+        check_trajectory(trajectory, self.config, self.learning, learns_where=self.learns_where)
         return build_objective(
             trajectory, self.network, self.learning, learns_where=self._policy_learns
         )

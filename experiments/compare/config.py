@@ -93,6 +93,8 @@ class ContestConfig(Budget, SharedConfig):
             own, policy=self.agent, policy_options=options, out=self.out,
             seed=self.seed, device=self.device, eval_split=self.eval_split,
             data=data, bank=bank, mirror="off", context="center",
+            # Stable-Baselines3's networks read a context as one vector.
+            context_grid=1 if self.agent in ALGORITHMS else own.context_grid,
         )  # fmt: skip
 
 

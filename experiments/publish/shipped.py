@@ -36,8 +36,10 @@ def shipped_config(work: Path) -> TrainConfig:
     return replace(
         base, out=work / "run", data=DataConfig("synthetic", num_images=_IMAGES),
         bank=work / "banks", mirror="off", context="center", epochs=_EPOCHS, eval_every=_EPOCHS,
-        # Half the cells' width, to be small.
-        scanpaths=1, network=replace(base.network, cell_width=128),
+        scanpaths=1,
+        # As the one that lies there was trained: a context of one vector, one scanpath an image.
+        context_grid=1, batch_size=128, network=replace(base.network, cell_width=128),
+        learning=replace(base.learning, samples=1),
     )  # fmt: skip
 
 

@@ -27,9 +27,6 @@ ROWS: dict[str, tuple[tuple[Resolution, ...], tuple[float, float, float]]] = {
     "high-medium-low": (("low", "medium", "high"), (76.3, 76.5, 76.8)),
 }
 
-CONTEXT_GRID: Literal["auto"] | int = 1
-"""Of the cells' better form."""
-
 PAPER_BASELINES = {"googlenet-96": 58.8, "googlenet-224": 75.5}
 """GoogLeNet on the whole picture, padded square, fine-tuned (paper, Table 1), in percent."""
 
@@ -115,7 +112,7 @@ class Cell:
         """
         several, three = self.num_glimpses > 1, len(self.resolutions) == 3
         return self._shared(
-            context_grid=CONTEXT_GRID,
+            context_grid="auto",
             epochs=16 if three else 15,
             batch_size=4 * 128,
             network=TwoDeckConfig(

@@ -172,7 +172,7 @@ class DemoConfig:
     """Training pictures to draw; a quarter as many are held out."""
     side: int = 7
     """Lattice points a side of the feature banks."""
-    epochs: int = 20
+    epochs: int = 16
     """Passes over the training pictures."""
     pictures: int = 8
     """Scanpath pictures to draw."""

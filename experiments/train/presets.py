@@ -21,11 +21,18 @@ EXPERIMENTS: dict[str, tuple[str, TrainConfig]] = {
             context="center",
             resolutions=("high",),
             num_glimpses=2,
+            context_grid="auto",
             epochs=20,
+            batch_size=4 * 128,
             network=TwoDeckConfig(
-                hidden_size=256, image_width=256, glimpse_width=256, location_width=64, sigma=0.2
+                hidden_size=256,
+                image_width=256,
+                glimpse_width=256,
+                location_width=64,
+                cell_width=64,
+                sigma=0.2,
             ),
-            learning=ReinforceConfig(optimizer="adam", learning_rate=1e-3),
+            learning=ReinforceConfig(optimizer="adam", learning_rate=1e-3, samples=4),
         ),
     ),
     "medium-2-scale": (

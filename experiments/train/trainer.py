@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ from experiments.train.evaluate import (
 from experiments.train.everywhere import LatticeReader
 from experiments.train.external_policy import Agent, OutsidePolicy, describe_policy, learns
 from experiments.train.factory import (
+    PlayEnv,
     build_agents,
     build_play_env,
     build_source,
@@ -114,6 +115,7 @@ class Trainer:
             config, config.eval_split, source=self.eval_source, training=False
         )
         self.agents = build_agents(config, self.env)
+        self.reference_env, self.reference_samples = self._build_reference_env()
         self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
         self._say_what_cannot_be()
         if len(self.env.dataset) * config.learning.samples < config.batch_size:
@@ -125,6 +127,23 @@ class Trainer:
         if config.learning.policy_gradient == "exact":
             self.reader = LatticeReader(self.train_source, config.resolutions)
         self.steps = len(self.env.dataset) // (config.batch_size // config.learning.samples)
+
+    def _build_reference_env(self) -> tuple[PlayEnv, int]:
+        """The environment that references learn in, and the rows an image has there.
+
+        Several scanpaths an image serve the policy. References get one, and as many images a step.
+        With a live encoder they share the policy's environment: another would hold all images
+        again.
+        """
+        config, samples = self.config, self.config.learning.samples
+        if samples == 1 or not config.references or config.bank is None:
+            return self.env, samples
+        fewer = replace(
+            config, batch_size=config.batch_size // samples,
+            learning=replace(config.learning, samples=1, baseline="none"),
+        )  # fmt: skip
+        env = build_play_env(fewer, config.train_split, source=self.train_source, training=True)
+        return env, 1
 
     def facts(self) -> dict[str, Any]:
         """What the run stands on, for environment.json."""
@@ -220,23 +239,24 @@ class Trainer:
         self, name: str, agent: Agent, epoch: int, bar: tqdm, stop: Stop, progress: Progress
     ) -> dict[str, float]:
         config = self.config
+        env, samples = self.env, config.learning.samples
+        if name != "learned":
+            env, samples = self.reference_env, self.reference_samples
         seed = epoch_seed(config.seed, epoch)
         if progress.batches:
-            self.env.random_state = progress.env
+            env.random_state = progress.env
         else:
             agent.set_epoch(epoch)
             agent.seed(seed)
         start = time.perf_counter() - progress.seconds
         glimpses = progress.glimpses
         metrics = [{key: float(value) for key, value in row.items()} for row in progress.metrics]
-        batches = epoch_batches(
-            len(self.env.dataset), config.batch_size, config.learning.samples, config.seed, epoch
-        )
+        batches = epoch_batches(len(env.dataset), env.num_envs, samples, config.seed, epoch)
         for number, images in enumerate(batches):
             if number < progress.batches:
                 continue
             trajectory = collect(
-                self.env, agent, seed=seed if number == 0 else None, options={"image": images},
+                env, agent, seed=seed if number == 0 else None, options={"image": images},
                 grad=True,
             )  # fmt: skip
             if self.reader is not None and getattr(agent, "learns_where", False):
@@ -245,11 +265,11 @@ class Trainer:
             glimpses += trajectory.num_glimpses * trajectory.batch
             bar.update()
             if stop.asked and number + 1 < self.steps:
-                self._stop_within(name, agent, metrics, glimpses, start)
+                self._stop_within(name, agent, env, metrics, glimpses, start)
                 stop.check()
         if stop.asked:
             # An evaluation may take longer than whoever asks is willing to wait.
-            self._stop_within(name, agent, metrics, glimpses, start)
+            self._stop_within(name, agent, env, metrics, glimpses, start)
             stop.check()
         keys = dict.fromkeys(key for row in metrics for key in row)
         mean = {key: float(np.mean([m[key] for m in metrics if key in m])) for key in keys}
@@ -257,7 +277,13 @@ class Trainer:
         return mean | {"seconds": seconds, "glimpses_per_second": glimpses / seconds}
 
     def _stop_within(
-        self, name: str, agent: Agent, metrics: list[dict[str, float]], glimpses: int, start: float
+        self,
+        name: str,
+        agent: Agent,
+        env: PlayEnv,
+        metrics: list[dict[str, float]],
+        glimpses: int,
+        start: float,
     ) -> None:
         """Write a checkpoint in the midst of an epoch, if all that the agent draws from is ours."""
         if not isinstance(agent, ReinforceAgent):
@@ -265,7 +291,7 @@ class Trainer:
         # A metric may have no value, and JSON has no NaN.
         rows = [{k: v if np.isfinite(v) else str(v) for k, v in row.items()} for row in metrics]
         seconds = time.perf_counter() - start
-        progress = Progress(len(rows), rows, self.env.random_state, glimpses, seconds)
+        progress = Progress(len(rows), rows, env.random_state, glimpses, seconds)
         folder = checkpoint_folder(self.folder.path, name)
         path = agent.save(folder, {PROGRESS: asdict(progress)}, keep_last=self.config.keep_last)
         print(

@@ -18,11 +18,12 @@ from agents.rollout import collect
 from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
 from experiments.prepare.bank import BankConfig, build_bank
+from experiments.runtime.runs import RunFolder
 from experiments.train.config import TrainConfig
 from experiments.train.everywhere import LatticeReader
 from experiments.train.factory import build_env, build_source
 from experiments.train.side_channel import AT_CENTRE, ELSEWHERE, UNTOLD, read_again, side_channel
-from experiments.train.trainer import train
+from experiments.train.trainer import Trainer, train
 from tests.experiments.conftest import interrupt_after
 
 DATA = DataConfig(dataset="synthetic", num_images=48)
@@ -142,7 +143,24 @@ def test_classifiers_that_cannot_know_a_code_read_the_learned_fixations(config) 
     assert list(side_channel({"learned": learned}, env)) == [UNTOLD]
 
 
+def test_references_learn_from_one_scanpath_an_image(config) -> None:
+    """And from as many images a step as the policy does from its several."""
+    config = replace(config, references=True, learning=replace(config.learning, samples=4))
+    trainer = Trainer(config, RunFolder(config.out))
+    assert (trainer.env.num_envs, trainer.reference_env.num_envs) == (8, 2)
+    assert trainer.steps == 48 // 2
+    images = torch.tensor([3, 5])
+    trajectory = collect(
+        trainer.reference_env, trainer.agents["random"], seed=0, options={"image": images.numpy()},
+        grad=True,
+    )  # fmt: skip
+    assert trainer.agents["random"].update(trajectory)["classification_loss"] > 0
+    one = Trainer(replace(config, learning=replace(config.learning, samples=1)), trainer.folder)
+    assert one.reference_env is one.env
+
+
 def test_a_run_reports_them(config) -> None:
-    record = train(replace(config, references=True, epochs=1))
+    learning = replace(config.learning, samples=2)
+    record = train(replace(config, references=True, epochs=1, learning=learning))
     assert {UNTOLD, ELSEWHERE, AT_CENTRE} <= set(record)
     assert all(0 <= record[name]["ma"] <= 100 for name in (UNTOLD, ELSEWHERE, AT_CENTRE))
