@@ -13,3 +13,6 @@ from .factory import (
 from .live import (
     LiveObserver as LiveObserver,  # observations from a retina and an encoder
 )
+from .patches import (
+    PatchSource as PatchSource,  # patches cut from the images of a data set
+)

@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 from encoders.bank.feature_bank import FeatureBank
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.observers.base import Gaze
-from glimpse_env.observers.live import LiveObserver
+from glimpse_env.observers.patches import PatchSource
 from glimpse_env.options import EnvOptions
 from glimpse_env.retina.rules import RESOLUTIONS
 
@@ -26,7 +26,14 @@ class BankObserver:
     """
 
     def __init__(
-        self, options: EnvOptions, dataset: ImageDataset, bank: FeatureBank, live: LiveObserver
+        self,
+        options: EnvOptions,
+        dataset: ImageDataset,
+        num_envs: int,
+        bank: FeatureBank,
+        *,
+        flips: bool,
+        wanders: bool,
     ) -> None:
         """Check that the bank fits.
 
@@ -44,36 +51,39 @@ class BankObserver:
                 f"{', '.join(bank.resolutions)}: use fewer resolutions, such as ('medium',), with "
                 "a bank of all three, or a live encoder"
             )
-        if live.flips and not bank.mirrored:
+        if flips and not bank.mirrored:
             raise ValueError(
                 "the bank holds no mirrored pictures, which mirror="
                 f"{options.mirror!r} asks for: pass mirror=False, or make a mirrored bank"
             )
         places = len(bank.context_fixations)
-        if live.wanders and places < 2:
+        if wanders and places < 2:
             raise ValueError(
                 f"context={options.context!r} is random in training and needs a bank with several "
                 f"context places, this one has {places}: pass context='center', or make the bank "
                 "with more"
             )
-        self.flips = live.flips
-        self.wanders = live.wanders
+        self.flips, self.wanders = flips, wanders
         centre = bank.snap_context(np.zeros((1, 2), np.float32))
         if not self.wanders and bank.context_fixations[centre].any():
             raise ValueError(
                 "the bank has no context at the centre, which context="
                 f"{options.context!r} asks for: make one that has"
             )
-        self._bank, self._live = bank, live
+        self._bank = bank
         self._grid = bank.resolve_grid(options.context_grid)
         self._centre = int(centre[0])
         self.device = torch.device("cpu")
-        self.shapes = {
-            **live.shapes,
+        self._patches: PatchSource | None = None
+        if options.observation == "both":
+            self._patches = PatchSource(
+                options, dataset, num_envs, device=self.device, free_zoom=False
+            )
+        self.shapes: dict[str, tuple[tuple[int, ...], str]] = {
+            **(self._patches.shapes if self._patches is not None else {}),
             "context": (bank.context_shape(self._grid), "float32"),
             "glimpse": ((len(self.resolutions), bank.feature_size), "float32"),
         }
-        self._pixels = bool(live.shapes)
 
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Return the lattice points nearest to the fixations."""
@@ -86,8 +96,8 @@ class BankObserver:
 
     def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
         """Fetch the pictures of new episodes, if pixels are asked for."""
-        if self._pixels:
-            self._live.begin(rows, image)
+        if self._patches is not None:
+            self._patches.begin(rows, image)
 
     def observe(self, contexts: Gaze | None, glimpses: Gaze | None) -> dict[str, Any]:
         """Look the features up."""
@@ -96,10 +106,10 @@ class BankObserver:
         if contexts is not None:
             point = self._context_point(contexts)
             found["context"] = bank.contexts(contexts.image, contexts.mirror, point, self._grid)
-            if self._pixels:
+            if self._patches is not None:
                 key = bank.context_noise_keys(contexts.image, contexts.mirror, point)
                 place = bank.context_fixations[point]
-                found["context_pixels"] = self._live.cut_contexts(contexts, place, key)
+                found["context_pixels"] = self._patches.cut_contexts(contexts, place, key)
         if glimpses is not None:
             if glimpses.scale is None:
                 return found | self._look(glimpses, self.resolutions)
@@ -117,16 +127,16 @@ class BankObserver:
         """Features (and pixels) of glimpses that all show these resolutions."""
         bank, point = self._bank, self._bank.snap(glimpses.fixation)
         found = {"glimpse": bank.glimpses(glimpses.image, glimpses.mirror, point, resolutions)}
-        if self._pixels:
+        if self._patches is not None:
             key = bank.noise_keys(glimpses.image, glimpses.mirror, point)
             place = bank.fixations[point]
-            pixels = self._live.cut_glimpses(glimpses, place, key, resolutions)
+            pixels = self._patches.cut_glimpses(glimpses, place, key, resolutions)
             if bank.low is not None and "low" in resolutions:
                 low = bank.low_point(point)
                 key = bank.low_noise_keys(glimpses.image, glimpses.mirror, low)
                 at = resolutions.index("low")
                 place = bank.low_fixations[low]
-                pixels[:, at] = self._live.cut_glimpses(glimpses, place, key, ("low",))[:, 0]
+                pixels[:, at] = self._patches.cut_glimpses(glimpses, place, key, ("low",))[:, 0]
             found["glimpse_pixels"] = pixels
         return found
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
+
 import torch
 
 from encoders.bank.feature_bank import FeatureBank
@@ -12,6 +15,18 @@ from glimpse_env.observers.live import LiveObserver
 from glimpse_env.options import EnvOptions
 
 
+@cache
+def _one_thread_in_forks() -> None:
+    """Let processes that are forked from this one compute with one thread, from now on.
+
+    GNU's OpenMP does not survive a fork: once the parent has computed with several threads, a child
+    that does so too waits for ever for threads that only the parent has. `AsyncVectorEnv` makes an
+    environment in the parent before it forks, so its first reset would never return.
+    """
+    if hasattr(os, "register_at_fork"):  # Windows has none
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
 def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> Observer:
     """Choose and build the source of observations that the options describe.
 
@@ -19,12 +34,13 @@ def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> 
         ValueError: If a bank does not fit the dataset or the other options.
         FileNotFoundError: If the encoder's weights are not there.
     """
+    _one_thread_in_forks()
     flips = dataset.training if options.mirror == "auto" else bool(options.mirror)
     wanders = dataset.training if options.context == "auto" else options.context == "random"
-    live = LiveObserver(options, dataset, num_envs, flips=flips, wanders=wanders)
+    draws = {"flips": flips, "wanders": wanders}
     if options.observation != "pixels" and isinstance(options.encoder, FeatureBank):
-        return BankObserver(options, dataset, options.encoder, live)
-    return live
+        return BankObserver(options, dataset, num_envs, options.encoder, **draws)
+    return LiveObserver(options, dataset, num_envs, **draws)
 
 
 def output_device(options: EnvOptions, observer: Observer) -> torch.device:

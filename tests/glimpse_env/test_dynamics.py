@@ -8,7 +8,7 @@ from gymnasium.error import InvalidAction
 from hypothesis import given, settings, strategies as st
 
 from glimpse_env.dynamics import GlimpseDynamics, derived, episode_key
-from glimpse_env.observers.live import context_fixations
+from glimpse_env.observers.patches import context_fixations
 from glimpse_env.options import EnvOptions
 from glimpse_env.walk import Walk
 from tests.glimpse_env.helpers import options

@@ -87,7 +87,7 @@ def test_a_pickled_environment_leaves_the_pictures_behind():
     early = len(pickle.dumps(env))
     for _ in range(10):
         env.step({"fixation": np.zeros((2, 2), np.float32), "label": np.zeros(2, int)})
-    assert env._dynamics.observer._arena.used > 5e6
+    assert env._dynamics.observer._patches._arena.used > 5e6
     assert abs(len(pickle.dumps(env)) - early) < 1000
     assert early < 1.7e6, "the last observations, twice two of 96x96, and the action space"
 

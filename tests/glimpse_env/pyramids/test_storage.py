@@ -270,10 +270,15 @@ def test_a_description_that_makes_no_sense_is_told(folder, dataset, change):
         open_mapped(folder, dataset, RESOLUTIONS)
 
 
-def test_an_environment_on_a_bank_keeps_no_pictures(tmp_path):
+def test_an_environment_on_a_bank_reads_no_images(tmp_path, monkeypatch):
     pictures = dogs()
-    env = DogsGlimpseVectorEnv(2, dataset=pictures, encoder=make_bank(tmp_path, pictures))
-    assert env._dynamics.observer._live.storage.kind == "demand"
+    seen = []
+    image = type(pictures).image
+    bank = make_bank(tmp_path, pictures)
+    monkeypatch.setattr(type(pictures), "image", lambda *at: seen.append(at) or image(*at))
+    env = DogsGlimpseVectorEnv(2, dataset=pictures, encoder=bank)
+    env.reset(seed=0)
+    assert not seen
 
 
 def test_a_limit_of_addresses_counts_as_memory(tmp_path, monkeypatch) -> None:
