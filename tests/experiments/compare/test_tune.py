@@ -58,6 +58,7 @@ def test_every_agent_gets_the_same_effort() -> None:
     assert alone["sac"] == jobs["sac"]
 
 
+@pytest.mark.slow
 def test_a_search_records_every_trial_and_goes_on_where_it_was(
     bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

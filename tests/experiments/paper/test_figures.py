@@ -126,6 +126,7 @@ def test_pictures_are_chosen_by_the_seed_alone() -> None:
         choose_pictures(replace(config, image=100), 100)
 
 
+@pytest.mark.slow
 def test_figures_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) -> None:
     runs = (watched_runs["high"], watched_runs["both"])
     config = FiguresConfig(run=runs, out=tmp_path / "one", count=3, seed=2)

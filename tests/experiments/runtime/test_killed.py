@@ -129,6 +129,7 @@ def unkilled(banks: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dic
     return trained(config.out), time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_training_killed_at_twenty_points(banks, unkilled, tmp_path) -> None:
     """Fourteen random moments here, six inside the writing of a checkpoint below."""
     whole, seconds = unkilled
@@ -147,6 +148,7 @@ def test_training_killed_at_twenty_points(banks, unkilled, tmp_path) -> None:
         assert attempts < 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "number"),
     [("fsync", 1), ("fsync", 4), ("replace", 3), ("replace", 4), ("replace", 5), ("fsync", 9)],
@@ -230,6 +232,7 @@ def test_a_signal_in_the_midst_of_an_epoch_saves_and_says_where(
     assert trained(config.out) == unkilled[0]
 
 
+@pytest.mark.slow
 def test_pretraining_killed_anywhere(tmp_path) -> None:
     base = PretrainConfig(
         data=DATA, resolutions=("low",), steps=6, pictures=3, looks=2, held_out=0.2, probe=0,
@@ -261,6 +264,7 @@ def test_pretraining_killed_before_its_first_checkpoint_begins_again(tmp_path, m
     assert run_child(lambda: pretrain(config)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bank", "pyramids"])
 def test_banks_and_pyramids_killed_anywhere(tmp_path, kind) -> None:
     def start(out: Path) -> Any:
