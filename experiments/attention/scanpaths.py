@@ -102,7 +102,7 @@ def tabulate(
                 for n, boxes in enumerate(faces)
             ]
         )
-        columns["on_face"] = np.where(there, on.astype(object), None)
+        columns["on_face"] = _known(on, there)
     for label, name in enumerate(classes):
         columns[f"probability:{name}"] = probabilities[:, label].round(6)
     return columns
@@ -143,6 +143,13 @@ def _cells(values: np.ndarray) -> list[Any]:
         "" if value is None else int(value) if isinstance(value, bool) else value
         for value in values.tolist()
     ]
+
+
+def _known(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Truth values, None where nothing is known."""
+    found = values.astype(object)
+    found[~known] = None
+    return found
 
 
 def _repeated(text: str, rows: int) -> np.ndarray:

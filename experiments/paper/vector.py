@@ -32,7 +32,7 @@ _LINE = 0.19
 _CELLS = 4  # pairs of image and composite in a line of Figure 6
 _NO_DATES = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 # Text stays text in both formats, and the same figure is the same bytes.
-_PRINT = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "glimpse"}
+_PRINT: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "glimpse"}
 
 
 class Sheet:
