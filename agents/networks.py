@@ -179,7 +179,10 @@ class ContextNetwork(nn.Module):
         super().__init__()
         self.config = config
         *_, channels = config.context_shape
-        self.cell, self.norm, width = None, None, channels
+        self.cell: nn.Linear | None = None
+        self.norm: nn.LayerNorm | None = None
+        self.places: Tensor
+        width = channels
         if config.context_grid > 1:
             self.cell = _linear(channels + 2, config.cell_width)
             width = config.context_grid**2 * config.cell_width

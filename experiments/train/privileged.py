@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorWrapper
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from experiments.geometry import areas, centres
 from glimpse_env.datasets.base import ImageDataset, picture_size
@@ -54,6 +54,11 @@ class PrivilegedVectorEnv(VectorWrapper):
     def dataset(self) -> ImageDataset:
         """The pictures."""
         return self.env.dataset
+
+    @property
+    def mirrored(self) -> Bool[np.ndarray, " B"]:
+        """Whether each environment sees its image mirrored."""
+        return self.env.mirrored
 
     @property
     def random_state(self) -> list[dict[str, Any]]:
