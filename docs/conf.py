@@ -31,7 +31,8 @@ suppress_warnings = ["misc.highlighting_failure"]
 
 # Tutorials run when the site is built; GLIMPSE_DOCS_EXECUTE=off leaves them as they stand.
 nb_execution_mode = os.environ.get("GLIMPSE_DOCS_EXECUTE", "force")
-nb_execution_timeout = 300
+nb_execution_timeout = 600
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
