@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 import encoders.spec
 from experiments import cli
+from experiments.runtime.output import take_flags
 from tests.docs.pages import ROOT, python_blocks, shell_lines, written_pages
 
 if sys.version_info >= (3, 11):
@@ -44,7 +46,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=relative)
+def slow_or_not(page: Path) -> Any:
+    """Mark the pages that train."""
+    trains = page.parent.name == "tutorials" or page.name == "policies.md"
+    return pytest.param(page, id=relative(page), marks=[pytest.mark.slow] if trains else [])
+
+
+@pytest.mark.parametrize("page", [slow_or_not(page) for page in PAGES])
 def test_the_python_of_a_page_runs(
     page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,12 +72,10 @@ def test_a_line_of_shell_is_understood(
     place: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word)]  # VARIABLE=value
-    if "&&" in words:
-        middle = words.index("&&")
-        for part in (words[:middle], words[middle + 1 :]):
-            check(part, folder, monkeypatch)
-    else:
-        check(words, folder, monkeypatch)
+    while words:
+        end = next((i for i, word in enumerate(words) if word in ("&&", "|")), len(words))
+        check(words[:end], folder, monkeypatch)
+        words = words[end + 1 :]
 
 
 def check(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,8 +112,11 @@ def check_glimpse(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(ROOT / "experiments" / "examples" / "outside_policy"))
     if not words or words[0] in ("--version", "--help"):
         return
-    name, *arguments = words
+    name, *arguments = take_flags(words)[0]
     assert name in cli.COMMANDS, words
+    # What runs is not imported: it may need an extra.
+    load, run = cli._load, cli.COMMANDS[name].run
+    monkeypatch.setattr(cli, "_load", lambda path: None if path == run else load(path))
     shown = "--help" in arguments or any(each.startswith("--help-") for each in arguments)
     with contextlib.suppress(SystemExit) if shown else contextlib.nullcontext():
         cli._parse(name, arguments)

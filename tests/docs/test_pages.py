@@ -122,3 +122,12 @@ def test_the_tests_that_reliability_names_exist() -> None:
         if name and not found or test and f"def {test}(" not in text:
             missing.append(cell)
     assert len(cells) > 50 and not missing
+
+
+def test_workflows_run_files_that_exist() -> None:
+    text = "".join(each.read_text() for each in (ROOT / ".github" / "workflows").iterdir())
+    files = re.findall(r"(?:\.ci|tests)/[\w/.]+", text)
+    assert len(files) >= 4
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"run: make ([a-z-]+)", text)) <= set(targets)
