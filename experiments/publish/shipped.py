@@ -37,9 +37,6 @@ def shipped_config(work: Path) -> TrainConfig:
         base, out=work / "run", data=DataConfig("synthetic", num_images=_IMAGES),
         bank=work / "banks", mirror="off", context="center", epochs=_EPOCHS, eval_every=_EPOCHS,
         scanpaths=1,
-        # As the one that lies there was trained: a context of one vector, one scanpath an image.
-        context_grid=1, batch_size=128, network=replace(base.network, cell_width=128),
-        learning=replace(base.learning, samples=1),
     )  # fmt: skip
 
 
