@@ -437,7 +437,9 @@ def test_a_damaged_cache_of_kernels_is_made_anew(
 def test_a_full_disk_costs_the_cache_and_not_the_episode(tmp_path: Path) -> None:
     pytest.importorskip("numba")
     early = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import resource, signal\n"
+        "import glimpse_env.retina.kernel_numba\n"  # what others import may need a file
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
     )
     found = kernel(tmp_path / "cache", early)
@@ -448,7 +450,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_episode(tmp_path: Path) -> None
 def test_no_letter_of_a_table_ends_a_command(locale_of: dict[str, str]) -> None:
     code = (
         "import sys; from experiments import cli\n"
-        "def show(config): print('71.2 \u00b1 0.3 \u2013 \u03bb \u00d7')\n"
+        "def show(config): print('71.2 \\u00b1 0.3 \\u2013 \\u03bb \\u00d7')\n"
         "cli._parse = lambda *given: (show, None)\n"
         "sys.exit(cli.main(['report']))"
     )
