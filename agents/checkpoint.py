@@ -127,7 +127,7 @@ def _remove_unused(folder: Path) -> None:
 
 
 def has_checkpoint(folder: str | Path) -> bool:
-    """Whether a folder holds a checkpoint, or one before a newest that was lost.
+    """Say whether a folder holds a checkpoint, or one before a newest that was lost.
 
     The folder alone tells nothing: a process may be killed before it has filled it.
     """

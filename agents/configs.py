@@ -132,7 +132,7 @@ class TwoDeckConfig:
 
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """How the network learns. Starting points are Ba et al.'s where they name one."""
+    """Settings of learning; the starting points are Ba et al.'s where they name one."""
 
     learning_rate: float = 0.01
     """Step size of the first epoch."""
@@ -250,11 +250,11 @@ class ReinforceConfig:
 
     @property
     def classifies_every_glimpse(self) -> bool:
-        """Whether learning needs the classes after every glimpse, not after the last alone."""
+        """True where learning needs the classes after every glimpse, not only the last."""
         return self.glimpse_loss > 0 or self.reward_kind == "gain"
 
     def stage(self, epoch: int) -> Literal["classifier", "policy", "both"]:
-        """What learns in an epoch, counted from 0."""
+        """Return which parts learn in an epoch, counted from 0."""
         if epoch < self.classifier_epochs:
             return "classifier"
         return "policy" if epoch < self.classifier_epochs + self.policy_epochs else "both"

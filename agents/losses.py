@@ -137,7 +137,7 @@ def returns_to_go(rewards: Float[Tensor, "T B"], discount: float = 1.0) -> Float
 
 
 def fixation_spread(means: Float[Tensor, "T B A"]) -> Float[Tensor, " T"]:
-    """How far apart the mean fixations (or scales) of *different images* lie.
+    """Spread of the mean fixations (or scales) of *different images*.
 
     Root of the axes' mean variance over the batch, in units of the fixation ([-1, 1]). It
     falls to 0 when every image gets the same fixation, the collapse in which a classifier

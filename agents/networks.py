@@ -30,7 +30,7 @@ _SQUASH: dict[str, Callable[[Tensor], Tensor]] = {"linear": nn.Identity(), "tanh
 
 @dataclass(frozen=True)
 class Memory:
-    """What the network remembers inside an episode: r1 and r2."""
+    """Memory of the network within an episode: r1 and r2."""
 
     lower: Hidden
     upper: Hidden
@@ -54,7 +54,7 @@ def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> T
 
 
 class GlimpseNetwork(nn.Module):
-    """Where meets what: g = relu(W_g [relu(W_img v); relu(W_loc l)]), or their product.
+    """Glimpse network: g = relu(W_g [relu(W_img v); relu(W_loc l)]), or their product.
 
     Section 2, third difference; the product is Ba et al.'s equation 1.
     """
@@ -138,7 +138,7 @@ class GatedCell(nn.Module):
             nn.init.ones_(self.cell.bias_ih.data[hidden_size : 2 * hidden_size])
 
     def forward(self, values: Float[Tensor, "B X"], hidden: Hidden) -> tuple[Tensor, ...]:
-        """One step."""
+        """Take one step of the recurrent cell."""
         if isinstance(self.cell, nn.LSTMCell):
             pair = None if hidden is None else (hidden[0], hidden[1])
             return tuple(self.cell(values, pair))
@@ -223,7 +223,7 @@ class ScaledLinear(nn.Module):
     """y = W r / sqrt(N) + b: a head whose step in y, for one learning rate, does not grow with N.
 
     r2 has thousands of non-negative units. With a plain layer one SGD step moves its output by
-    learning_rate * |r2|^2, far out of the picture at N = 4,096 (and a squared error diverges);
+    learning_rate * |r2|^2, far out of the image at N = 4,096 (and a squared error diverges);
     divided by sqrt(N) twice, it does not. The functions it can express are the same.
     """
 
@@ -234,12 +234,12 @@ class ScaledLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(output_size))
 
     def forward(self, values: Float[Tensor, "B X"]) -> Float[Tensor, "B Y"]:
-        """Apply the head."""
+        """Apply the scaled linear layer."""
         return functional.linear(values / math.sqrt(values.shape[-1]), self.weight, self.bias)
 
 
 class LocationNetwork(nn.Module):
-    """Where to look next: lhat_{n+1} = E(r2_n) (Ba eq. 3).
+    """Location network: lhat_{n+1} = E(r2_n) (Ba eq. 3).
 
     Small at first, so that the first fixations lie near the centre, at the ordinary scale.
     """
@@ -260,7 +260,7 @@ class LocationNetwork(nn.Module):
             self.add_module(name, _head(config, width, head.bias))
 
     def forward(self, upper: Float[Tensor, "B N"]) -> LocationDensity:
-        """Where to look next."""
+        """Return the density of the next location."""
         config = self.config
         if self.hidden is not None:
             upper = _ACTIVATIONS[config.activation](self.hidden(upper))
@@ -308,7 +308,7 @@ class BaselineNetwork(nn.Module):
         self.linear = ScaledLinear(config.hidden_size, 1, gain=0.0)
 
     def forward(self, upper: Float[Tensor, "B N"]) -> Float[Tensor, " B"]:
-        """Predicted return."""
+        """Return the predicted return of each row."""
         return self.linear(upper.detach()).squeeze(-1)
 
 

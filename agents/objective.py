@@ -35,7 +35,7 @@ class Objective(NamedTuple):
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """What is minimised."""
+        """Sum of the weighted terms, which is minimised."""
         return self.classification + self.policy + self.baseline + self.regulariser
 
 
@@ -114,7 +114,7 @@ def _classification(trajectory: Trajectory, learning: ReinforceConfig) -> Float[
 
 
 def step_rewards(trajectory: Trajectory, learning: ReinforceConfig) -> Float[Tensor, "T B"]:
-    """What each glimpse earned: all at the last one, or by `gain` what each added to log p(y).
+    """Return the reward of each glimpse: all at the last one, or by `gain` its own share.
 
     Before the first glimpse nothing is known: p_0(y) = 1 / K.
     """

@@ -50,7 +50,7 @@ REQUIRES = {
     "pixels": "pixels beside the features: `context_pixels`, uint8 `[B, P, P, 3]`, and "
     "`glimpse_pixels`, uint8 `[B, S, P, P, 3]`",
     "frame": "a centred context and `frame`, float32 `[B, 2]`: half its width and height in the "
-    "coordinates of fixations, which it takes to find in the picture what was seen in the context",
+    "coordinates of fixations, which it takes to find in the image what was seen in the context",
     "box": "`box`, float32 `[B, 2]`: the middle of the dog's box (its head's, where that is known) "
     "in the coordinates of fixations, and `body_box`, the same of the whole dog",
 }
@@ -134,7 +134,7 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
 
 
 def required_by(factory: Callable[..., Any]) -> tuple[str, ...]:
-    """What a policy's class asks for in `requires`, or that of a class whose method builds it.
+    """Return what a policy asks for in `requires`, on its class or on that which builds it.
 
     Raises:
         ValueError: There is no such thing to ask for.

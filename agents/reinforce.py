@@ -50,7 +50,7 @@ Agent = TypeVar("Agent", bound="ReinforceAgent")
 
 @dataclass(frozen=True)
 class AgentState:
-    """What the agent carries from one observation to the next, one row an environment."""
+    """State that the agent carries between observations, one row an environment."""
 
     memory: Memory | None
     """r1 and r2; None before the first observation."""

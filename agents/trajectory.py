@@ -42,14 +42,14 @@ class Trajectory:
     labels: Int[Tensor, " B"]
     """The true classes."""
     images: Int[Tensor, " B"]
-    """Indices of the pictures."""
+    """Indices of the images."""
     returns: Float[Tensor, " B"]
     """Sum of an episode's rewards: 1 when the answer was right."""
     success: Bool[Tensor, " B"]
     """Whether the answer was right, as the environment says."""
     next_observation: Mapping[str, Any] | None
     """First observation, as the environment gave it, of the next episodes where the environment
-    has already begun them (SAME_STEP): pass it to the next `collect`, or those pictures are lost.
+    has already begun them (SAME_STEP): pass it to the next `collect`, or those images are lost.
     Otherwise None."""
     scales: Float[Tensor, "T B"] | None = None
     """The zooms chosen, within [-1, 1], where the policy chooses them; a bank rounds them."""
@@ -58,12 +58,12 @@ class Trajectory:
 
     @property
     def num_glimpses(self) -> int:
-        """T."""
+        """T, the number of glimpses of an episode."""
         return self.fixations.shape[0]
 
     @property
     def batch(self) -> int:
-        """B."""
+        """B, the number of episodes."""
         return self.fixations.shape[1]
 
     @cached_property

@@ -25,7 +25,7 @@ class ConvReLU(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, bias=True, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and rectify."""
+        """Apply the convolution and the ReLU."""
         return F.relu(self.conv(x))
 
 

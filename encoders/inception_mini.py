@@ -34,7 +34,7 @@ class ConvUnit(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
     def forward(self, x: Float[Tensor, "N I H W"]) -> Float[Tensor, "N O h w"]:
-        """Convolve, normalise, rectify."""
+        """Apply the convolution, the normalisation and the ReLU."""
         x = self.conv(x)
         return F.relu(x if self.bn is None else self.bn(x), inplace=True)
 

@@ -1,7 +1,7 @@
 """Dog photographs as an environment: look at a few places, then name the breed.
 
 Importing this package registers `DogsGlimpse-v0` (Stanford Dogs) and `SyntheticDogsGlimpse-v0`
-(pictures drawn on the fly: nothing to download), so that either of these works:
+(images drawn on the fly: nothing to download), so that either of these works:
 
     import gymnasium, glimpse_env
     env = gymnasium.make("SyntheticDogsGlimpse-v0")

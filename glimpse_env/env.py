@@ -1,4 +1,4 @@
-"""DogsGlimpseEnv: one picture at a time."""
+"""DogsGlimpseEnv: one image at a time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NO_ROW = np.zeros(0, np.int64)
 
 
 class DogsGlimpseEnv(gym.Env):
-    """Name the breed of a dog after a few glimpses of its picture.
+    """Name the breed of a dog after a few glimpses of an image.
 
     ## Description
 
-    A picture is never seen whole. An episode starts with one blurred *context* patch; each action
+    An image is never seen whole. An episode starts with one blurred *context* patch; each action
     then chooses a *fixation*, where the retina cuts patches of growing size, every one shrunk to
     96x96: sharp in the middle, blurred around (Sermanet, Frome, Real 2014, section 2). After
     `num_glimpses` glimpses one last action names the breed.
@@ -79,7 +79,7 @@ class DogsGlimpseEnv(gym.Env):
 
     ## Information
 
-    `info["image"]` is the index of the picture in the split. With the answer come `label`, the
+    `info["image"]` is the index of the image in the split. With the answer come `label`, the
     truth, and `is_success`.
 
     ## Reset options
@@ -139,7 +139,7 @@ class DogsGlimpseEnv(gym.Env):
     | `mirror` | `auto` (random flips when training), `True` (random flips), `False` | `auto` |
     | `shard` | `(i, n)`: every n-th image of the walk, from the i-th on | `(0, 1)` |
     | `order_seed` | integer from 0, or `None`; see above | `None` |
-    | `allow_missing` | leave absent pictures out instead of raising | `False` |
+    | `allow_missing` | leave absent images out instead of raising | `False` |
     | `choose_scale` | let the action zoom; not from every `FeatureBank` | `False` |
     | `device`, `precision` | `auto`, `cpu`, `cuda[:i]`; `auto`, `fp32`, `bf16` | `auto` |
     | `storage` | `device`, `host`, `demand`, a split's folder of `glimpse pyramids` | `auto` |
@@ -164,7 +164,7 @@ class DogsGlimpseEnv(gym.Env):
         Raises:
             TypeError: For an unknown option, or a value of the wrong kind.
             ValueError: For a value that is not allowed, or options that do not go together.
-            FileNotFoundError: If pictures or weights are missing; the message says what to do.
+            FileNotFoundError: If images or weights are missing; the message says what to do.
         """
         check_render_mode(render_mode)
         self.render_mode = render_mode
@@ -176,7 +176,7 @@ class DogsGlimpseEnv(gym.Env):
 
     @property
     def dataset(self) -> ImageDataset:
-        """The pictures."""
+        """Data set of the images."""
         return self._dynamics.dataset
 
     @property
@@ -238,7 +238,7 @@ class DogsGlimpseEnv(gym.Env):
         return _single(observation), reward, terminated, False, info
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Draw the picture with the scanpath so far: an array, or in a window.
+        """Draw the image with the scanpath so far: an array, or in a window.
 
         Raises:
             ResetNeeded: Before the first reset.
@@ -255,7 +255,7 @@ class DogsGlimpseEnv(gym.Env):
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the window and the pictures: a copy plays on as this one would."""
+        """Everything but the window and the images: a copy plays on as this one would."""
         return self.__dict__ | {"_window": None}
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ RENDER_MODES = ("rgb_array", "human")
 
 @dataclass(frozen=True)
 class EnvOptions:
-    """What an environment shows and asks; every value is checked on construction.
+    """Options of an environment; every value is checked on construction.
 
     Raises:
         ValueError: For a value that is not allowed; the message says which are.
@@ -57,7 +57,7 @@ class EnvOptions:
     it is the encoder's features. `auto`: 3 where the encoder gives a map that 3 divides, else 1; of
     a `FeatureBank` the grid that it holds. Ignored when `observation="pixels"`."""
     mirror: bool | str = "auto"
-    """Whether pictures are mirrored at random: True, False, or `auto` (when training)."""
+    """Whether images are mirrored at random: True, False, or `auto` (when training)."""
     shard: Sequence[int] = (0, 1)
     """`(i, n)`: take every n-th image of the walk, from the i-th on. With n > 1 the walk is
     sharded: its order follows from `order_seed` (0 if not given) and the epoch."""
@@ -66,7 +66,7 @@ class EnvOptions:
     move it. None: 0 in the vector environment and with n > 1 in `shard`; elsewhere the order
     follows from the environment's seed."""
     allow_missing: bool = False
-    """Leave out listed pictures that are absent, instead of raising."""
+    """Leave out listed images that are absent, instead of raising."""
     choose_scale: bool = False
     """The action also sets the zoom (paper section 1, future work)."""
     device: str = "auto"
@@ -74,7 +74,7 @@ class EnvOptions:
     precision: str = "auto"
     """The encoder's arithmetic: `auto`, `fp32` or `bf16`."""
     storage: str | os.PathLike[str] = "auto"
-    """Where decoded pictures are kept: `device`, `host`, `demand` (nowhere), a folder made by
+    """Where decoded images are kept: `device`, `host`, `demand` (nowhere), a folder made by
     `glimpse pyramids`, or `auto`; see `glimpse_env.pyramids.storage`."""
 
     def __post_init__(self) -> None:
@@ -162,7 +162,7 @@ class EnvOptions:
 
         Raises:
             FileNotFoundError: If it is not there; the message says how to get it.
-            ValueError: If it holds no picture.
+            ValueError: If it holds no image.
         """
         split = str(self.split)
         dataset = self.dataset

@@ -1,4 +1,4 @@
-"""DogsGlimpseVectorEnv: a batch of pictures, patches of all encoded in one call."""
+"""DogsGlimpseVectorEnv: a batch of images, patches of all encoded in one call."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
         Raises:
             TypeError: For an unknown option, or a value of the wrong kind.
             ValueError: For a value that is not allowed, or options that do not go together.
-            FileNotFoundError: If pictures or weights are missing; the message says what to do.
+            FileNotFoundError: If images or weights are missing; the message says what to do.
         """
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)):
             raise TypeError(f"num_envs is an integer, not {num_envs!r}")
@@ -104,7 +104,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
 
     @property
     def dataset(self) -> ImageDataset:
-        """The pictures."""
+        """Data set of the images."""
         return self._dynamics.dataset
 
     @property
@@ -114,7 +114,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
 
     @property
     def mirrored(self) -> Bool[np.ndarray, " B"]:
-        """Whether each environment sees its picture mirrored."""
+        """For each environment, whether its image is mirrored."""
         return self._dynamics.mirror.copy()
 
     def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
@@ -231,7 +231,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
         return observation, out(rewards), out(terminations), out(truncations), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
-        """Draw every picture with its scanpath so far: a tuple of arrays, or in one window.
+        """Draw every image with its scanpath so far: a tuple of arrays, or in one window.
 
         Raises:
             ResetNeeded: Before the first reset.
@@ -248,7 +248,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
         return None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the window and the pictures: a copy plays on as this one would."""
+        """Everything but the window and the images: a copy plays on as this one would."""
         return self.__dict__ | {"_window": None}
 
     def close_extras(self, **kwargs: Any) -> None:

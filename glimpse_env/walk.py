@@ -88,7 +88,7 @@ class Walk:
 
     @property
     def position(self) -> list[int]:
-        """Where each environment stands; set it to go on from there."""
+        """Position of each environment in its walk; setting it continues from there."""
         return self._position.tolist()
 
     @position.setter

@@ -82,7 +82,7 @@ class LatticeDensity(LocationDensity, Protocol):
 
 @runtime_checkable
 class DensityFamily(Protocol):
-    """What the location network asks of a registered class."""
+    """Interface of a registered class, as the location network uses it."""
 
     @classmethod
     def heads(cls, size: int, components: int) -> Mapping[str, Head]:

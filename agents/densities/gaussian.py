@@ -39,7 +39,7 @@ class GaussianDensity:
         return cls(squash(outputs["means"]), sigmas)
 
     def mode(self) -> Float[Tensor, "B A"]:
-        """Return lhat."""
+        """Return lhat, the mean."""
         return self.mean
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "B A"]:

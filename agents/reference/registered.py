@@ -33,7 +33,7 @@ def two_deck(
     device: str | torch.device = "auto",
     seed: int = 0,
 ) -> ReinforceAgent:
-    """The paper's agent."""
+    """Build the two-deck agent of the paper."""
     return ReinforceAgent.from_spaces(
         observation_space, action_space, network=network, learning=learning, device=device,
         seed=seed,
@@ -93,7 +93,7 @@ def look_at_center(num_glimpses: int) -> Chooser:
 
 @_reference()
 def look_at_random(num_glimpses: int) -> Chooser:
-    """Anywhere, evenly."""
+    """Look at uniformly random places."""
     return uniform
 
 
@@ -117,7 +117,7 @@ def scan_lattice(num_glimpses: int, *, side: int | None = None, extent: float = 
 
 @_reference("pixels", "frame")
 def look_at_salient(num_glimpses: int, *, inhibition: float = 0.125) -> Chooser:
-    """What stands out in the context, see `agents.reference.saliency`."""
+    """Look at what stands out in the context; see `agents.reference.saliency`."""
     return by_saliency(inhibition)
 
 

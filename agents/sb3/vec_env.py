@@ -154,7 +154,7 @@ class SB3VecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether a wrapper of that class lies around the environment, once for each index.
+        """Say for each index whether a wrapper of that class is around the environment.
 
         `Monitor` counts as one: episodes come with return and length.
         """

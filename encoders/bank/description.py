@@ -93,7 +93,7 @@ class BankDescription:
 
     @property
     def num_mirrors(self) -> int:
-        """M."""
+        """M, the number of mirrored forms stored: 1 or 2."""
         return 2 if self.mirrored else 1
 
     @property
@@ -145,7 +145,7 @@ class BankDescription:
         return 2 * sum(math.prod(shape) for shape in self.array_shapes.values())
 
     def record(self) -> dict[str, Any]:
-        """What `bank.json` says, as JSON reads it back.
+        """Return the record of `bank.json`, as JSON reads it back.
 
         Fields that were added later are left out where they have their default, so that a bank
         without them has the record that it always had.

@@ -162,7 +162,7 @@ class FeatureBank:
 
     @property
     def complete(self) -> bool:
-        """Whether every chunk has been computed."""
+        """Say whether every chunk has been computed."""
         return bool(np.all(self.done))
 
     @property
@@ -182,12 +182,12 @@ class FeatureBank:
 
     @property
     def resolutions(self) -> tuple[str, ...]:
-        """Resolutions it holds."""
+        """Names of the resolutions in the bank, in the order of axis S."""
         return self.description.resolutions
 
     @property
     def feature_size(self) -> int:
-        """D."""
+        """D, the number of features of a patch."""
         return self.description.feature_size
 
     @property
@@ -197,12 +197,12 @@ class FeatureBank:
 
     @property
     def num_images(self) -> int:
-        """N."""
+        """N, the number of images in the bank."""
         return self.description.num_images
 
     @property
     def mirrored(self) -> bool:
-        """Whether mirrored pictures are there too."""
+        """Say whether the bank holds mirrored images too."""
         return self.description.mirrored
 
     def check(

@@ -78,7 +78,7 @@ class ConvReLU2d(nn.Module):
         self._packed = PackedWeights()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve and rectify."""
+        """Apply the convolution and the ReLU."""
         if not self.packs or not _packable(x.dtype):
             return F.relu_(self.conv(x))
         conv = self.conv
@@ -97,7 +97,7 @@ class ConvReLU2d(nn.Module):
 
 @cache
 def packing_available() -> bool:
-    """Whether this torch has the one call."""
+    """Say whether this torch has the packed convolution."""
     names = ("_convolution_pointwise", "_reorder_convolution_weight")
     return torch.backends.mkldnn.is_available() and all(
         hasattr(torch.ops.mkldnn, name) for name in names

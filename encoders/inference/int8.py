@@ -84,7 +84,7 @@ class QuantisedConv(nn.Module):
 
 @cache
 def int8_obstacle() -> str | None:
-    """What keeps this machine from int8, as a clause; None where it computes exactly.
+    """Return what keeps this machine from int8, as a clause; None where it is exact.
 
     A processor may lack the instructions, or oneDNN be told to leave them (then pairs of products
     saturate), or torch have changed its operators: so it is tried.

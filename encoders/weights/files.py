@@ -32,7 +32,7 @@ class WeightsHashError(ValueError):
 
 
 def default_weights_dir() -> Path:
-    """Where `glimpse download` puts weights: `$GLIMPSE_DATA/weights`, else the user cache.
+    """Return the folder of downloaded weights: `$GLIMPSE_DATA/weights`, else the user cache.
 
     Raises:
         NoUserFolderError: If there is neither.

@@ -44,12 +44,12 @@ class ImageDataset(Protocol):
 
     @property
     def training(self) -> bool:
-        """Whether the split is one to train on: walked at random, mirrored at random."""
+        """True for a split to train on, which is walked and mirrored at random."""
         ...
 
     @property
     def num_missing(self) -> int:
-        """How many listed pictures were absent and left out."""
+        """Number of listed images that were absent and left out."""
         ...
 
     @property

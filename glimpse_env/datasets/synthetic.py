@@ -44,7 +44,7 @@ _NO_DOGS = 4  # pictures without a dog for every twelve with one, in the pretrai
 
 @dataclass(frozen=True)
 class SyntheticStyle:
-    """How the pictures are drawn. The defaults make the embedded data set."""
+    """Settings of the drawing; the defaults make the embedded data set."""
 
     short_side: tuple[int, int] = (288, 384)
     """Smallest and largest short side, in pixels."""

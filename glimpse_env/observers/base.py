@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gaze:
-    """Where a number of environments look; arrays of the same length.
+    """Fixations of several environments, as arrays of the same length.
 
     Attributes:
         rows: Which environments.
@@ -47,7 +47,7 @@ class Gaze:
 
 @runtime_checkable
 class Observer(Protocol):
-    """What `dynamics.py` asks of a source of observations.
+    """Interface of a source of observations, as `dynamics.py` uses it.
 
     Attributes:
         resolutions: The names along axis S.

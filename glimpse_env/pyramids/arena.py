@@ -105,7 +105,7 @@ class PyramidArena:
 
     @property
     def capacity(self) -> int:
-        """Bytes there are."""
+        """Size of the arena in bytes."""
         return len(self.flat)
 
     @property
@@ -114,7 +114,7 @@ class PyramidArena:
         return int((self.start[:, 0] >= 0).sum())
 
     def holds(self, image: Int64[np.ndarray, " B"]) -> Bool[np.ndarray, " B"]:
-        """Whether each of these pictures is kept."""
+        """Say for each of these images whether the arena holds it."""
         return self.start[image, 0] >= 0
 
     def add(self, index: int, pyramid: Pyramid) -> bool:
@@ -162,7 +162,7 @@ class PyramidArena:
         return Pyramid(levels, (height, width))
 
     def columns(self, resolutions: Sequence[str]) -> list[int]:
-        """Where these resolutions are along axis S.
+        """Return the positions of these resolutions along axis S.
 
         Raises:
             KeyError: If one is not kept.

@@ -47,7 +47,7 @@ class PyramidsIncompleteError(RuntimeError):
 
 @dataclass(frozen=True)
 class MappedDescription:
-    """What a folder of pyramids holds."""
+    """Description of a folder of pyramids, as its record has it."""
 
     split: str
     """Of the data set."""
@@ -66,7 +66,7 @@ class MappedDescription:
 
     @property
     def num_chunks(self) -> int:
-        """Number of chunks."""
+        """Number of chunks that the folder is written in."""
         return -(-self.num_images // self.chunk)
 
 

@@ -41,7 +41,7 @@ _USUAL_ASPECT = 1.4
 
 @dataclass(frozen=True)
 class StorageChoice:
-    """Where pictures go, and why."""
+    """Place where decoded images are kept, and the reason for it."""
 
     kind: Literal["device", "host", "mapped", "demand"]
     """What it is."""

@@ -63,7 +63,7 @@ def draw_scanpath(
     correct: bool | None = None,
     first: int = 0,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws the fixations in order, as numbered discs joined by a line.
+    """Draw the fixations in order, as numbered discs joined by a line.
 
     Args:
         image: The picture as the agent saw it (mirrored, if it did).
@@ -132,7 +132,7 @@ def glimpse_strip(
     *,
     side: int = PATCH_SIDE,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Lays patches out: one row a glimpse, in order, and one column a resolution (Figure 3).
+    """Lay patches out: one row a glimpse, in order, and one column a resolution (Figure 3).
 
     Args:
         patches: What the agent saw.
@@ -190,7 +190,7 @@ def composite(
     size: tuple[int, int] | None = None,
     noise_key: int = 0,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Shows all that was seen: at each pixel the sharpest pixel of any glimpse (Figure 3).
+    """Compose what was seen: at each pixel the sharpest pixel of any glimpse (Figure 3).
 
     Args:
         image: The picture as the agent saw it.
@@ -258,7 +258,7 @@ def scanpath_panel(
     correct: bool | None = None,
     title: str = "",
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Puts scanpath, glimpses and composite side by side, for a reader.
+    """Draw scanpath, glimpses and composite side by side.
 
     Args:
         image: The picture as the agent saw it.

@@ -255,7 +255,7 @@ def patch_boxes(
     resolutions: Sequence[str] = RESOLUTIONS,
     scale: Float[np.ndarray, " B"] | None = None,
 ) -> Float[np.ndarray, "B S 4"]:
-    """What each patch covers, snapped as `cut_patches` and `cut_scaled_patches` snap it.
+    """Return the area of each patch, snapped as `cut_patches` and `cut_scaled_patches` snap it.
 
     Args:
         image_shape: Height and width of the one picture, in pixels.

@@ -19,7 +19,7 @@ from glimpse_env.dynamics import as_numpy
 
 
 def is_glimpse(name: str) -> bool:
-    """Whether a part of an observation has an axis S."""
+    """Say whether a part of an observation has an axis S."""
     return name.startswith("glimpse")
 
 

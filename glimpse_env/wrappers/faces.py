@@ -5,8 +5,8 @@
 
 Each comes for the scalar and for the vector environment, the latter with arrays or tensors and in
 every autoreset mode. Those that flatten the action also join the patches of a glimpse, since
-Stable-Baselines3 knows vectors and pictures only: `glimpse` becomes Box(S * D), or for pixels one
-tall picture Box(S * P, P, 3).
+Stable-Baselines3 knows vectors and images only: `glimpse` becomes Box(S * D), or for pixels one
+tall image Box(S * P, P, 3).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ REWARDS = ("correct", "log_likelihood")
 
 
 class Classifier(Protocol):
-    """What names the class for `FixationOnly`."""
+    """Interface of the classifier that answers for `FixationOnly`."""
 
     def __call__(self, history: dict[str, Any]) -> Any:
         """Return logits [B, K], an array or a tensor.
