@@ -52,7 +52,10 @@ def speaking(*, quiet: bool, script: bool) -> Iterator[Callable[[Any], None]]:
     logger = logging.getLogger("glimpse_env")
     level = logger.level
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if quiet else sys.stderr):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere if quiet else sys.stderr),
+        ):
             if quiet:
                 os.environ["TQDM_DISABLE"] = "1"
                 logger.setLevel(logging.WARNING)
