@@ -23,6 +23,7 @@ from experiments.runtime.runs import (
 )
 from experiments.train.cells import model_title
 from experiments.train.config import TrainConfig
+from glimpse_env.datasets.registry import dataset_names
 from glimpse_env.pyramids.storage import STORAGES
 
 
@@ -92,6 +93,11 @@ def _check(config: PublishConfig, run: TrainConfig) -> str:
         raise RunError(
             f"{config.run} stands on an encoder of your own, {run.encoder}: others have no file of "
             "that name, so train it on a registered one to publish it"
+        )
+    if run.data.dataset not in dataset_names():
+        raise RunError(
+            f"{config.run} learned from a data set of your own, {run.data.dataset}: others have no "
+            "code of that name, so publish both yourself"
         )
     if config.license is None and run.data.dataset != "synthetic":
         raise RunError(

@@ -15,6 +15,7 @@ from typing import Any
 from agents.pretrained import SHIPPED, Found, find_pretrained
 from encoders.spec import spec_names
 from experiments.runtime.runs import RunError, read_json
+from glimpse_env.datasets.registry import dataset_names
 
 _NEITHER_PATHS_NOR_CODE: dict[str, tuple[Any, ...]] = {
     "policy": ("two-deck",),
@@ -94,6 +95,9 @@ def check_harmless(folder: Path, name: str) -> None:
         wrong.append("encoder")
     if not isinstance(data, Mapping) or data.get("data_dir") is not None:
         wrong.append("data.data_dir")
+    # `module:function` is a data set too, and code.
+    if isinstance(data, Mapping) and data.get("dataset", "stanford_dogs") not in dataset_names():
+        wrong.append("data.dataset")
     if wrong:
         raise RunError(
             f"{name} is refused, since its record asks for code or files of this machine "

@@ -83,6 +83,7 @@ def test_what_cannot_be_published(watched_runs: Runs, tmp_path: Path) -> None:
         ({"policy": "center"}, "mean nothing"),
         ({"encoder": "mine.json"}, "encoder of your own"),
         ({"data": data | {"dataset": "stanford_dogs"}}, "--license"),
+        ({"data": data | {"dataset": "mine:open_dogs"}}, "data set of your own"),
     ):
         change(run, "config.json", **changes)
         with pytest.raises(RunError, match=words):
@@ -168,6 +169,7 @@ def test_an_address_that_leads_nowhere_is_one_sentence(
         {"encoder": "/tmp/evil.json"},
         {"data": None},
         {"data": {"dataset": "synthetic", "data_dir": "/etc"}},
+        {"data": {"dataset": "os:system"}},
     ],
 )
 def test_a_stranger_cannot_have_code_or_paths_opened(
