@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import torch
 from filelock import FileLock, Timeout
 
-from agents.configs import check_types
+from agents.configs import ReinforceConfig, check_types
 
 Config = TypeVar("Config")
 
@@ -321,6 +321,12 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     settings["bank"] = settings.get("bank") is not None
     if isinstance(settings.get("data"), dict):
         settings["data"] = {k: v for k, v in settings["data"].items() if k != "data_dir"}
+    if isinstance(settings.get("learning"), dict):
+        # What `auto` stands for: runs of before there was an `auto` name it.
+        learning = from_record(ReinforceConfig, settings["learning"])
+        settings["learning"] = to_record(
+            replace(learning, reward=learning.reward_kind, baseline=learning.baseline_kind)
+        )
     return settings
 
 

@@ -73,6 +73,16 @@ def test_resuming_with_other_settings_names_them(tmp_path: Path) -> None:
         folder.begin(other, {}, resume=True)
 
 
+def test_what_auto_stands_for_is_no_other_setting(tmp_path: Path) -> None:
+    """Runs of before `auto` was the default name the reward and the baseline."""
+    folder = RunFolder(tmp_path / "r")
+    named = ReinforceConfig(reward="accuracy", baseline="network")
+    folder.begin(TrainConfig(learning=named), {}, resume=False)
+    folder.begin(TrainConfig(), {}, resume=True)
+    with pytest.raises(RunError, match="learning.reward"):
+        folder.begin(TrainConfig(learning=ReinforceConfig(reward="gain")), {}, resume=True)
+
+
 def test_a_run_of_before_a_setting_existed_resumes_under_its_default(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "r")
     folder.begin(TrainConfig(), {}, resume=False)
