@@ -40,7 +40,7 @@ def compiled(function: Callable[..., None], **options: Any) -> Callable[..., Non
     # An import hook that checks types wraps every function, in what numba cannot compile.
     function = unwrap(function)
     try:
-        found = numba.njit(cache=True, **options)(function)
+        found: Any = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
         return numba.njit(**options)(function)
     if hasattr(found, "_cache"):
