@@ -89,12 +89,15 @@ class ContestConfig(Budget, SharedConfig):
             if self.bank is None and bank is not None and data.num_images is not None:
                 bank = bank.with_name(f"{bank.name}-{data.num_images}")
         options = {} if settings_type(self.agent) else dict(map(_pair, self.set))
+        if self.agent != "two-deck":
+            # Several scanpaths an image and a context with a layout are the two-deck agent's own.
+            learning = replace(own.learning, samples=1, baseline="auto")
+            images = own.batch_size // own.learning.samples
+            own = replace(own, batch_size=images, learning=learning, context_grid=1)
         return replace(
             own, policy=self.agent, policy_options=options, out=self.out,
             seed=self.seed, device=self.device, eval_split=self.eval_split,
             data=data, bank=bank, mirror="off", context="center",
-            # Stable-Baselines3's networks read a context as one vector.
-            context_grid=1 if self.agent in ALGORITHMS else own.context_grid,
         )  # fmt: skip
 
 

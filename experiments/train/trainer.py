@@ -129,14 +129,15 @@ class Trainer:
         self.steps = len(self.env.dataset) // (config.batch_size // config.learning.samples)
 
     def _build_reference_env(self) -> tuple[PlayEnv, int]:
-        """The environment that references learn in, and the rows an image has there.
+        """The environment that all but our own policy learn in, and the rows an image has there.
 
-        Several scanpaths an image serve the policy. References get one, and as many images a step.
-        With a live encoder they share the policy's environment: another would hold all images
-        again.
+        Several scanpaths an image serve the two-deck agent's policy. References and other people's
+        policies get one, and as many images a step. With a live encoder they share the policy's
+        environment: another would hold all images again.
         """
         config, samples = self.config, self.config.learning.samples
-        if samples == 1 or not config.references or config.bank is None:
+        others = config.references or isinstance(self.agents["learned"], OutsidePolicy)
+        if samples == 1 or not others or config.bank is None:
             return self.env, samples
         fewer = replace(
             config, batch_size=config.batch_size // samples,
@@ -240,7 +241,7 @@ class Trainer:
     ) -> dict[str, float]:
         config = self.config
         env, samples = self.env, config.learning.samples
-        if name != "learned":
+        if name != "learned" or isinstance(agent, OutsidePolicy):
             env, samples = self.reference_env, self.reference_samples
         seed = epoch_seed(config.seed, epoch)
         if progress.batches:
