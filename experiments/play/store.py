@@ -137,10 +137,8 @@ class Store:
             for number, episode in enumerate(held.session.episodes):
                 lines.append({"kind": "begin", "episode": number, "image": episode.image})
         lines.append(dict(event))
-        with open(self.path(held.key), "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-            file.flush()
-            os.fsync(file.fileno())
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        _append_whole(self.path(held.key), text.encode())
         held.session, held.recorded = tried, True
 
     def _remember(self, held: Held) -> None:
@@ -200,6 +198,19 @@ def read_record(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
             "file or the folder of them"
         ) from error
     return rows[0], rows[1:], size
+
+
+def _append_whole(path: Path, content: bytes) -> None:
+    """Append to a file; if that fails it ends where it did, not with half a line."""
+    with open(path, "ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def _copy(session: Session) -> Session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -178,6 +179,28 @@ def test_sessions_end_and_the_folder_has_a_limit(tmp_path: Path) -> None:
     path = store.path(held.key)
     os.utime(path, (path.stat().st_mtime - 7200,) * 2)
     assert make_store(tmp_path).find(token) is None and path.exists()
+
+
+def test_what_cannot_be_written_leaves_the_record_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    token, held = store.begin()
+    begin, first, second, _ = whole(0, 2)
+    held.session.apply(begin)
+    store.append(held, first)
+    before = store.path(held.key).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="space"):
+        patched.setattr(os, "fsync", full)
+        store.append(held, second)
+    assert store.path(held.key).read_bytes() == before and len(held.session.current.looks) == 1
+    store.append(held, second)
+    again = make_store(tmp_path).find(token)
+    assert again is not None and again.session.phase == "answer"
 
 
 @pytest.mark.parametrize("token", [None, "", "../../etc/passwd", "a" * 31, "a" * 33, "ü" * 32])
