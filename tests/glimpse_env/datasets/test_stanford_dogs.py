@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import pickle
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -394,9 +393,7 @@ def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_real_lists(dogs_dir: Path) -> None:
-    began = time.perf_counter()
     train = StanfordDogs(dogs_dir, "train", allow_missing=True)
-    assert time.perf_counter() - began < 3
     val = StanfordDogs(dogs_dir, "val", allow_missing=True)
     assert len(train) + train.num_missing == 9600 and len(val) + val.num_missing == 2400
     assert len(train.class_names) == len(set(train.class_names)) == 120
