@@ -136,7 +136,8 @@ def api_pages() -> dict[str, str]:
                 continue
             # What a package takes from its modules is documented where it stands.
             is_package = hasattr(module, "__path__")
-            lines += [f"## `{name}`", "", "```{eval-rst}", f".. automodule:: {name}"]
+            lines += [] if name == package else [f"## `{name}`", ""]
+            lines += ["```{eval-rst}", f".. automodule:: {name}"]
             lines += ["   :no-members:"] * is_package + ["   :no-index:"] * (name == package)
             lines += ["```", ""]
             if is_package and getattr(module, "__all__", None):
