@@ -367,7 +367,7 @@ def test_an_interrupt_does_not_wait_for_the_workers(
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         build_bank(replace(WORKERS, out=tmp_path), "train", encoder)
-    assert time.perf_counter() - start < 60
+    assert time.perf_counter() - start < 300  # and not the 600 s of an image
     assert not multiprocessing.active_children()
 
 
