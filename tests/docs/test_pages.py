@@ -65,6 +65,14 @@ def test_what_implements_the_paper_exists() -> None:
     assert [name for name in names if not exists(name)] == []
 
 
+def test_the_names_that_modules_have_now_exist() -> None:
+    text = (DOCS / "migration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `.+` \| (.+) \|$", text, re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert len(names) > 12
+    assert [name for name in names if not exists(name)] == []
+
+
 def exists(name: str) -> bool:
     """Whether a dotted name is a module, or an attribute of one."""
     parts = name.split(".")
