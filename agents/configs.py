@@ -283,7 +283,7 @@ def fit_spaces(
             f"{glimpse}: make it with observation='features' (or 'both')."
         )
     resolutions, features = glimpse.shape  # pyright: ignore[reportGeneralTypeIssues]
-    context: tuple[int, ...] = observation_space["context"].shape or ()
+    context = tuple(observation_space["context"].shape or ())
     return replace(
         network,
         feature_size=features,
