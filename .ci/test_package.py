@@ -134,7 +134,7 @@ def test_neither_holds_tests_or_pictures(kind: str, distributions: dict[str, Pat
     assert not [each for each in names if each.split("/")[0] in ("tests", ".ci", "data", "runs")]
     pictures = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".npy", ".pt"}
     assert not [each for each in names if PurePosixPath(each).suffix.lower() in pictures]
-    # The encoder that ships is most of it; pictures or weights by mistake would be more.
+    # The encoder that ships is most of it; images or weights by mistake would be more.
     assert path.stat().st_size < 5e6
 
 

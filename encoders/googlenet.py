@@ -103,7 +103,7 @@ def resample_stem(weight: Float[Tensor, "O I 7 7"]) -> Float[Tensor, "O I 5 5"]:
     """Fold a 2x bilinear enlargement of the input into a 7x7, stride-2 kernel.
 
     A stride-2 convolution over an image enlarged twofold equals a stride-1 convolution over the
-    image itself with this 5x5 kernel (at the picture's edge the enlargement here continues into the
+    image itself with this 5x5 kernel (at the image's edge the enlargement here continues into the
     zero padding). One row of `fold` is what one tap on the enlarged image reads of the image:
     even pixels (1/4, 3/4), odd ones (3/4, 1/4).
 

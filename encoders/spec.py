@@ -67,7 +67,7 @@ class EncoderSpec:
     depth: Literal["full", "truncated"] = "full"
     """`truncated` cuts off the last two inception blocks (the paper's first attempt)."""
     seen: str = "not on record: ask who trained the weights"
-    """Pictures the weights were trained on, as a sentence for reports. No part of the fingerprint:
+    """Images the weights were trained on, as a sentence for reports. No part of the fingerprint:
     it changes no feature."""
 
     def __post_init__(self) -> None:

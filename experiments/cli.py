@@ -267,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if name != "benchmark":
         _configure_threads()
-    # What the library chose for its user (where pictures are kept, say) is worth a line.
+    # What the library chose for its user (where images are kept, say) is worth a line.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("glimpse_env").setLevel(logging.INFO)
     config = None

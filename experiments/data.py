@@ -24,12 +24,12 @@ class DataConfig:
     data_dir: Path | None = None
     """Folder of the data set (default: $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
     allow_missing: bool = False
-    """Leave out listed pictures that are absent, and record how many."""
+    """Leave out listed images that are absent, and record how many."""
     num_images: int | None = None
-    """Training pictures of the synthetic set (default: its own); other splits have a quarter as
+    """Training images of the synthetic set (default: its own); other splits have a quarter as
     many."""
     short_side: int | None = None
-    """Make pictures smaller first, to this short side at most, in pixels."""
+    """Make images smaller first, to this short side at most, in pixels."""
 
 
 def build_dataset(config: DataConfig, split: str, *, creatures: int = 1) -> ImageDataset:

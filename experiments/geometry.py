@@ -1,7 +1,7 @@
 """Where points fall against boxes: pure functions.
 
 Convention:
-    Points are (x, y) and boxes (xmin, ymin, xmax, ymax) as edges, all in pixels of one picture. A
+    Points are (x, y) and boxes (xmin, ymin, xmax, ymax) as edges, all in pixels of one image. A
     point on an edge is inside. Lengths handed out are in pixels too.
 
 Shape key: N points, M boxes.
@@ -16,13 +16,13 @@ from jaxtyping import Bool, Float, Int64
 def to_pixels(
     fixations: Float[np.ndarray, "*N 2"], size: tuple[int, int]
 ) -> Float[np.ndarray, "*N 2"]:
-    """Fixations in [-1, 1] as points of a picture of this width and height."""
+    """Fixations in [-1, 1] as points of an image of this width and height."""
     clipped = np.clip(np.asarray(fixations, np.float64), -1.0, 1.0)
     return (clipped + 1.0) / 2.0 * np.array(size, np.float64)
 
 
 def grid(size: tuple[int, int], side: int) -> Float[np.ndarray, "N 2"]:
-    """Midpoints of side x side equal cells of a picture: a mean over them is one over the area."""
+    """Midpoints of side x side equal cells of an image: a mean over them is one over the area."""
     axis = (np.arange(side) + 0.5) / side
     x, y = np.meshgrid(axis * size[0], axis * size[1])
     return np.stack([x.ravel(), y.ravel()], 1)
@@ -82,13 +82,13 @@ def relative_to_box(
 
 
 def coverage(boxes: Float[np.ndarray, "M 4"], size: tuple[int, int]) -> tuple[float, float, float]:
-    """Shares of a picture's area that lie in no box, in exactly one, and in two or more.
+    """Shares of an image's area that lie in no box, in exactly one, and in two or more.
 
-    Exact: the edges cut the picture into cells, and each cell lies in a box or not. The first is
-    what a fixation drawn evenly over the picture misses by.
+    Exact: the edges cut the image into cells, and each cell lies in a box or not. The first is
+    what a fixation drawn evenly over the image misses by.
 
     Args:
-        boxes: Clipped to the picture.
+        boxes: Clipped to the image.
         size: Its width and height.
     """
     limit = np.array([size[0], size[1]] * 2, np.float64)

@@ -42,7 +42,7 @@ def mean_class_accuracy(
 ) -> float:
     """Mean over the classes of the accuracy within each: the paper's mA (section 3), in [0, 1].
 
-    Classes without pictures have no accuracy and are left out of the mean. On a complete split of
+    Classes without images have no accuracy and are left out of the mean. On a complete split of
     Stanford Dogs there are none; `num_classes` bounds the labels, so that a mix-up is noticed.
 
     Args:
@@ -66,10 +66,10 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of mA: how much it owes to the choice of pictures.
+    """Percentile bootstrap interval of mA: how much it owes to the choice of images.
 
-    Pictures are resampled within each class, since the splits are stratified. A resample of n
-    pictures of which k are right has Binomial(n, k / n) right ones, so counts are drawn directly.
+    Images are resampled within each class, since the splits are stratified. A resample of n
+    images of which k are right has Binomial(n, k / n) right ones, so counts are drawn directly.
     Retraining would vary more: this says nothing about seeds.
 
     Args:
@@ -113,7 +113,7 @@ def wilson(successes: int, count: int) -> Estimate:
 
 
 def mean_estimate(values: Float[np.ndarray, " N"]) -> Estimate:
-    """A mean over pictures and 1.96 standard errors to either side; of one picture no width.
+    """A mean over images and 1.96 standard errors to either side; of one image no width.
 
     Raises:
         ValueError: there is nothing to average.
@@ -138,10 +138,10 @@ def class_mean_difference(
     resamples: int = 4000,
     seed: int = 0,
 ) -> Estimate:
-    """How much higher mA is by `second` than by `first`, answers to the same pictures.
+    """How much higher mA is by `second` than by `first`, answers to the same images.
 
-    A paired percentile bootstrap: pictures are resampled within each class, as
-    `bootstrap_interval` does, and what is averaged is each picture's change, -1, 0 or 1.
+    A paired percentile bootstrap: images are resampled within each class, as
+    `bootstrap_interval` does, and what is averaged is each image's change, -1, 0 or 1.
 
     Args:
         labels: Classes.
@@ -170,7 +170,7 @@ def _by_class(
     predictions: Integer[np.ndarray, " N"],
     num_classes: int,
 ) -> tuple[Integer[np.ndarray, " present"], Integer[np.ndarray, " present"]]:
-    """Right predictions and pictures of each class that has pictures."""
+    """Right predictions and images of each class that has images."""
     if len(labels) == 0:
         raise ValueError("no predictions to score")
     for name, values in (("labels", labels), ("predictions", predictions)):
@@ -195,14 +195,14 @@ class Score:
     high: float
     """Upper end."""
     accuracy: float
-    """Share of pictures that are right."""
+    """Share of images that are right."""
     num_images: int
-    """Pictures."""
+    """Images."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What an agent did on every picture of a split, in the split's order."""
+    """What an agent did on every image of a split, in the split's order."""
 
     labels: Integer[np.ndarray, " N"]
     """The truth."""
@@ -229,7 +229,7 @@ class Answers:
         """Sum up."""
         if self.log_probs is not None:
             classes = self.log_probs.shape[1]
-        else:  # a class that no picture has and nobody named changes nothing
+        else:  # a class that no image has and nobody named changes nothing
             classes = 1 + int(max(self.labels.max(), self.predictions.max()))
         low, high = bootstrap_interval(self.labels, self.predictions, classes)
         return Score(

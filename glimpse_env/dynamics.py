@@ -2,7 +2,7 @@
 
 An episode is T looks and one answer. Environment b of a batch is the one that a batch of one with
 `shard=(b, B)` would be, whatever the others do: each has its own place in the walk over the
-pictures and its own key, and all draws of an episode are hashes of the key.
+images and its own key, and all draws of an episode are hashes of the key.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class GlimpseDynamics:
 
     Attributes:
         options: As checked.
-        dataset: The pictures.
+        dataset: The images.
         num_classes: K.
-        image: Picture of each episode [B].
+        image: Image of each episode [B].
         mirror: Whether it is seen mirrored [B].
         looks: Glimpses taken so far; T + 1 once answered, `NEVER_RESET` before the first reset.
         scanpath: Fixations of each episode [B, T, 2], the first `looks` of them valid.
@@ -59,7 +59,7 @@ class GlimpseDynamics:
         """Open the dataset, build the source of observations, and lay out the state.
 
         Raises:
-            FileNotFoundError: If pictures or weights are missing; the message says what to do.
+            FileNotFoundError: If images or weights are missing; the message says what to do.
             ValueError: If options do not go together.
         """
         self.options = options
@@ -129,7 +129,7 @@ class GlimpseDynamics:
         Args:
             rows: Which environments.
             key: The key of each episode; see `episode_key`.
-            image: Which pictures; None: the next ones of the walk, which otherwise stands still.
+            image: Which images; None: the next ones of the walk, which otherwise stands still.
         """
         image = self.walk.advance(rows) if image is None else image
         self.observer.begin(rows, image)
@@ -247,7 +247,7 @@ class GlimpseDynamics:
         )
 
     def truth(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Return the true classes of the pictures before these environments."""
+        """Return the true classes of the images before these environments."""
         return self._labels[self.image[rows]]
 
     # -- what callers pass ---------------------------------------------------------------------
@@ -308,7 +308,7 @@ class GlimpseDynamics:
     def parse_reset(
         self, options: Mapping[str, Any] | None, rows: Int64[np.ndarray, " n"]
     ) -> tuple[Int64[np.ndarray, " n"] | None, int | None]:
-        """Return the pictures and the epoch that `reset(options=...)` asks for, if any.
+        """Return the images and the epoch that `reset(options=...)` asks for, if any.
 
         Raises:
             ValueError: If an option is unknown or out of range.

@@ -87,7 +87,7 @@ def _reference(
 
 @_reference()
 def look_at_center(num_glimpses: int) -> Chooser:
-    """Always the middle of the picture."""
+    """Always the middle of the image."""
     return center
 
 

@@ -1,8 +1,8 @@
-"""Where a picture stands out: fixations from the context's pixels alone, nothing learned.
+"""Where an image stands out: fixations from the context's pixels alone, nothing learned.
 
 The measure is the spectral residual (Hou and Zhang, *Saliency Detection: A Spectral Residual
-Approach*, CVPR 2007): natural pictures have much the same log-amplitude spectrum, smooth over
-frequency, so what a picture's own spectrum has beyond its local mean is what is unusual in it.
+Approach*, CVPR 2007): natural images have much the same log-amplitude spectrum, smooth over
+frequency, so what an image's own spectrum has beyond its local mean is what is unusual in it.
 Attention goes to the peaks in descending order, each inhibited once it was looked at (Koch and
 Ullman, 1985).
 """
@@ -27,7 +27,7 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def spectral_residual(pixels: UInt8[Tensor, "B P P 3"]) -> Float[Tensor, "B H W"]:
-    """Saliency of each place, not negative, up to a factor of each picture's own; H = W = 64."""
+    """Saliency of each place, not negative, up to a factor of each image's own; H = W = 64."""
     luma = torch.tensor(_LUMA, device=pixels.device)
     grey = (pixels.to(torch.float32) / 255.0 @ luma)[:, None]
     grey = F.interpolate(grey, (MAP_SIDE, MAP_SIDE), mode="bilinear", antialias=True)
@@ -86,7 +86,7 @@ def by_saliency(inhibition: float = 0.125) -> Chooser:
                 f"has no {' and no '.join(map(repr, missing))}: make the environment show what "
                 "the policy's `requires` asks for."
             )
-        # Computed anew at every glimpse: a few milliseconds a picture, and nothing to carry.
+        # Computed anew at every glimpse: a few milliseconds an image, and nothing to carry.
         count = int(step.max()) + 1
         places = peaks(spectral_residual(observation["context_pixels"]), count, inhibition)
         rows = torch.arange(len(step), device=places.device)

@@ -46,7 +46,7 @@ def load(algorithm: type[Algorithm], path: str | Path, env: Any, **options: Any)
             raise
         data, _, _ = load_from_zip_file(path, device="cpu")
         assert data is not None
-        # Compared as the algorithm sees them: it puts the channels of pictures first.
+        # Compared as the algorithm sees them: it puts the channels of images first.
         seen = algorithm._wrap_env(env)
         differences = [
             *_differences("observation", data["observation_space"], seen.observation_space),

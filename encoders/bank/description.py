@@ -39,15 +39,15 @@ class BankDescription:
     resolutions: tuple[str, ...]
     """S names, in the order of the glimpse array's axis."""
     mirrored: bool
-    """Whether mirrored pictures are there too (M = 2)."""
+    """Whether mirrored images are there too (M = 2)."""
     fixations: tuple[tuple[float, float], ...]
     """L lattice points (x, y)."""
     context_fixations: tuple[tuple[float, float], ...]
     """C places of the context patch."""
     noise_seed: int
-    """Seed of the noise outside the picture; see `FeatureBank.noise_keys`."""
+    """Seed of the noise outside the image; see `FeatureBank.noise_keys`."""
     chunk: int = 64
-    """Pictures a chunk: the unit of resuming."""
+    """Images a chunk: the unit of resuming."""
     context_grid: int = 1
     """G: beside its features a context has the G x G cells of the feature map; 1 for none."""
     context_channels: int = 0
@@ -59,7 +59,7 @@ class BankDescription:
         """Check the sizes, which the arrays on disk follow from, and the types of the rest.
 
         Raises:
-            ValueError: for a size that is no positive whole number, a point beyond the picture, or
+            ValueError: for a size that is no positive whole number, a point beyond the image, or
                 a field of another type.
         """
         for name in ("num_images", "feature_size", "chunk"):
@@ -98,7 +98,7 @@ class BankDescription:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of pictures, the last perhaps smaller."""
+        """Chunks of images, the last perhaps smaller."""
         return -(-self.num_images // self.chunk)
 
     @property

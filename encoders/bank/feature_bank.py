@@ -5,7 +5,7 @@ encoded once. An agent then trains on thousands of glimpses a second where the e
 hundred patches. The price is that fixations snap to the lattice.
 
 On disk a bank is a folder: `bank.json` (what it is), `context.f16` [N, M, P, D], `glimpse.f16`
-[N, M, L, S, D] and `done.u8` (one byte a chunk of pictures). N pictures, M = 2 if mirrored pictures
+[N, M, L, S, D] and `done.u8` (one byte a chunk of images). N images, M = 2 if mirrored images
 are there too, P context places, L lattice points, S resolutions, D features. A bank with a context
 grid G has `context_cells.f16` [N, M, P, G * G * C] too, and one whose low resolution has a coarser
 lattice keeps that one's features in `low.f16` [N, M, points, D].
@@ -263,7 +263,7 @@ class FeatureBank:
         """Features of glimpses, axis S in the order of `resolutions`.
 
         Raises:
-            BankMismatchError: for mirrored pictures that are not in the bank.
+            BankMismatchError: for mirrored images that are not in the bank.
         """
         if self.low is not None and "low" in resolutions:
             return self._glimpses_with_low(image, mirror, np.asarray(point), tuple(resolutions))
@@ -328,13 +328,13 @@ class FeatureBank:
         """Features [B, D] of context patches, or their cells [B, G, G, C].
 
         Args:
-            image: Which pictures.
+            image: Which images.
             mirror: Whether they are mirrored.
             point: Indices into `context_fixations`.
             grid: G: 1 for the features, or the grid that the bank was made with.
 
         Raises:
-            BankMismatchError: for mirrored pictures, or a grid, that are not in the bank.
+            BankMismatchError: for mirrored images, or a grid, that are not in the bank.
         """
         grid = self.resolve_grid(grid)
         row = self._row(self.description.context_shape, image, mirror, point)
@@ -367,7 +367,7 @@ class FeatureBank:
     def _row(
         self, shape: tuple[int, ...], image: np.ndarray, mirror: np.ndarray, point: np.ndarray
     ) -> np.ndarray:
-        """Number of (picture, mirror, point) among all, in the order they lie in."""
+        """Number of (image, mirror, point) among all, in the order they lie in."""
         parts = (np.asarray(image), self._mirror_index(mirror), np.asarray(point))
         return np.ravel_multi_index(parts, shape[:3])
 
@@ -383,7 +383,7 @@ class FeatureBank:
     def noise_keys(
         self, image: np.ndarray, mirror: np.ndarray, point: np.ndarray
     ) -> UInt64[np.ndarray, " B"]:
-        """Keys of the noise outside the picture at lattice points (`fixations`)."""
+        """Keys of the noise outside the image at lattice points (`fixations`)."""
         return noise_keys(self.description.noise_seed, image, mirror, point)
 
     def context_noise_keys(

@@ -34,9 +34,9 @@ def noise_keys(
     mirror: Shaped[np.ndarray, " B"],
     point: Integer[np.ndarray, " B"],
 ) -> UInt64[np.ndarray, " B"]:
-    """Key of the noise that each (picture, mirror, point) has outside the picture.
+    """Key of the noise that each (image, mirror, point) has outside the image.
 
-    An injective packing (39 bits picture, 1 mirror, 24 point), shifted by the seed; the retina
+    An injective packing (39 bits image, 1 mirror, 24 point), shifted by the seed; the retina
     hashes it.
     """
     packed = (

@@ -326,7 +326,7 @@ def make_encoder(
             kernels used otherwise (`glimpse benchmark encoder`).
         patch_side: P, to probe a module's feature size with.
         calibration: uint8 [N, P, P, 3], some hundred patches like those to be encoded, of training
-            pictures, whose largest activations are what int8 can express. Takes as long as encoding
+            images, whose largest activations are what int8 can express. Takes as long as encoding
             them in fp32, some seconds.
 
     Raises:

@@ -5,7 +5,7 @@ value is its level times the step. A convolution takes the steps of what it read
 and those of what it writes too, since ReLU and maximum commute with a positive factor; so steps by
 channel cost nothing. The first layer and LRN compute in floats, and so does the average at the end.
 
-Steps come from the largest value of each channel over pictures like those to be encoded. On others,
+Steps come from the largest value of each channel over images like those to be encoded. On others,
 such as noise, channels saturate and the features are useless.
 """
 
@@ -157,7 +157,7 @@ class QuantisedTrunk(KernelTrunk):
         Args:
             trunk: What to quantise.
             normalisation: Its input's scale.
-            patches: What to calibrate on: some hundred pictures like those to be encoded.
+            patches: What to calibrate on: some hundred images like those to be encoded.
             dtype: Of what stays in floats.
         """
         from encoders.inference.kernels import KernelResponseNorm, Quantise

@@ -97,7 +97,7 @@ def _unfold(pixels, table, out, taps, stride, pad, start, stop):
     """Rows start to stop of `UnfoldedStem.unfold`: out [N, H + 2 pad, W', C], C a multiple of 8."""
     height, width = pixels.shape[1], pixels.shape[2]
     rows, columns, blocks = out.shape[1], out.shape[2], out.shape[3] // 8
-    # One row of the picture with its padding, and what the last patch reads beyond it.
+    # One row of the image with its padding, and what the last patch reads beyond it.
     line = np.zeros(3 * (width + 2 * pad) + 8 * blocks, out.dtype)
     for row in range(start, stop):
         picture, y = row // rows, row % rows - pad

@@ -64,7 +64,7 @@ def score_answers(
     """Say what answers are worth after each glimpse: mA, what it added, what choosing added.
 
     Args:
-        watched: `learned` and perhaps references, on the same pictures.
+        watched: `learned` and perhaps references, on the same images.
         num_classes: K.
         num_resolutions: S.
     """
@@ -92,12 +92,12 @@ def score_answers(
 
 @dataclass(frozen=True)
 class Ground:
-    """What fixations are compared with, on the pictures of one data set."""
+    """What fixations are compared with, on the images of one data set."""
 
     scenery: Scenery
     """The boxes."""
     centre: Measures
-    """Of the middle of each picture."""
+    """Of the middle of each image."""
     random: Measures
     """Of an even draw, in expectation."""
 
@@ -218,7 +218,7 @@ def analyse(
     config: AttentionConfig,
     faces: Ground | None = None,
 ) -> tuple[dict[str, Any], PlotData]:
-    """Judge one run by what its agents did: its record, and what its picture is drawn from."""
+    """Judge one run by what its agents did: its record, and what its image is drawn from."""
     scenery = ground.scenery
     centred = at_centre(run.agents["learned"])
     watched = watched | {
@@ -298,7 +298,7 @@ def _judge(
     ground: Ground,
     lattice: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[dict[str, Any], PlotData]:
-    """The record of one player, and what its picture is drawn from."""
+    """The record of one player, and what its image is drawn from."""
     scenery = ground.scenery
     record: dict[str, Any] = facts | {
         "title": title,

@@ -20,17 +20,17 @@ class AttentionConfig:
     split: Literal["train", "val", "trainval", "test"] = "val"
     """Split to look at; `test` once, at the end."""
     count: int | None = None
-    """Pictures, drawn at random (default: all of the split)."""
+    """Images, drawn at random (default: all of the split)."""
     bank: Path | None = None
     """Folder of other banks than the runs' own."""
     live: bool = False
     """Use the live encoder although a run was trained from a bank: fixations stay where chosen."""
     two_dogs: bool = False
-    """Show pictures with two dogs each (runs on synthetic dogs only; live encoder)."""
+    """Show images with two dogs each (runs on synthetic dogs only; live encoder)."""
     data_dir: Path | None = None
-    """Folder of the pictures, if it has moved."""
+    """Folder of the images, if it has moved."""
     seed: int = 0
-    """Seed of the choice of pictures and of the noise outside them."""
+    """Seed of the choice of images and of the noise outside them."""
     scanpaths: Path | None = None
     """Write every glimpse of every agent to this file too, `.csv` or `.parquet`."""
     keypoints: Path | None = None

@@ -1,4 +1,4 @@
-"""From fixations and boxes to the numbers of `glimpse attention`, picture by picture."""
+"""From fixations and boxes to the numbers of `glimpse attention`, image by image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from glimpse_env.datasets.base import ImageDataset, picture_size
 SHARES = ("inside", "none", "one", "overlap", "hull", "line")
 """Measures that are true or false of one fixation."""
 LENGTHS = ("distance", "middle_distance")
-"""Measures in short sides of the picture."""
+"""Measures in short sides of the image."""
 NEAR_LINE = 0.15
 """How near the line between two dogs counts as between them, in short sides."""
 
@@ -28,10 +28,10 @@ Measures = Mapping[str, Float[np.ndarray, "*R"]]
 
 @dataclass(frozen=True)
 class Scenery:
-    """The boxes of a split's pictures."""
+    """The boxes of a split's images."""
 
     images: Int64[np.ndarray, " N"]
-    """Indices in the split, of all pictures watched."""
+    """Indices in the split, of all images watched."""
     sizes: list[tuple[int, int]]
     """Width and height of each."""
     boxes: list[np.ndarray]
@@ -39,12 +39,12 @@ class Scenery:
 
     @property
     def counts(self) -> Int64[np.ndarray, " N"]:
-        """Boxes in each picture."""
+        """Boxes in each image."""
         return np.array([len(each) for each in self.boxes], np.int64)
 
     @property
     def apart(self) -> Bool[np.ndarray, " N"]:
-        """Whether a picture has several boxes and no two of them overlap."""
+        """Whether an image has several boxes and no two of them overlap."""
         return np.array([len(b) > 1 and not geometry.overlap(b) for b in self.boxes], bool)
 
 
@@ -58,7 +58,7 @@ def survey(dataset: ImageDataset, images: Int64[np.ndarray, " N"]) -> Scenery:
 def measure(
     points: Float[np.ndarray, "R 2"], boxes: Float[np.ndarray, "M 4"], size: tuple[int, int]
 ) -> dict[str, Float[np.ndarray, " R"]]:
-    """All measures of some points of one picture that has boxes.
+    """All measures of some points of one image that has boxes.
 
     `inside` any box; in `none`, in exactly `one`, in the `overlap` of several; `distance` to the
     nearest box (0 inside) and `middle_distance` to the nearest box's middle, in short sides; and
@@ -89,7 +89,7 @@ def measure(
 
 
 def expect_uniform(boxes: Float[np.ndarray, "M 4"], size: tuple[int, int]) -> dict[str, float]:
-    """The measures of a fixation drawn evenly over a picture, in expectation.
+    """The measures of a fixation drawn evenly over an image, in expectation.
 
     What boxes cover is exact; distances and what lies between are means over a fine grid.
     """
@@ -111,7 +111,7 @@ def lattice_shares(
 def measure_all(
     scenery: Scenery, fixations: Float[np.ndarray, "R N 2"]
 ) -> dict[str, Float[np.ndarray, "R N"]]:
-    """The measures of R fixations in each picture; NaN where a picture has no box."""
+    """The measures of R fixations in each image; NaN where an image has no box."""
     rows, count = fixations.shape[:2]
     found = {name: np.full((rows, count), np.nan) for name in (*SHARES, *LENGTHS)}
     for i, (boxes, size) in enumerate(zip(scenery.boxes, scenery.sizes, strict=True)):
@@ -123,7 +123,7 @@ def measure_all(
 
 
 def measure_uniform(scenery: Scenery) -> dict[str, Float[np.ndarray, " N"]]:
-    """`expect_uniform` of each picture; NaN where a picture has no box."""
+    """`expect_uniform` of each image; NaN where an image has no box."""
     found = {name: np.full(len(scenery.sizes), np.nan) for name in (*SHARES, *LENGTHS)}
     for i, (boxes, size) in enumerate(zip(scenery.boxes, scenery.sizes, strict=True)):
         if len(boxes):
@@ -148,11 +148,11 @@ def summarise(
     *,
     expected: bool = False,
 ) -> dict[str, Estimate]:
-    """Mean of each measure over the pictures chosen, with its interval.
+    """Mean of each measure over the images chosen, with its interval.
 
     Args:
-        measures: Of one fixation a picture, or its expectation.
-        chosen: Which pictures.
+        measures: Of one fixation an image, or its expectation.
+        chosen: Which images.
         names: Which measures.
         expected: Whether these are expectations, between yes and no. Shares of yes and no get
             Wilson's interval, all else that of a mean.
@@ -168,10 +168,10 @@ def summarise(
 def follows(
     scenery: Scenery, fixations: Float[np.ndarray, "N 2"]
 ) -> tuple[float | None, float | None]:
-    """Correlation of fixation and dog, along x and y, over the pictures with one box.
+    """Correlation of fixation and dog, along x and y, over the images with one box.
 
     1 is a fixation that moves with the dog, 0 one that knows nothing of it. None where one of the
-    two never varies, or where fewer than three pictures have one box.
+    two never varies, or where fewer than three images have one box.
     """
     single = np.flatnonzero(scenery.counts == 1)
     if len(single) < 3:

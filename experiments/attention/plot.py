@@ -1,4 +1,4 @@
-"""The picture of `glimpse attention`: shares, gains and heat maps, one band a run."""
+"""The image of `glimpse attention`: shares, gains and heat maps, one band a run."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _draw_answers(axis: Axes, record: Mapping[str, Any]) -> None:
 
 
 def _draw_picture_map(axis: Axes, run: PlotData, t: int) -> None:
-    """Where the agent chose to look in the picture, and where the lattice took it."""
+    """Where the agent chose to look in the image, and where the lattice took it."""
     what = "chosen in the picture" if run.lattice is not None else "in the picture"
     _style(axis, f"glimpse {t + 1}, {what}")
     _heat(axis, run.intended[t], 1.0)

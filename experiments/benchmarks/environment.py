@@ -1,6 +1,6 @@
 """What the environment costs beside its encoder, and glimpses a second from a bank.
 
-Drawn pictures and, for the bank, drawn features: their content makes no difference to the time.
+Drawn images and, for the bank, drawn features: their content makes no difference to the time.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _play(
 
 
 def _decode_all(env: DogsGlimpseVectorEnv | DogsGlimpseEnv, dataset: SyntheticDogs) -> None:
-    """Fill the arena beforehand: pictures are decoded once, in the first epoch."""
+    """Fill the arena beforehand: images are decoded once, in the first epoch."""
     rules = env._dynamics
     for start in range(0, len(dataset), rules.num_envs):
         images = np.arange(start, min(start + rules.num_envs, len(dataset)))
@@ -176,7 +176,7 @@ def _bare(label: str, encoder: Encoder, num_envs: int) -> Contender:
 
 
 def _play_alone(dataset: SyntheticDogs, encoder: Encoder) -> Contender:
-    """Episodes of the scalar environment, on pictures that it has decoded before."""
+    """Episodes of the scalar environment, on images that it has decoded before."""
     env = DogsGlimpseEnv(dataset=dataset, encoder=encoder, num_glimpses=GLIMPSES, mirror=True)
     for image in range(8):
         env.reset(seed=0, options={"image": image})

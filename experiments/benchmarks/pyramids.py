@@ -1,6 +1,6 @@
-"""Pictures a second made into pyramids, against the decoding of the same files alone.
+"""Images a second made into pyramids, against the decoding of the same files alone.
 
-Stanford Dogs where they are, else drawn pictures written as JPEG files of the usual size.
+Stanford Dogs where they are, else drawn images written as JPEG files of the usual size.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(*, quick: bool = False) -> Result:
     """Measure all three, by as many threads as torch has.
 
     Args:
-        quick: A few small pictures; proves nothing.
+        quick: A few small images; proves nothing.
     """
     windows, seconds, pictures = (2, 0.0, 8) if quick else (9, 0.5, 256)
     machine = machine_record(("pillow",))
@@ -73,7 +73,7 @@ def run(*, quick: bool = False) -> Result:
 
 
 class _Some:
-    """The first pictures of a data set, as a data set."""
+    """The first images of a data set, as a data set."""
 
     def __init__(self, dataset: PictureFiles, count: int) -> None:
         self.dataset, self.count = dataset, min(count, len(dataset))

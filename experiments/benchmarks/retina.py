@@ -1,6 +1,6 @@
 """Glimpses a second of three 96x96 patches: ours against ap_gym, grid_sample and a memcpy.
 
-All look at the same pictures (drawn ones, 384 pixels high, so that anybody can run this), at the
+All look at the same images (drawn ones, 384 pixels high, so that anybody can run this), at the
 same places, and on CPU.
 """
 
@@ -36,7 +36,7 @@ OURS, FRESH, MIRRORED = "ours", "ours, into fresh memory", "ours, half of them m
 PLAIN, MEMCPY, BOTH = "ours, picture by picture", "memcpy", "memcpy by all threads"
 GRID, PEER = "grid_sample", "ap_gym"
 SIZE = (384, 512)
-# So many batches, each of other pictures, that none finds its own in the cache.
+# So many batches, each of other images, that none finds its own in the cache.
 _TURNS = 16
 
 
@@ -44,7 +44,7 @@ def run(*, quick: bool = False) -> Result:
     """Measure at batches of 1, 64 and 256.
 
     Args:
-        quick: Few pictures and short windows, to see that everything runs; proves nothing.
+        quick: Few images and short windows, to see that everything runs; proves nothing.
     """
     batches, windows, seconds, pictures = (1, 64, 256), 7, 0.4, 768
     if quick:
@@ -89,7 +89,7 @@ def run(*, quick: bool = False) -> Result:
 
 
 def _pyramids(count: int) -> list[Pyramid]:
-    """Different pictures of noise: what they show makes no difference to anybody's time."""
+    """Different images of noise: what they show makes no difference to anybody's time."""
     rng = np.random.default_rng(0)
     images = (rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8) for _ in range(count))
     return [build_pyramid(image) for image in images]
@@ -158,7 +158,7 @@ def _contenders(arena: PyramidArena, pyramids: list[Pyramid], batch: int) -> lis
 
 
 def _grid_sample(pyramids: list[Pyramid], batch: int) -> Contender:
-    """`grid_sample` on the same pyramids, as float32, the batch's pictures stacked beforehand."""
+    """`grid_sample` on the same pyramids, as float32, the batch's images stacked beforehand."""
     chosen = [pyramids[index % len(pyramids)] for index in range(batch)]
     levels = {}
     for name in RESOLUTIONS:
@@ -193,7 +193,7 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
     sensor: Any = import_module("ap_gym.envs.image.image_perception_module")
 
     class Pictures(data.ImageClassificationDataset):
-        """The same pictures, as ap_gym wants them: float32 in [0, 1]."""
+        """The same images, as ap_gym wants them: float32 in [0, 1]."""
 
         def _get_num_classes(self) -> int:
             return 2

@@ -1,4 +1,4 @@
-"""How the cost of a glimpse grows with environments, resolutions, glimpses and pictures.
+"""How the cost of a glimpse grows with environments, resolutions, glimpses and images.
 
 Stage by stage: cutting patches, encoding them, reading a bank, and the agent's rollout and update.
 `docs/results/performance.md` says what bounds each; this measures the bounds too.

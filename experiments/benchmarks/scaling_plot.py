@@ -1,4 +1,4 @@
-"""The curves of `glimpse benchmark scaling` as a picture."""
+"""The curves of `glimpse benchmark scaling` as an image."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Contender:
     name: str
     """What the table calls it."""
     work: Callable[[], int]
-    """Do one piece of work, and return how many units it was (steps, patches, pictures)."""
+    """Do one piece of work, and return how many units it was (steps, patches, images)."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What else tells it apart, for the record."""
 

@@ -48,7 +48,7 @@ class PolicyContestant:
             source: Bank or live encoder of the training split.
 
         Raises:
-            ValueError: As for `build_policy`, or fewer pictures than one batch takes.
+            ValueError: As for `build_policy`, or fewer images than one batch takes.
         """
         self.run = run
         self.env = build_play_env(run, run.train_split, source=source)

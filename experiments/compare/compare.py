@@ -26,7 +26,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     """Run what is not done; writes `comparison.{json,md,png}` in `out`, prints the table.
 
     Raises:
-        RunError: Runs failed (the others are done), or stand on different pictures or features.
+        RunError: Runs failed (the others are done), or stand on different images or features.
     """
     jobs = contest_jobs(config)
     check_settings([job for job in jobs if job.finished])

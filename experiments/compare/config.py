@@ -49,7 +49,7 @@ class ContestConfig(Budget, SharedConfig):
     """two-deck; ppo, a2c, recurrent-ppo (each also as NAME-hybrid), sac, td3, dqn; center, random,
     lattice-scan, saliency, box-oracle; or any policy, registered or `module:Class`."""
     environment: str = "synthetic"
-    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
     out: Path = Path("runs/contest")
     """Run folder; an unfinished run in it is begun again."""
     seed: int = 0
@@ -79,13 +79,13 @@ class ContestConfig(Budget, SharedConfig):
         settings_for(self.agent, self.environment, self.set)
 
     def run(self) -> TrainConfig:
-        """The environment's experiment with this contest's pictures, banks and seed."""
+        """The environment's experiment with this contest's images, banks and seed."""
         own = EXPERIMENTS[ENVIRONMENTS.get(self.environment, self.environment)][1]
         data = self.data
         bank = self.bank or own.bank
         if own.data.dataset == "synthetic":
             data = replace(data, dataset="synthetic")
-            # Other numbers of pictures are other banks; they must not take the place of the usual.
+            # Other numbers of images are other banks; they must not take the place of the usual.
             if self.bank is None and bank is not None and data.num_images is not None:
                 bank = bank.with_name(f"{bank.name}-{data.num_images}")
         options = {} if settings_type(self.agent) else dict(map(_pair, self.set))
@@ -129,7 +129,7 @@ class CompareConfig(Budget, SweepConfig):
     """
 
     environment: Positional[str] = "synthetic"
-    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
     agents: tuple[str, ...] = AGENTS
     """Which; see `glimpse contest --help`."""
     out: Path = Path("runs/compare")
@@ -173,7 +173,7 @@ class TuneConfig(Budget, SweepConfig):
     """
 
     environment: Positional[str] = "synthetic"
-    """Whose pictures, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
     agents: tuple[str, ...] = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac")
     """Which; see `glimpse contest --help`."""
     out: Path = Path("runs/tune")

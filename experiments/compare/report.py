@@ -91,7 +91,7 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
         settings and curves.
 
     Raises:
-        RunError: Nothing is finished, or runs stand on different pictures or features.
+        RunError: Nothing is finished, or runs stand on different images or features.
     """
     if not jobs:
         raise RunError(f"no run is finished: {_AGAIN} without --only-table")

@@ -125,7 +125,7 @@ def _own_draws(player: AttentionPolicy, seed: int) -> Iterator[None]:
 
 
 def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[str, Any]:
-    """Play every picture of a split once, without noise, and sum up.
+    """Play every image of a split once, without noise, and sum up.
 
     Returns:
         mA and accuracy in percent, and where the agent looked.
@@ -249,9 +249,9 @@ def _remove_unfinished(out: Path) -> None:
 
 
 def prepare_banks(run: TrainConfig) -> None:
-    """Compute banks of synthetic pictures that are not there, or not whole; they take a minute.
+    """Compute banks of synthetic images that are not there, or not whole; they take a minute.
 
-    Those of real pictures take long, and are asked for (`glimpse bank`).
+    Those of real images take long, and are asked for (`glimpse bank`).
     """
     if run.data.dataset != "synthetic" or run.bank is None:
         return

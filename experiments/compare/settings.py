@@ -222,7 +222,7 @@ _NOT_ARGUMENTS = (
 ENVIRONMENTS = {"dogs": "medium-2"}
 """Short names of environments. For dogs that of the variants: one patch, two glimpses."""
 
-# What `glimpse tune` found, where it differs from the defaults: by pictures and agent.
+# What `glimpse tune` found, where it differs from the defaults: by images and agent.
 # experiments/results/tuning-*.json has every trial; a test holds the two together.
 TUNED: dict[Literal["synthetic", "dogs"], dict[str, dict[str, Any]]] = {
     "synthetic": {
@@ -295,7 +295,7 @@ def settings_type(agent: str) -> type | None:
 
 
 def settings_for(agent: str, environment: str, changes: tuple[str, ...] = ()) -> Any:
-    """The settings tuned for an environment's pictures, with some changed.
+    """The settings tuned for an environment's images, with some changed.
 
     Args:
         agent: Its name.

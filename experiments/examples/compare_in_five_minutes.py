@@ -1,7 +1,7 @@
 """Stock PPO and the two-deck agent on one environment, side by side.
 
-Nothing is downloaded: the pictures are drawn, and their encoder comes with the package. Both agents
-take the same number of steps and answer for the same held-out pictures. `glimpse compare` does this
+Nothing is downloaded: the images are drawn, and their encoder comes with the package. Both agents
+take the same number of steps and answer for the same held-out images. `glimpse compare` does this
 for any agents, with several seeds, equal time, intervals and curves.
 """
 
@@ -39,7 +39,7 @@ def make_envs(split: str, num_envs: int, pictures: int) -> Any:
 
 
 def main(steps: int = 40_000, train_pictures: int = 1_200, held_out: int = 300) -> dict[str, float]:
-    """Train both for that many steps; returns the share of held-out pictures that each got right.
+    """Train both for that many steps; returns the share of held-out images that each got right.
 
     Args:
         steps: Environment steps for each agent.
@@ -62,7 +62,7 @@ def main(steps: int = 40_000, train_pictures: int = 1_200, held_out: int = 300) 
     )  # fmt: skip
     ppo.learn(steps)
     seconds["PPO"] = time.perf_counter() - began
-    # An evaluation split is walked in order: as many episodes as pictures show each one once.
+    # An evaluation split is walked in order: as many episodes as images show each one once.
     envs = SB3VecEnv(VectorLatticeAction(make_envs("val", held_out // 10, held_out), side=7))
     reward, _ = evaluate_policy(ppo, envs, n_eval_episodes=held_out, warn=False)
     scores["PPO"] = float(np.mean(reward))

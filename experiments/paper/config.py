@@ -68,11 +68,11 @@ class Table1Config(CellsConfig):
     baseline_seeds: int = 1
     """Runs a baseline: each fine-tunes a whole GoogLeNet."""
     baseline_epochs: int | None = None
-    """Passes of a baseline over the training pictures, if not its own."""
+    """Passes of a baseline over the training images, if not its own."""
     hidden_size: int | None = None
     """Units a deck (the paper: 4,096), if not the cells' own."""
     final: bool = False
-    """Train on all training pictures, for the epochs chosen on validation, and touch test."""
+    """Train on all training images, for the epochs chosen on validation, and touch test."""
     only_table: bool = False
     """Run nothing: lay out what is there."""
 
@@ -134,19 +134,19 @@ class FiguresConfig:
     which: tuple[Literal[3, 5, 6], ...] = (3, 5, 6)
     """Figures to draw."""
     split: Literal["train", "val", "trainval", "test"] = "val"
-    """Split to take pictures from."""
+    """Split to take images from."""
     count: int | None = None
-    """Pictures in Figures 5 and 6 (default: 6 and 10)."""
+    """Images in Figures 5 and 6 (default: 6 and 10)."""
     image: int | None = None
-    """Picture of Figure 3, by its index in the split (default: found by rule and seed)."""
+    """Image of Figure 3, by its index in the split (default: found by rule and seed)."""
     seed: int = 0
-    """Seed of the choice of pictures and of the noise outside them."""
+    """Seed of the choice of images and of the noise outside them."""
     bank: Path | None = None
     """Folder of other banks than the runs' own."""
     live: bool = False
     """Use the live encoder although a run was trained from a bank."""
     data_dir: Path | None = None
-    """Folder of the pictures, if it has moved."""
+    """Folder of the images, if it has moved."""
 
     def __post_init__(self) -> None:
         """Check before anything is opened.

@@ -1,4 +1,4 @@
-"""The paper's Figures 3, 5 and 6 as pictures, from what models did on some images.
+"""The paper's Figures 3, 5 and 6 as images, from what models did on some images.
 
 Nothing here opens a run or plays: arrays in, uint8 RGB out.
 """
@@ -29,16 +29,16 @@ _SMALL = 16
 
 @dataclass(frozen=True)
 class Shown:
-    """What one model did on one picture."""
+    """What one model did on one image."""
 
     image: UInt8[np.ndarray, "H W 3"]
-    """The picture as it saw it."""
+    """The image as it saw it."""
     fixations: Float[np.ndarray, "T 2"]
     """Where it looked."""
     resolutions: tuple[str, ...]
     """What each glimpse showed."""
     truth: str
-    """The picture's class."""
+    """The image's class."""
     answer: str
     """The class it named."""
 
@@ -74,14 +74,14 @@ class Shown:
 
 
 def scanpath(shown: Shown, width: int, height: int, *, boxes: bool) -> Picture:
-    """The picture scaled to fit, with fixations and, if asked for, what every patch covers."""
+    """The image scaled to fit, with fixations and, if asked for, what every patch covers."""
     fitted = sheets.fit(shown.image, width, height)
     drawn = patch_boxes(_shape(fitted), shown.fixations, shown.resolutions) if boxes else None
     return draw_scanpath(fitted, shown.fixations, drawn)
 
 
 def box_diagram(shown: Shown, glimpse: int, width: int, height: int) -> Picture:
-    """What the patches of one glimpse cover, on the picture, also where they leave it."""
+    """What the patches of one glimpse cover, on the image, also where they leave it."""
     where = shown.fixations[glimpse : glimpse + 1]
     h, w = _shape(shown.image)
     box = patch_boxes((h, w), where, shown.resolutions)[0]
@@ -107,7 +107,7 @@ def figure_3(models: Sequence[tuple[str, Shown]], width: int = 1600) -> Picture:
     """Glimpses in order, the boxes of one of them, and the composite: one band a model.
 
     Args:
-        models: Title and deed of each, all on one picture.
+        models: Title and deed of each, all on one image.
         width: Of the sheet, at most, in pixels.
     """
     inner, height, gap = width - 56, 440, 24
@@ -151,11 +151,11 @@ def _strip(shown: Shown, height: int, width: int) -> Picture:
 
 
 def figure_5(title: str, examples: Sequence[Shown], width: int = 1600) -> Picture:
-    """Picture with the glimpses' boxes, context, glimpses: a framed tile a picture, in two columns.
+    """Image with the glimpses' boxes, context, glimpses: a framed tile an image, in two columns.
 
     Args:
         title: Of the model.
-        examples: What it did on each picture.
+        examples: What it did on each image.
         width: Of the sheet, in pixels.
     """
     gap, across = 20, 2 if len(examples) > 1 else 1
@@ -170,7 +170,7 @@ def figure_5(title: str, examples: Sequence[Shown], width: int = 1600) -> Pictur
 
 
 def _tile(shown: Shown, outer: int, *, head: bool) -> Picture:
-    """One row of the paper's Figure 5: (a) picture, (b) context, (c) glimpses."""
+    """One row of the paper's Figure 5: (a) image, (b) context, (c) glimpses."""
     frame, gap, height = 6, 12, 236
     inner = outer - 2 * frame - 2 * gap
     share = {1: 0.32, 2: 0.42}.get(len(shown.resolutions), 0.48)
@@ -202,17 +202,17 @@ def _tile(shown: Shown, outer: int, *, head: bool) -> Picture:
 
 
 def figure_6(titles: Sequence[str], rows: Sequence[Sequence[Shown]], width: int = 1600) -> Picture:
-    """The same pictures by several models: scanpath and composite, framed green or red.
+    """The same images by several models: scanpath and composite, framed green or red.
 
     Args:
         titles: Of the models, one a column.
-        rows: For each picture, what each model did.
+        rows: For each image, what each model did.
         width: Of the sheet, in pixels.
     """
     gap, frame, inside = 18, 6, 8
     inner = width - 56
     column = (inner - gap * (len(titles) - 1)) // len(titles)
-    # Few columns would make giants of the pictures.
+    # Few columns would make giants of the images.
     cell = min(column, 560)
     half = (cell - 2 * frame - 3 * inside) // 2
     height = min(half, 210)

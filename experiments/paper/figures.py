@@ -25,7 +25,7 @@ _COUNTS = {5: 6, 6: 10}
 
 @dataclass(frozen=True)
 class Model:
-    """One run, watched on the pictures that the figures may show."""
+    """One run, watched on the images that the figures may show."""
 
     title: str
     """For people."""
@@ -37,7 +37,7 @@ class Model:
     """What it did."""
 
     def show(self, dataset: ImageDataset, index: int) -> Shown:
-        """What it did on one of the pictures watched."""
+        """What it did on one of the images watched."""
         (place,) = np.flatnonzero(self.watched.images == index)
         named = int(self.watched.predictions[-1, place])
         return Shown(
@@ -91,10 +91,10 @@ def choose_pictures(config: FiguresConfig, num_images: int) -> dict[int, Int64[n
 def load_models(
     config: FiguresConfig,
 ) -> tuple[list[Model], ImageDataset, dict[int, Int64[np.ndarray, " n"]]]:
-    """Open every run and watch it on the same pictures.
+    """Open every run and watch it on the same images.
 
     Raises:
-        RunError: a folder without a run or a checkpoint, or runs of different pictures.
+        RunError: a folder without a run or a checkpoint, or runs of different images.
     """
     models: list[Model] = []
     dataset: ImageDataset | None = None

@@ -1,4 +1,4 @@
-"""Laying pictures and captions out on a white sheet, for figures. Pure functions on uint8 RGB."""
+"""Laying images and captions out on a white sheet, for figures. Pure functions on uint8 RGB."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def key(colors: Sequence[tuple[int, int, int]], text: str, size: float = 16) -> 
 
 
 def fit(picture: Picture, width: int, height: int) -> Picture:
-    """The picture scaled, in its own proportions, to fit a space."""
+    """The image scaled, in its own proportions, to fit a space."""
     ratio = min(width / picture.shape[1], height / picture.shape[0])
     size = max(1, round(picture.shape[1] * ratio)), max(1, round(picture.shape[0] * ratio))
     source = Image.fromarray(np.ascontiguousarray(picture))
@@ -99,7 +99,7 @@ def pad(
     bottom: int = 0,
     color: tuple[int, int, int] = WHITE,
 ) -> Picture:
-    """The picture with margins."""
+    """The image with margins."""
     height, width = picture.shape[:2]
     sheet = np.empty((height + top + bottom, width + left + right, 3), np.uint8)
     sheet[:] = color
@@ -110,7 +110,7 @@ def pad(
 def place(
     picture: Picture, width: int, height: int, align: Literal["top", "middle"] = "middle"
 ) -> Picture:
-    """The picture in the middle of a white space, or at its top."""
+    """The image in the middle of a white space, or at its top."""
     across, down = max(0, width - picture.shape[1]), max(0, height - picture.shape[0])
     top = down // 2 if align == "middle" else 0
     return pad(
@@ -119,7 +119,7 @@ def place(
 
 
 def frame(picture: Picture, right: bool, thickness: int = 6) -> Picture:
-    """A border around the picture: green where the answer was right, red where wrong."""
+    """A border around the image: green where the answer was right, red where wrong."""
     color = RIGHT_COLOR if right else WRONG_COLOR
     t = thickness
     return pad(picture, left=t, top=t, right=t, bottom=t, color=color)
@@ -128,7 +128,7 @@ def frame(picture: Picture, right: bool, thickness: int = 6) -> Picture:
 def beside(
     pictures: Sequence[Picture], gap: int = 12, align: Literal["top", "middle"] = "middle"
 ) -> Picture:
-    """Pictures in a row."""
+    """Images in a row."""
     height = max(picture.shape[0] for picture in pictures)
     parts: list[np.ndarray] = []
     for number, picture in enumerate(pictures):
@@ -141,7 +141,7 @@ def beside(
 def below(
     pictures: Sequence[Picture], gap: int = 12, align: Literal["left", "center"] = "center"
 ) -> Picture:
-    """Pictures in a column."""
+    """Images in a column."""
     width = max(picture.shape[1] for picture in pictures)
     parts: list[np.ndarray] = []
     for number, picture in enumerate(pictures):

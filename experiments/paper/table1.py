@@ -1,7 +1,7 @@
 """`glimpse table1`: the 15 cells of the paper's Table 1 and its two baselines, run and laid out.
 
 Everything is chosen on the validation cut (paper section 3). With `--final` each cell then trains
-on all training pictures, for as many epochs as did best on the validation cut, and is evaluated on
+on all training images, for as many epochs as did best on the validation cut, and is evaluated on
 test: once, since what is there is never run again.
 """
 

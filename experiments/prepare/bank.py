@@ -86,7 +86,7 @@ class BankBuilder:
     """Computes chunks of one bank; every worker process has one."""
 
     def __init__(self, bank: FeatureBank, dataset: ImageDataset, encoder: Encoder) -> None:
-        """Take an open (writable) bank, its pictures and its encoder."""
+        """Take an open (writable) bank, its images and its encoder."""
         self.bank, self.dataset, self.encoder = bank, dataset, encoder
         # A context patch is a low patch: where one is computed anyway, its features are copied.
         self.points = bank.context_low_points()
@@ -107,7 +107,7 @@ class BankBuilder:
         return len(images)
 
     def build_image(self, image: int) -> None:
-        """Compute every lattice point of one picture."""
+        """Compute every lattice point of one image."""
         bank = self.bank
         own = np.flatnonzero(~self.shared)
         fine, grid = bank.description.fine_resolutions, bank.context_grid
@@ -157,7 +157,7 @@ class BankBuilder:
 
     @property
     def patches_per_image(self) -> int:
-        """Encoder calls a picture costs, in patches."""
+        """Encoder calls an image costs, in patches."""
         d = self.bank.description
         glimpses = len(d.fixations) * len(d.fine_resolutions) + len(d.low_fixations)
         return d.num_mirrors * (glimpses + int((~self.shared).sum()))
@@ -190,7 +190,7 @@ def _work(chunk: int) -> int:
 def _chunks(
     config: BankConfig, builder: BankBuilder, chunks: list[int], device: torch.device
 ) -> Iterator[int]:
-    """Yield the number of pictures of each chunk as it is done.
+    """Yield the number of images of each chunk as it is done.
 
     Raises:
         WorkerDiedError: a worker process ended by itself.

@@ -15,17 +15,17 @@ from glimpse_env.pyramids.pyramid import RESOLUTIONS, dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
 
 _PICTURES = 96
-# As far out as the outermost points of a bank's usual lattice: what lies outside a picture is
-# noise, whose activations differ from a picture's.
+# As far out as the outermost points of a bank's usual lattice: what lies outside an image is
+# noise, whose activations differ from an image's.
 _EXTENT = 0.8
 
 
 def calibration_patches(dataset: ImageDataset, count: int = _PICTURES) -> UInt8[Tensor, "N P P 3"]:
-    """Glimpses at random places of pictures spread over a training split, at every resolution.
+    """Glimpses at random places of images spread over a training split, at every resolution.
 
     Args:
-        dataset: Pictures, which decide the patches: every process gets the same.
-        count: How many pictures to look at, if there are as many.
+        dataset: Images, which decide the patches: every process gets the same.
+        count: How many images to look at, if there are as many.
     """
     chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(np.int64))
     places = np.random.default_rng(0).uniform(-_EXTENT, _EXTENT, (len(chosen), 2))
@@ -44,6 +44,6 @@ def build_encoder(name: str, data: DataConfig, *, device: str, precision: Precis
     """
     patches = None
     if precision == "int8":
-        get_spec(name)  # a mistyped name is told before pictures are read
+        get_spec(name)  # a mistyped name is told before images are read
         patches = calibration_patches(build_dataset(data, "train"))
     return make_encoder(name, device=device, precision=precision, calibration=patches)

@@ -30,7 +30,7 @@ class DownloadConfig:
     """Unpack the dogs from archives in this folder (lists, annotation*, images*; .tar or .tar.gz)
     instead of the official ones; nothing is downloaded for them."""
     originals: bool = False
-    """With --from-shards: unpack originals*.tar too; its pictures replace others of their name."""
+    """With --from-shards: unpack originals*.tar too; its images replace others of their name."""
     mirror: str | None = None
     """Address of a folder that has the same files as the official servers; hashes still apply."""
     sha256: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class DownloadConfig:
 
 @dataclass(frozen=True)
 class DedupConfig:
-    """Write the list of the ILSVRC pictures that Stanford Dogs tests and validates on."""
+    """Write the list of the ILSVRC images that Stanford Dogs tests and validates on."""
 
     out: Path
     """The list: text, one name a line, as `glimpse pretrain --leave-out` reads it."""
@@ -65,12 +65,12 @@ class DedupConfig:
 
 @dataclass(frozen=True)
 class PyramidsConfig:
-    """Pictures of a data set's splits, decoded and resized, for machines of little memory."""
+    """Images of a data set's splits, decoded and resized, for machines of little memory."""
 
     out: Path
     """Folder; each split is a folder in it, to be given as storage=."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures."""
+    """Which images."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to build, in order."""
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
@@ -100,7 +100,7 @@ class BankConfig:
     out: Path
     """Folder of the banks; each split is a folder in it."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures."""
+    """Which images."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to compute, in order."""
     encoder: str = "googlenet"
@@ -115,7 +115,7 @@ class BankConfig:
     """Lattice points a side of the resolution `low`, to the same extent (default: as `side`); a
     look takes the low patch of the nearest of them."""
     mirror: bool = True
-    """Compute mirrored pictures too, for the training splits."""
+    """Compute mirrored images too, for the training splits."""
     context: Literal["few", "lattice", "center"] = "few"
     """Context patches at the centre only, at the four lattice points nearest to it too (`few`), or
     at every point of the lattice that `low` has; what `low` computes is not computed again."""
@@ -124,13 +124,13 @@ class BankConfig:
     encoder gives a map that 3 divides, 1 is none."""
     precision: Precision = "auto"
     """Arithmetic of the encoder; `int8` (CPU) is faster than `bf16` and a little less exact. It is
-    calibrated on pictures of the split `train`."""
+    calibrated on images of the split `train`."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda[:i]`."""
     workers: int = 2
     """Processes, each with its own encoder and one thread (CPU); on CUDA there is one."""
     chunk: int = 64
-    """Pictures a chunk, the unit of resuming."""
+    """Images a chunk, the unit of resuming."""
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is loaded.

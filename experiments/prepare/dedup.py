@@ -1,7 +1,7 @@
-"""`glimpse dedup`: ImageNet pictures that must not be trained on (paper section 2).
+"""`glimpse dedup`: ImageNet images that must not be trained on (paper section 2).
 
-Stanford Dogs was drawn from ImageNet, and its pictures keep their names: nXXXXXXXX_NNNN. A network
-pretrained on all of ILSVRC has therefore seen the test pictures. The paper de-duplicates; it costs
+Stanford Dogs was drawn from ImageNet, and its images keep their names: nXXXXXXXX_NNNN. A network
+pretrained on all of ILSVRC has therefore seen the test images. The paper de-duplicates; it costs
 its baseline three points.
 """
 
@@ -35,20 +35,20 @@ _STEM = re.compile(r"n\d{8}_\d+")
 
 @dataclass(frozen=True)
 class LeaveOut:
-    """A list of pictures not to train on."""
+    """A list of images not to train on."""
 
     file: str
     """Name of the file it was read from."""
     sha256: str
     """Hash of the file."""
     stems: frozenset[str]
-    """Names of the pictures, without folder and suffix."""
+    """Names of the images, without folder and suffix."""
 
     def keep(self, dataset: ImageDataset) -> np.ndarray:
-        """Indices of the pictures that are not on the list, whatever the layout of the folder.
+        """Indices of the images that are not on the list, whatever the layout of the folder.
 
         Raises:
-            ValueError: If none is on it and names are not all ImageNet's: listed pictures may be
+            ValueError: If none is on it and names are not all ImageNet's: listed images may be
                 there under others.
         """
         stems = [PurePosixPath(dataset.name(index)).stem for index in range(len(dataset))]
@@ -64,7 +64,7 @@ class LeaveOut:
 
 
 def imagenet_name(name: str) -> str:
-    """ILSVRC's name of a Stanford Dogs picture: its own, in the folder of its WordNet id."""
+    """ILSVRC's name of a Stanford Dogs image: its own, in the folder of its WordNet id."""
     stem = PurePosixPath(name).stem
     return f"{stem.split('_')[0]}/{stem}.JPEG"
 
@@ -103,7 +103,7 @@ def read_leave_out(path: Path) -> LeaveOut:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is another file, or a damaged one: part of a list would let pictures in.
+        ValueError: If it is another file, or a damaged one: part of a list would let images in.
     """
     try:
         content = path.read_bytes()

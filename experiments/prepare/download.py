@@ -1,4 +1,4 @@
-"""`glimpse download`: pictures and pre-trained weights."""
+"""`glimpse download`: images and pre-trained weights."""
 
 from __future__ import annotations
 

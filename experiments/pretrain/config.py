@@ -36,7 +36,7 @@ class PretrainConfig:
     from_scratch: bool = False
     """Random weights for a GoogLeNet too."""
     data: OmitArgPrefixes[DataConfig] = DataConfig(dataset="synthetic")
-    """Which pictures; 2,400 of the synthetic dogs if --num-images does not say."""
+    """Which images; 2,400 of the synthetic dogs if --num-images does not say."""
     split: str | None = None
     """Split to train on (default: `pretrain` of the synthetic dogs, which only they have, `train`
     of Stanford Dogs, `trainval`, that is all, of a folder)."""
@@ -52,9 +52,9 @@ class PretrainConfig:
     """Of these, the first so many train the heads only, so that new heads do not pull at old
     weights."""
     pictures: int = 12
-    """Pictures a step, over all processes."""
+    """Images a step, over all processes."""
     looks: int = 8
-    """Random fixations a picture: a step sees pictures x looks glimpses."""
+    """Random fixations an image: a step sees images x looks glimpses."""
     micro_batch: int = 0
     """Glimpses worked on at a time, their gradients adding up, to bound the memory: one of three
     resolutions takes GoogLeNet about 100 MB (0: all at once)."""
@@ -71,7 +71,7 @@ class PretrainConfig:
     dropout: float = 0.1
     """Share of the features dropped before the heads."""
     held_out: float = 0.05
-    """Share of the pictures kept aside to measure the heads on."""
+    """Share of the images kept aside to measure the heads on."""
     seed: int = 0
     """Decides initial weights and every draw."""
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -81,11 +81,11 @@ class PretrainConfig:
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     cache_mb: int = 2500
-    """Memory for decoded pictures, in megabytes; what is decoded beyond it is not kept."""
+    """Memory for decoded images, in megabytes; what is decoded beyond it is not kept."""
     loaders: int = 1
-    """Threads that decode pictures ahead."""
+    """Threads that decode images ahead."""
     probe: int = 900
-    """Pictures for the linear probes in the record (synthetic dogs only; 0: none)."""
+    """Images for the linear probes in the record (synthetic dogs only; 0: none)."""
     resume: bool = False
     """Continue from the checkpoint in `out`."""
 
@@ -124,7 +124,7 @@ class ProbeConfig:
     encoder: str = "googlenet"
     """Registered encoder, or the .json that `glimpse pretrain` wrote."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which pictures."""
+    """Which images."""
     fit_split: str = "train"
     """Split to fit on; what a fit takes is chosen on a tenth of it."""
     eval_split: str = "val"
@@ -139,9 +139,9 @@ class ProbeConfig:
     hidden: int = 0
     """Fit a network with a hidden layer of so many units too (0: none)."""
     seed: int = 0
-    """Which tenth of the pictures serves to choose, and the initial weights of a hidden layer."""
+    """Which tenth of the images serves to choose, and the initial weights of a hidden layer."""
     precision: Precision = "auto"
-    """Arithmetic of the encoder; `int8` is calibrated on pictures of the split `train`."""
+    """Arithmetic of the encoder; `int8` is calibrated on images of the split `train`."""
     device: str = "auto"
     """Where the encoder computes: `auto`, `cpu` or `cuda[:i]`."""
     workers: int = 2
@@ -169,7 +169,7 @@ class ProbeConfig:
 
 
 def settled(config: PretrainConfig) -> PretrainConfig:
-    """Fill in what follows from core and pictures where it is not given.
+    """Fill in what follows from core and images where it is not given.
 
     Raises:
         ValueError: For a core that cannot be trained as asked, or is not known.
@@ -226,7 +226,7 @@ def command(config: PretrainConfig) -> str:
         if value != default[name]:
             if isinstance(value, bool):
                 words.append(f"--{'' if value else 'no-'}{_flag(name)}")
-            elif value is not None:  # no number of pictures: those that are there
+            elif value is not None:  # no number of images: those that are there
                 values = value if isinstance(value, list) else [value]
                 words += [f"--{_flag(name)}", *map(str, values)]
     return shlex.join(words)

@@ -1,6 +1,6 @@
 """Classifiers fitted on frozen features: logistic regression, and one hidden layer on request.
 
-What decides a fit (weight decay, number of epochs) is chosen on a tenth of the training pictures,
+What decides a fit (weight decay, number of epochs) is chosen on a tenth of the training images,
 held out by class; then all of them are fitted again with it. Nothing is chosen on what is measured.
 """
 

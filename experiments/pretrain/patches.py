@@ -1,6 +1,6 @@
 """Random multi-scale patches of a labelled data set, of any size (paper section 2).
 
-Pictures are decoded ahead of use by a pool of threads and kept while they fit in the memory given,
+Images are decoded ahead of use by a pool of threads and kept while they fit in the memory given,
 so that a data set of a million files needs no more of it than one of a thousand.
 """
 
@@ -31,7 +31,7 @@ class Batch:
     patches: UInt8[np.ndarray, "B S P P 3"]
     """RGB patches."""
     labels: Int64[np.ndarray, " B"]
-    """Classes of their pictures."""
+    """Classes of their images."""
 
 
 class PatchSampler:
@@ -39,9 +39,9 @@ class PatchSampler:
 
     Args:
         config: Of the run.
-        dataset: The pictures and their classes; boxes are not asked for.
-        indices: Draw from these pictures only.
-        share: (i, n) is the i-th of n equal parts of every batch, by pictures; the n parts, in
+        dataset: The images and their classes; boxes are not asked for.
+        indices: Draw from these images only.
+        share: (i, n) is the i-th of n equal parts of every batch, by images; the n parts, in
             order, are the batch of (0, 1).
     """
 
@@ -52,18 +52,18 @@ class PatchSampler:
         indices: np.ndarray,
         share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Open no picture yet."""
+        """Open no image yet."""
         self.config, self.dataset, self.indices, self.share = config, dataset, indices, share
         self.store = PyramidStore(dataset, config.resolutions, config.cache_mb * 2**20)
         self._lock = Lock()
-        # A million pictures take a while to shuffle; a batch touches two epochs at most.
+        # A million images take a while to shuffle; a batch touches two epochs at most.
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.indices)
 
     def _pyramid(self, index: int) -> Pyramid:
-        """Decode a picture unless it is kept; threads only wait for one another at the cache."""
+        """Decode an image unless it is kept; threads only wait for one another at the cache."""
         with self._lock:
             pyramid = self.store.kept(index)
         if pyramid is None:
@@ -73,7 +73,7 @@ class PatchSampler:
         return pyramid
 
     def batch(self, step: int) -> Batch:
-        """Cut the glimpses of a step: the next pictures in shuffled order, each looked at often."""
+        """Cut the glimpses of a step: the next images in shuffled order, each looked at often."""
         config = self.config
         positions = np.arange(step * config.pictures, (step + 1) * config.pictures)
         chosen = np.concatenate(

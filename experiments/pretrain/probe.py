@@ -1,6 +1,6 @@
 """`glimpse probe`: what an encoder's features tell, before any agent has learned to look.
 
-Classifiers are fitted on the frozen features of each picture's central patches: of every resolution
+Classifiers are fitted on the frozen features of each image's central patches: of every resolution
 alone and of all together.
 """
 
@@ -161,7 +161,7 @@ def find_dogs(
 ) -> dict[str, Any] | None:
     """How well the context tells where the dog is, which is all that a policy can know.
 
-    Pictures with one box only. Boxes serve to measure; no agent sees them.
+    Images with one box only. Boxes serve to measure; no agent sees them.
 
     Args:
         sets: Fitted on, measured on.
@@ -203,7 +203,7 @@ def find_dogs(
 
 
 def _middles(dataset: ImageDataset) -> tuple[np.ndarray, Float[np.ndarray, "N 2"]]:
-    """Pictures with exactly one box, and its middle as a fixation."""
+    """Images with exactly one box, and its middle as a fixation."""
     kept, places = [], []
     for index in range(len(dataset)):
         boxes = dataset.boxes(index)
@@ -247,7 +247,7 @@ def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -
 
 
 def _central(bank: FeatureBank, resolutions: tuple[str, ...]) -> Float[np.ndarray, "N S D"]:
-    """Features at the centre of every picture."""
+    """Features at the centre of every image."""
     point = bank.snap(np.zeros((1, 2), np.float32))
     if bank.fixations[point].any():
         raise ValueError(

@@ -23,7 +23,7 @@ Encode = Callable[[UInt8[np.ndarray, "N P P 3"]], Float[np.ndarray, "N D"]]
 def look(
     encode: Encode, dogs: SyntheticDogs, short_side: int | None = None
 ) -> tuple[Float[np.ndarray, "N 2 S D"], Float[np.ndarray, "N 2"]]:
-    """Features on the head and at the centre of each picture, and the fixations on the heads."""
+    """Features on the head and at the centre of each image, and the fixations on the heads."""
     pictures = dogs if short_side is None else Degraded(dogs, short_side)
     features, heads = [], []
     for index in range(len(dogs)):
@@ -63,11 +63,11 @@ def probe(
         encode: From patches to features.
         train: Dogs to fit on.
         val: Dogs to measure on.
-        short_side: Make pictures smaller first, as the encoder was trained on them.
+        short_side: Make images smaller first, as the encoder was trained on them.
 
     Returns:
-        Accuracy of the breed from patches on the head and at the centre of the picture, at each
-        resolution; and the share of pictures whose head is found in the centred context, by ridge
+        Accuracy of the breed from patches on the head and at the centre of the image, at each
+        resolution; and the share of images whose head is found in the centred context, by ridge
         regression, to within 0.2 (in fixations, both ways).
     """
     (seen, heads), (new, places) = (look(encode, dogs, short_side) for dogs in (train, val))

@@ -1,8 +1,8 @@
 """`glimpse pretrain`: train an encoder on random multi-scale patches (paper section 2, Figure 4).
 
-Every picture is looked at in random places; the patches of all resolutions go through towers that
+Every image is looked at in random places; the patches of all resolutions go through towers that
 share parameters, and heads on the towers and their concatenations are trained together to name the
-picture's class. No boxes are used: most patches at random places show little of what tells a class,
+image's class. No boxes are used: most patches at random places show little of what tells a class,
 as in the paper. Afterwards the heads are dropped and the trunk is written as an encoder's weights,
 with a record beside it that every `--encoder` takes.
 
@@ -48,7 +48,7 @@ class Pictures:
     """What a run trains and measures on.
 
     Attributes:
-        dataset: All pictures of the split.
+        dataset: All images of the split.
         training: Indices of those trained on, in random order.
         held_out: Indices of those the heads are measured on.
         leave_out: The list of those not to touch, if any.
@@ -58,8 +58,8 @@ class Pictures:
         """Open the data set and divide it.
 
         Raises:
-            ValueError: For a damaged list, one that renamed pictures cannot be held against, or
-                too few pictures.
+            ValueError: For a damaged list, one that renamed images cannot be held against, or
+                too few images.
             DatasetNotFoundError, MissingImagesError: see `glimpse_env.datasets`.
         """
         self.dataset = build_dataset(config.data, str(config.split))
@@ -79,7 +79,7 @@ class Pictures:
         self.held_out, self.training = order[:kept_aside], order[kept_aside:]
 
     def record(self, config: PretrainConfig) -> dict[str, Any]:
-        """Which pictures, for the provenance."""
+        """Which images, for the provenance."""
         record: dict[str, Any] = {
             "dataset": config.data.dataset,
             "split": self.dataset.split,
@@ -170,7 +170,7 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
 
 
 def _finish(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> Path:
-    """Score the finished network on pictures kept aside, and write it."""
+    """Score the finished network on images kept aside, and write it."""
     unseen = PatchSampler(config, pictures.dataset, pictures.held_out)
     first, scores = unseen.batch(0), []
     for batch in unseen.batches(0, -(-len(pictures.held_out) // config.pictures)):

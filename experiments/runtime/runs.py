@@ -207,7 +207,7 @@ class RunFolder:
 
         Raises:
             RunError: there is a run already, or none to resume, or one of another configuration,
-                or one that stands on other pictures, another encoder or other banks.
+                or one that stands on other images, another encoder or other banks.
         """
         record, path = to_record(replace(config, resume=False)), self.path / "config.json"
         if resume:
@@ -331,7 +331,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stands_on(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Pictures, encoder, banks and threads in an environment.json, as far as they determine a run.
+    """Images, encoder, banks and threads in an environment.json, as far as they determine a run.
 
     The weight file counts where the encoder ran; with banks it need not even be there.
     """

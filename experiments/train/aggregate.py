@@ -67,7 +67,7 @@ def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
 
     Returns:
         A record: settings, what it stands on, and for each kind of fixations mA over the seeds
-        (mean, standard deviation, every run's value with its 95% interval over pictures), in
+        (mean, standard deviation, every run's value with its 95% interval over images), in
         percent.
 
     Raises:
@@ -134,8 +134,8 @@ def _difference(evaluations: list[dict[str, Any]], one: str, two: str) -> dict[s
 def difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[float, float]:
     """One cell's mA minus another's, and the half-width of its 95% interval, in points.
 
-    The spread over pictures (from the runs' bootstrap intervals; it does not shrink with the number
-    of seeds) and over seeds are added up as if the two had been measured on different pictures.
+    The spread over images (from the runs' bootstrap intervals; it does not shrink with the number
+    of seeds) and over seeds are added up as if the two had been measured on different images.
     They were measured on the same, which makes the first part too wide; the second, from two or
     three seeds, is known roughly, and from one seed not at all: then it is left out.
     """

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.train.config import Resolution, TrainConfig
 
-# Mean accuracy over the breeds on the 8,580 test pictures, in percent, with one, two and three
+# Mean accuracy over the breeds on the 8,580 test images, in percent, with one, two and three
 # glimpses (paper, Table 1). Axis S follows the order low, medium, high throughout.
 ROWS: dict[str, tuple[tuple[Resolution, ...], tuple[float, float, float]]] = {
     "high": (("high",), (43.5, 48.3, 49.6)),
@@ -28,7 +28,7 @@ ROWS: dict[str, tuple[tuple[Resolution, ...], tuple[float, float, float]]] = {
 }
 
 PAPER_BASELINES = {"googlenet-96": 58.8, "googlenet-224": 75.5}
-"""GoogLeNet on the whole picture, padded square, fine-tuned (paper, Table 1), in percent."""
+"""GoogLeNet on the whole image, padded square, fine-tuned (paper, Table 1), in percent."""
 
 
 @lru_cache(maxsize=1)

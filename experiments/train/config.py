@@ -25,7 +25,7 @@ class TrainConfig:
     resume: bool = False
     """Go on with the run in `out` where it was interrupted."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    """Which pictures."""
+    """Which images."""
     encoder: str = "googlenet"
     """Registered encoder; with a bank it must be the bank's."""
     bank: Path | None = None
@@ -48,15 +48,15 @@ class TrainConfig:
     """G: the context is the encoder's map averaged to G x G cells; 1 is its vector, `auto` 3 cells
     a side, or as many as the bank holds, where there is a map."""
     epochs: int = 30
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     batch_size: int = 128
-    """Pictures a step."""
+    """Images a step."""
     seed: int = 0
-    """Seed of everything: weights, order of the pictures, flips, fixations."""
+    """Seed of everything: weights, order of the images, flips, fixations."""
     eval_every: int = 1
     """Epochs between evaluations (the last epoch is always evaluated)."""
     scanpaths: int = 8
-    """M, scanpaths a picture in Monte-Carlo evaluation at the end."""
+    """M, scanpaths an image in Monte-Carlo evaluation at the end."""
     references: bool = True
     """Train classifiers under centre and random fixations too, and report the oracle."""
     deterministic: bool = False
@@ -67,14 +67,14 @@ class TrainConfig:
     keep_best: bool = False
     """Keep the checkpoint of the best evaluation too (`glimpse evaluate --best`)."""
     storage: str = "auto"
-    """Where a live encoder's pictures are kept: `auto`, `device`, `host`, `demand`, or a folder of
+    """Where a live encoder's images are kept: `auto`, `device`, `host`, `demand`, or a folder of
     `glimpse pyramids`, that of the split in it."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda[:i]`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the live encoder."""
     network: TwoDeckConfig = field(default_factory=TwoDeckConfig)
-    """The network; what follows from pictures and encoder is set by the environment."""
+    """The network; what follows from images and encoder is set by the environment."""
     learning: ReinforceConfig = field(default_factory=ReinforceConfig)
     """How it learns."""
 
@@ -135,15 +135,15 @@ class EvaluateConfig:
     live: bool = False
     """Use the live encoder although the run was trained from a bank."""
     data_dir: Path | None = None
-    """Folder of the pictures, if it has moved."""
+    """Folder of the images, if it has moved."""
     scanpaths: int | None = None
-    """M, scanpaths a picture in Monte-Carlo evaluation; 1 leaves it out (default: the run's)."""
+    """M, scanpaths an image in Monte-Carlo evaluation; 1 leaves it out (default: the run's)."""
     oracle: bool | None = None
     """Report the oracle, as many evaluations as the lattice has points (default: as the run)."""
     pictures: int = 8
-    """Scanpath pictures to draw into the run's folder."""
+    """Scanpath images to draw into the run's folder."""
     seed: int | None = None
-    """Seed of the noise outside the pictures and of sampled scanpaths (default: the run's)."""
+    """Seed of the noise outside the images and of sampled scanpaths (default: the run's)."""
     best: bool = False
     """Evaluate the checkpoints that `glimpse train --keep-best` kept, not the newest."""
 
@@ -165,17 +165,17 @@ class DemoConfig:
     """Train on SyntheticDogsGlimpse-v0 and compare with centre and random fixations."""
 
     out: Path = Path("demo")
-    """Folder for banks, runs, pictures and the result."""
+    """Folder for banks, runs, images and the result."""
     seeds: int = 3
     """Runs, each with another seed."""
     num_images: int = 1800
-    """Training pictures to draw; a quarter as many are held out."""
+    """Training images to draw; a quarter as many are held out."""
     side: int = 7
     """Lattice points a side of the feature banks."""
     epochs: int = 16
-    """Passes over the training pictures."""
+    """Passes over the training images."""
     pictures: int = 8
-    """Scanpath pictures to draw."""
+    """Scanpath images to draw."""
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is computed.

@@ -13,7 +13,7 @@ from experiments.train.factory import PlayEnv
 
 
 def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
-    """Every picture once, in order: (indices [B], how many count); the last batch is padded."""
+    """Every image once, in order: (indices [B], how many count); the last batch is padded."""
     parts = []
     for start in range(0, num_images, batch_size):
         images = np.arange(start, min(start + batch_size, num_images))
@@ -29,7 +29,7 @@ def episodes(
     deterministic: bool = True,
     seed: int = 0,
 ) -> Iterator[tuple[Trajectory, int]]:
-    """Play pictures, each once and in order: batch by batch, and how many rows of it count."""
+    """Play images, each once and in order: batch by batch, and how many rows of it count."""
     for positions, count in batches(len(images), env.num_envs):
         yield collect(
             env, policy, seed=seed + int(positions[0]), options={"image": images[positions]},

@@ -51,13 +51,13 @@ def play(
     seed: int = 0,
     images: np.ndarray | None = None,
 ) -> Answers:
-    """Play every picture once.
+    """Play every image once.
 
     Args:
         agent: Who plays.
         env: With `batch_size` environments, on the split.
         deterministic: Fixate the mean location, rather than a sample around it.
-        seed: Of the environment's draws (noise outside the pictures) and the agent's.
+        seed: Of the environment's draws (noise outside the images) and the agent's.
         images: Indices, if not all.
     """
     agent.seed(seed)
@@ -143,10 +143,10 @@ def oracle_lattice(source: FeatureBank | Encoder) -> Float[Tensor, "L 2"]:
 def fixation_facts(
     fixations: Float[np.ndarray, "T N 2"], scales: Float[np.ndarray, "T N"] | None = None
 ) -> dict[str, Any]:
-    """Where an agent looks: mean and spread over the pictures, per glimpse.
+    """Where an agent looks: mean and spread over the images, per glimpse.
 
-    A spread of 0 is a policy that looks at the same place in every picture. If it chose the scale,
-    `scales` gives the share of the pictures seen at each, rounded to whole ones, per glimpse.
+    A spread of 0 is a policy that looks at the same place in every image. If it chose the scale,
+    `scales` gives the share of the images seen at each, rounded to whole ones, per glimpse.
     """
     facts: dict[str, Any] = {
         "mean": fixations.mean(axis=1).round(4).tolist(),
@@ -283,7 +283,7 @@ def _tell_unfinished(agents: dict[str, Agent], epochs: int) -> None:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate a run; prints the table, writes `evaluation-<split>.json` and pictures.
+    """Evaluate a run; prints the table, writes `evaluation-<split>.json` and images.
 
     An evaluation of another kind than the run's own (live, other banks, another seed) goes to a
     file whose name says so.
@@ -338,18 +338,18 @@ def draw_examples(
     count: int,
     seed: int = 0,
 ) -> list[Path]:
-    """Draw random pictures of a split with their scanpath, glimpses and composite.
+    """Draw random images of a split with their scanpath, glimpses and composite.
 
     Args:
         dataset: The split that was played, unmirrored.
-        answers: Of every picture of it.
+        answers: Of every image of it.
         resolutions: What each glimpse showed.
         folder: Where the PNG files go.
         count: How many.
-        seed: Of the choice, so that two agents can be shown on the same pictures.
+        seed: Of the choice, so that two agents can be shown on the same images.
 
     Returns:
-        The files, by picture; those of an earlier call are gone.
+        The files, by image; those of an earlier call are gone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = "|".join(re.escape(name) for name in dataset.class_names)

@@ -67,17 +67,17 @@ def build_env(
     autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
     observation: Literal["features", "pixels", "both"] = "features",
 ) -> DogsGlimpseVectorEnv:
-    """Build the vector environment of a split, `batch_size` pictures side by side.
+    """Build the vector environment of a split, `batch_size` images side by side.
 
-    By default nothing resets by itself: training and evaluation say which pictures come next.
+    By default nothing resets by itself: training and evaluation say which images come next.
 
     Args:
         config: Of the run.
-        split: Which pictures.
+        split: Which images.
         source: Bank or live encoder, if open already.
-        training: Whether `mirror` and `context` apply; evaluation shows every picture as it is,
+        training: Whether `mirror` and `context` apply; evaluation shows every image as it is,
             its context centred. By default only the run's training split is for training.
-        dataset: Pictures of the split other than the configuration's own.
+        dataset: Images of the split other than the configuration's own.
         autoreset_mode: What follows an episode.
         observation: What is shown.
     """
@@ -97,7 +97,7 @@ def build_env(
         storage=_storage(config, split),
         array="torch",
         autoreset_mode=autoreset_mode,
-        # Where nobody says which pictures come next, another seed walks them in another order.
+        # Where nobody says which images come next, another seed walks them in another order.
         order_seed=config.seed,
         observation=observation,
     )
@@ -115,7 +115,7 @@ def build_play_env(
 
     Args:
         config: Of the run.
-        split: Which pictures.
+        split: Which images.
         requires: Out of `agents.policy.REQUIRES`; None for what the run's own policy asks for.
         options: For `build_env`.
     """
@@ -184,7 +184,7 @@ def describe_encoder(name: str, *, live: bool) -> dict[str, Any]:
 
 
 def describe_dataset(dataset: ImageDataset) -> dict[str, Any]:
-    """Which pictures, and how many."""
+    """Which images, and how many."""
     return {
         "fingerprint": dataset.fingerprint,
         "images": len(dataset),

@@ -28,10 +28,10 @@ from glimpse_env.datasets.base import ImageDataset
 
 @dataclass(frozen=True)
 class Watched:
-    """What an agent did, glimpse by glimpse, on some pictures."""
+    """What an agent did, glimpse by glimpse, on some images."""
 
     images: Int64[np.ndarray, " N"]
-    """Indices of the pictures in the split."""
+    """Indices of the images in the split."""
     labels: Int64[np.ndarray, " N"]
     """The truth."""
     log_probs: Float[np.ndarray, "T N K"]
@@ -73,7 +73,7 @@ class OpenRun:
 
     @property
     def dataset(self) -> ImageDataset:
-        """The split's pictures."""
+        """The split's images."""
         return self.env.dataset
 
     @property
@@ -135,13 +135,13 @@ def open_run(
 
     Args:
         folder: The run, or the name of a published one.
-        split: Which pictures.
+        split: Which images.
         bank: Other banks than the run's own.
         live: Use the live encoder although the run has banks.
-        data_dir: Folder of the pictures, if it has moved.
-        num_images: How many pictures will be watched, so that a live encoder has no idle rows.
-        two_dogs: Synthetic pictures of the same kind with two dogs each (live encoder).
-        dataset: Other pictures of the same classes (live encoder).
+        data_dir: Folder of the images, if it has moved.
+        num_images: How many images will be watched, so that a live encoder has no idle rows.
+        two_dogs: Synthetic images of the same kind with two dogs each (live encoder).
+        dataset: Other images of the same classes (live encoder).
 
     Raises:
         RunError: no run there, no checkpoint yet, two dogs of a data set that is not drawn, or a
@@ -186,7 +186,7 @@ def watch(
     images: Int64[np.ndarray, " N"] | None = None,
     seed: int = 0,
 ) -> Watched:
-    """Play pictures once by mean locations, as `evaluate.play` does, and keep every glimpse.
+    """Play images once by mean locations, as `evaluate.play` does, and keep every glimpse.
 
     Args:
         agent: Who plays.

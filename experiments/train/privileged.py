@@ -24,7 +24,7 @@ _KEYS = {"frame": ("frame",), "box": ("box", "body_box")}
 class PrivilegedVectorEnv(VectorWrapper):
     """The environment with `frame`, `box` and `body_box` in its observations, each `[B, 2]`.
 
-    See `agents.policy.REQUIRES` for what they hold. Mirrored pictures have their boxes mirrored.
+    See `agents.policy.REQUIRES` for what they hold. Mirrored images have their boxes mirrored.
     """
 
     env: DogsGlimpseVectorEnv
@@ -41,7 +41,7 @@ class PrivilegedVectorEnv(VectorWrapper):
         own = env.single_observation_space
         assert isinstance(own, spaces.Dict)
         extra = {
-            # A frame is a share of the picture's width and of its height.
+            # A frame is a share of the image's width and of its height.
             key: spaces.Box(0.0 if key == "frame" else -1.0, 1.0, (2,), np.float32)
             for key in self._keys
         }
@@ -52,7 +52,7 @@ class PrivilegedVectorEnv(VectorWrapper):
 
     @property
     def dataset(self) -> ImageDataset:
-        """The pictures."""
+        """The images."""
         return self.env.dataset
 
     @property
@@ -79,7 +79,7 @@ class PrivilegedVectorEnv(VectorWrapper):
         """Start episodes.
 
         Raises:
-            ValueError: A picture has no box, and one was asked for.
+            ValueError: An image has no box, and one was asked for.
         """
         observation, infos = self.env.reset(seed=seed, options=options)
         begun = infos["_image"]  # of the others, under a reset mask, the info says nothing
@@ -135,14 +135,14 @@ def dog_place(dataset: ImageDataset, image: int, *, head: bool) -> Float32[np.nd
     """Middle of a dog's box, of the largest where there are several, as a fixation.
 
     Args:
-        dataset: The pictures.
+        dataset: The images.
         image: Which.
         head: Take the head's box where the data set knows it (the synthetic dogs).
 
     Raises:
-        ValueError: The picture has no box.
+        ValueError: The image has no box.
     """
-    # A share of the picture is the same at every size.
+    # A share of the image is the same at every size.
     dataset = dataset.dataset if isinstance(dataset, Degraded) else dataset
     if head and isinstance(dataset, SyntheticDogs):
         boxes = dataset.head_boxes(image)

@@ -64,7 +64,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 def epoch_batches(
     num_images: int, batch_size: int, samples: int, seed: int, epoch: int
 ) -> Iterator[np.ndarray]:
-    """Pictures of each batch of an epoch: in random order, each in a block of M rows.
+    """Images of each batch of an epoch: in random order, each in a block of M rows.
 
     What does not fill a batch is left to other epochs, whose order is another.
     """
@@ -98,10 +98,10 @@ class Trainer:
     """Trains the agents of one run; every epoch ends in a checkpoint."""
 
     def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
-        """Open pictures, encoder or banks, and environments; build the agents.
+        """Open images, encoder or banks, and environments; build the agents.
 
         Raises:
-            ValueError: fewer pictures than one batch takes, or no such policy.
+            ValueError: fewer images than one batch takes, or no such policy.
             RunError: the policy cannot go on where it was.
         """
         self.config, self.folder = config, folder

@@ -1,6 +1,6 @@
-"""Whole pictures, padded square, and the changes made to them in training (paper section 3).
+"""Whole images, padded square, and the changes made to them in training (paper section 3).
 
-Shape key: B batch, N pictures, S side of the square, K classes.
+Shape key: B batch, N images, S side of the square, K classes.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ GREY = (0.299, 0.587, 0.114)
 def pad_square(
     image: UInt8[np.ndarray, "H W 3"], side: int, fill: Sequence[int]
 ) -> tuple[UInt8[np.ndarray, "S S 3"], tuple[int, int, int, int]]:
-    """Shrink a picture until its long side is `side`, and centre it on a square of one colour.
+    """Shrink an image until its long side is `side`, and centre it on a square of one colour.
 
     The paper says "padding that centers it" and leaves the colour open. With the mean colour that
     the network subtracts, padding is zero to it, as it is inside its convolutions.
 
     Args:
-        image: RGB picture of any size.
+        image: RGB image of any size.
         side: S, in pixels.
         fill: Colour of the padding.
 
     Returns:
-        The square, and the picture's box on it: left, top, right, bottom.
+        The square, and the image's box on it: left, top, right, bottom.
     """
     height, width = image.shape[:2]
     longest = max(height, width)
@@ -58,21 +58,21 @@ def pad_square(
 
 @dataclass(frozen=True)
 class WholePictures:
-    """A split's pictures, decoded and padded once, in memory."""
+    """A split's images, decoded and padded once, in memory."""
 
     pixels: UInt8[Tensor, "N S S 3"]
     """RGB squares."""
     boxes: Int64[Tensor, "N 4"]
-    """Where the picture is on its square: left, top, right, bottom."""
+    """Where the image is on its square: left, top, right, bottom."""
     means: Float[Tensor, "N 3"]
-    """Mean colour of each picture, padding aside."""
+    """Mean colour of each image, padding aside."""
     labels: Int64[Tensor, " N"]
     """Classes."""
     fill: tuple[int, int, int]
     """Colour of the padding."""
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the images."""
         return len(self.labels)
 
 
@@ -85,12 +85,12 @@ def _prepare(
 
 
 def load_pictures(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) -> WholePictures:
-    """Decode, shrink and pad all pictures of a split, on every core.
+    """Decode, shrink and pad all images of a split, on every core.
 
-    At side 224 a picture takes 150 KB: 1.4 GB for the 9,521 that a network usually trains on here.
+    At side 224 an image takes 150 KB: 1.4 GB for the 9,521 that a network usually trains on here.
 
     Raises:
-        UnreadableImageError: a picture does not decode.
+        UnreadableImageError: an image does not decode.
     """
     count = len(dataset)
     pixels = np.empty((count, side, side, 3), np.uint8)
@@ -115,7 +115,7 @@ def load_pictures(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) 
 
 @dataclass(frozen=True)
 class Draws:
-    """How each picture of a batch is changed."""
+    """How each image of a batch is changed."""
 
     brightness: Float[Tensor, " B"]
     """Factor."""
@@ -151,7 +151,7 @@ def draw(config: AugmentConfig, batch: int, rng: np.random.Generator) -> Draws:
 def colour_maps(
     draws: Draws, means: Float[Tensor, "B 3"]
 ) -> tuple[Float[Tensor, "B 3 3"], Float[Tensor, "B 3"]]:
-    """All colour changes of a picture as one affine map: pixel -> matrix @ pixel + offset.
+    """All colour changes of an image as one affine map: pixel -> matrix @ pixel + offset.
 
     In order: brightness, contrast about the mean grey, saturation, hue. None is clipped before the
     next, unlike torchvision's `ColorJitter`, whose hue goes through HSV and costs far more.

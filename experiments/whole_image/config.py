@@ -14,14 +14,14 @@ from experiments.train.cells import expected
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of the training pictures; the padding keeps its colour."""
+    """Random changes of the training images; the padding keeps its colour."""
 
     mirror: bool = True
-    """Mirror every other picture, at random."""
+    """Mirror every other image, at random."""
     brightness: float = 0.3
     """Pixels are scaled by 1 - this to 1 + this."""
     contrast: float = 0.3
-    """Differences from the picture's mean grey are scaled likewise."""
+    """Differences from the image's mean grey are scaled likewise."""
     saturation: float = 0.3
     """Differences from each pixel's grey are scaled likewise."""
     hue: float = 0.03
@@ -46,18 +46,18 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """Fine-tune a GoogLeNet on whole pictures, padded square, under a new layer."""
+    """Fine-tune a GoogLeNet on whole images, padded square, under a new layer."""
 
     out: Path = Path("runs/baseline")
     """Run folder."""
     resume: bool = False
     """Go on with the run in `out` where it was interrupted."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    """Which pictures."""
+    """Which images."""
     encoder: str = "googlenet"
     """Registered encoder to start from; the paper's at 96 is `googlenet_native`."""
     side: int = 96
-    """Side of the square picture, in pixels."""
+    """Side of the square image, in pixels."""
     train_split: Literal["train", "trainval"] = "train"
     """Split to learn from."""
     eval_split: Literal["val", "test"] = "val"
@@ -67,11 +67,11 @@ class BaselineConfig:
     layer_learning_rate: float = 1e-3
     """Peak learning rate of the new layer alone."""
     layer_mirror: bool = True
-    """Fit the new layer on mirrored pictures too, which doubles the features to compute."""
+    """Fit the new layer on mirrored images too, which doubles the features to compute."""
     epochs: int = 3
-    """Passes over the training pictures, end to end (0: the new layer is all that learns)."""
+    """Passes over the training images, end to end (0: the new layer is all that learns)."""
     batch_size: int = 32
-    """Pictures a step."""
+    """Images a step."""
     learning_rate: float = 1e-4
     """Peak learning rate of the trunk (AdamW; a short rise, then a cosine to 0)."""
     layer_factor: float = 5.0
@@ -83,7 +83,7 @@ class BaselineConfig:
     label_smoothing: float = 0.1
     """Share of the target spread evenly over the classes."""
     augment: OmitArgPrefixes[AugmentConfig] = field(default_factory=AugmentConfig)
-    """Random changes of the training pictures."""
+    """Random changes of the training images."""
     seed: int = 0
     """Decides every draw."""
     eval_every: int = 1

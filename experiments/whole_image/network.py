@@ -1,4 +1,4 @@
-"""A network fine-tuned on whole pictures: trunk, new layer, and how both are fitted and asked."""
+"""A network fine-tuned on whole images: trunk, new layer, and how both are fitted and asked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from encoders.inference.fused import fuse_googlenet
 from encoders.spec import EncoderSpec
 from experiments.whole_image.augment import WholePictures
 
-# Pictures handed to the encoder at once; it cuts them smaller itself.
+# Images handed to the encoder at once; it cuts them smaller itself.
 _PORTION = 512
 # Features a step of the new layer is fitted on.
 _LAYER_BATCH = 512
@@ -44,7 +44,7 @@ class WholePictureNetwork(nn.Module):
     """A trunk and a new linear layer on its averaged features, dropout between them.
 
     Weights stay in fp32 and in torch's usual layout (a fused optimiser steps through weights and
-    moments side by side, so that both must lie alike before and after a checkpoint); pictures are
+    moments side by side, so that both must lie alike before and after a checkpoint); images are
     channels-last, which is what decides how convolutions compute.
     """
 
@@ -105,7 +105,7 @@ class WholePictureNetwork(nn.Module):
 
     @torch.no_grad()
     def features(self, pictures: WholePictures, *, mirrored: bool = False) -> Float[Tensor, "N D"]:
-        """Features of all pictures, unchanged or mirrored."""
+        """Features of all images, unchanged or mirrored."""
         encoder, found = self.frozen(), []
         name = "features of mirrored pictures" if mirrored else "features"
         with tqdm(total=len(pictures), unit="picture", desc=name, leave=False) as bar:
@@ -144,7 +144,7 @@ def fit_layer(
 
     Args:
         network: Whose layer.
-        views: Features of the pictures, V times (as they are, mirrored): each step picks one.
+        views: Features of the images, V times (as they are, mirrored): each step picks one.
         labels: Classes.
         steps: Optimiser steps of 512 features.
         learning_rate: Peak.

@@ -1,7 +1,7 @@
-"""`glimpse baseline`: GoogLeNet on the whole picture, fine-tuned (paper section 3, Table 1b).
+"""`glimpse baseline`: GoogLeNet on the whole image, fine-tuned (paper section 3, Table 1b).
 
 First the new layer alone, on features of the frozen network, which takes seconds once those are
-there; then everything, end to end. Each step's order, changes of the pictures and dropout follow
+there; then everything, end to end. Each step's order, changes of the images and dropout follow
 from (seed, step), so that a resumed run repeats an uninterrupted one.
 """
 
@@ -42,10 +42,10 @@ class Finetuning:
     """One run: network, optimiser, and how far they are."""
 
     def __init__(self, config: BaselineConfig, folder: RunFolder) -> None:
-        """Open the splits and build the network; no picture is read yet.
+        """Open the splits and build the network; no image is read yet.
 
         Raises:
-            ValueError: fewer pictures than one batch takes, or the splits differ in their classes.
+            ValueError: fewer images than one batch takes, or the splits differ in their classes.
         """
         self.config, self.folder = config, folder
         self.train_set = build_dataset(config.data, config.train_split)
@@ -115,7 +115,7 @@ class Finetuning:
         return red, green, blue
 
     def pictures(self, dataset: ImageDataset) -> WholePictures:
-        """Pictures of a split, read when first asked for."""
+        """Images of a split, read when first asked for."""
         if dataset.split not in self._pictures:
             self._pictures[dataset.split] = load_pictures(dataset, self.config.side, self.fill)
         return self._pictures[dataset.split]
@@ -206,7 +206,7 @@ class Finetuning:
         return row
 
     def train_step(self, images: np.ndarray) -> dict[str, float]:
-        """Make one optimiser step on the pictures given; loss (nats) and number that are right.
+        """Make one optimiser step on the images given; loss (nats) and number that are right.
 
         Raises:
             FloatingPointError: the loss or the gradient is not finite.
@@ -274,10 +274,10 @@ class Finetuning:
     # -- asking --------------------------------------------------------------------------------
 
     def answers(self, *, mirrored: bool = False) -> dict[str, Answers]:
-        """What the network answers on the evaluation split, every picture as it is.
+        """What the network answers on the evaluation split, every image as it is.
 
         Args:
-            mirrored: Add the mean of the log-probabilities of each picture and its mirror image,
+            mirrored: Add the mean of the log-probabilities of each image and its mirror image,
                 which no number of the paper's has: report both.
         """
         pictures, network = self.pictures(self.eval_set), self.network

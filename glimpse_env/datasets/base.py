@@ -1,4 +1,4 @@
-"""What every dataset offers, how a picture is read, and what datasets of files share."""
+"""What every dataset offers, how an image is read, and what datasets of files share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from glimpse_env.datasets.errors import DatasetWarning, MissingImagesError
 
 @runtime_checkable
 class ImageDataset(Protocol):
-    """Labelled pictures, each with boxes where they are known.
+    """Labelled images, each with boxes where they are known.
 
     An environment, a feature bank and an evaluation ask for no more than this, so that your own
-    pictures need only these members. Boxes are for analysis: no agent sees them (paper section 3).
+    images need only these members. Boxes are for analysis: no agent sees them (paper section 3).
     """
 
     @property
@@ -34,7 +34,7 @@ class ImageDataset(Protocol):
 
     @property
     def labels(self) -> Int64[np.ndarray, " N"]:
-        """Class of each picture, from 0."""
+        """Class of each image, from 0."""
         ...
 
     @property
@@ -58,11 +58,11 @@ class ImageDataset(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the images."""
         ...
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a picture, RGB."""
+        """Return an image, RGB."""
         ...
 
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
@@ -70,12 +70,12 @@ class ImageDataset(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Return the name of a picture, unique in the dataset."""
+        """Return the name of an image, unique in the dataset."""
         ...
 
 
 def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
-    """Return the width and height of a picture, undecoded where the dataset has a `size`."""
+    """Return the width and height of an image, undecoded where the dataset has a `size`."""
     size = getattr(dataset, "size", None)
     if size is not None:
         return size(index)
@@ -84,16 +84,16 @@ def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
 
 
 class PictureFiles:
-    """Pictures in files below one folder: what Stanford Dogs and an image folder have in common.
+    """Images in files below one folder: what Stanford Dogs and an image folder have in common.
 
     Attributes:
         root: Folder that the names are relative to.
         split: Which part of the dataset this is.
         training: Whether it is a split to train on.
         class_names: Name of each class, in the order of the labels.
-        labels: Class of each picture that is there, from 0.
-        num_missing: Listed pictures that are absent and were left out.
-        concurrent: Pictures may be read by several threads at once, which gains time.
+        labels: Class of each image that is there, from 0.
+        num_missing: Listed images that are absent and were left out.
+        concurrent: Images may be read by several threads at once, which gains time.
         upright: Whether images are turned as their orientation tags say.
     """
 
@@ -170,19 +170,19 @@ class PictureFiles:
         self.labels.flags.writeable = False
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the images."""
         return len(self._names)
 
     def name(self, index: int) -> str:
-        """Return the name of a picture, relative to `root`."""
+        """Return the name of an image, relative to `root`."""
         return self._names[index]
 
     def path(self, index: int) -> Path:
-        """Return the file of a picture."""
+        """Return the file of an image."""
         return self.root / self._names[index]
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a picture, RGB.
+        """Return an image, RGB.
 
         Raises:
             UnreadableImageError: If the file does not decode.
@@ -190,7 +190,7 @@ class PictureFiles:
         return read_image(self.path(index), upright=self.upright)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the width and height of a picture, without decoding it."""
+        """Return the width and height of an image, without decoding it."""
         return image_size(self.path(index), upright=self.upright)
 
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:

@@ -1,4 +1,4 @@
-"""Pictures made smaller first: what their resolution is worth to an agent."""
+"""Images made smaller first: what their resolution is worth to an agent."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from glimpse_env.datasets.base import ImageDataset, picture_size
 
 
 class Degraded:
-    """A dataset whose pictures have at most a given short side; smaller ones stay as they are.
+    """A dataset whose images have at most a given short side; smaller ones stay as they are.
 
-    A high patch is a quarter of the short side, shown at 96 x 96: pictures below 384 pixels have
+    A high patch is a quarter of the short side, shown at 96 x 96: images below 384 pixels have
     less in it than it can show. Making them smaller still measures what is missing.
     """
 
@@ -22,7 +22,7 @@ class Degraded:
         """Wrap a dataset.
 
         Args:
-            dataset: Whose pictures.
+            dataset: Whose images.
             short_side: In pixels, at least 8.
 
         Raises:
@@ -39,15 +39,15 @@ class Degraded:
         self.concurrent: bool = getattr(dataset, "concurrent", False)
 
     def __len__(self) -> int:
-        """Count the pictures."""
+        """Count the images."""
         return len(self.dataset)
 
     def name(self, index: int) -> str:
-        """Return the name of a picture."""
+        """Return the name of an image."""
         return self.dataset.name(index)
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return a picture, RGB, reduced with an anti-aliased filter."""
+        """Return an image, RGB, reduced with an anti-aliased filter."""
         image = self.dataset.image(index)
         height, width = self._shape(image.shape[0], image.shape[1])
         if (height, width) == image.shape[:2]:
@@ -56,13 +56,13 @@ class Degraded:
         return np.array(picture)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the width and height of the reduced picture."""
+        """Return the width and height of the reduced image."""
         width, height = picture_size(self.dataset, index)
         height, width = self._shape(height, width)
         return width, height
 
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
-        """Return the boxes, in pixels of the reduced picture."""
+        """Return the boxes, in pixels of the reduced image."""
         scale = np.array(self.size(index)) / picture_size(self.dataset, index)
         return self.dataset.boxes(index) * np.tile(scale, 2).astype(np.float32)
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 
 class DatasetNotFoundError(FileNotFoundError):
-    """The folder of a dataset is absent, or holds none of its lists or pictures."""
+    """The folder of a dataset is absent, or holds none of its lists or images."""
 
 
 class MissingImagesError(FileNotFoundError):
-    """Pictures that the list of a split names are not on disk."""
+    """Images that the list of a split names are not on disk."""
 
 
 class UnreadableImageError(OSError):
-    """A file is there, but no picture can be decoded from it."""
+    """A file is there, but no image can be decoded from it."""
 
 
 class DatasetFormatError(ValueError):
@@ -23,7 +23,7 @@ class DatasetFormatError(ValueError):
 
 
 class AnnotationError(ValueError):
-    """The bounding boxes of a picture are absent, or do not fit the picture."""
+    """The bounding boxes of an image are absent, or do not fit the image."""
 
 
 class ArchiveError(OSError):

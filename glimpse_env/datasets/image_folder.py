@@ -1,4 +1,4 @@
-"""Any labelled pictures: a folder a class, or Caltech-UCSD Birds 200 (2011) as published."""
+"""Any labelled images: a folder a class, or Caltech-UCSD Birds 200 (2011) as published."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class _Listing(NamedTuple):
 
 
 class ImageFolder(PictureFiles):
-    """A split of your own pictures, in one of three layouts, recognised by what is there.
+    """A split of your own images, in one of three layouts, recognised by what is there.
 
     - CUB-200-2011 (`images.txt`, `classes.txt`, `image_class_labels.txt`, `train_test_split.txt`):
       `test` is the official test set; `train` and `val` are cut from the official training set,
       `trainval` is all of it. Boxes come from `bounding_boxes.txt` if it is there.
     - Folders `train/CLASS/`, with `val/CLASS/` and `test/CLASS/` or not: these are the splits.
       Without a `val` folder, `train` and `val` are cut from `train`; `trainval` is both.
-    - Folders `CLASS/`: `train` and `val` are cut from all pictures, `trainval` is all. No `test`.
+    - Folders `CLASS/`: `train` and `val` are cut from all images, `trainval` is all. No `test`.
 
     Splits may also be called `Train`, `training`, `valid`, `validation`, `testing` and the like.
     Classes are numbered in the order of their sorted names (CUB: in the official order). Folders
@@ -69,14 +69,14 @@ class ImageFolder(PictureFiles):
         allow_missing: bool = False,
         check_equal: bool = True,
     ) -> None:
-        """List the pictures of a split.
+        """List the images of a split.
 
         Args:
             root: The folder.
             split: `train`, `val`, `trainval` or `test`.
             holdout: Share of each class that goes to `val` where the layout does not say.
-            seed: Which pictures these are.
-            allow_missing: Leave out pictures that are listed but absent (CUB) instead of raising.
+            seed: Which images these are.
+            allow_missing: Leave out images that are listed but absent (CUB) instead of raising.
             check_equal: Whether to look for images that are the same, byte for byte, in training
                 and in evaluation. What was found is remembered in the user's cache.
 
@@ -84,7 +84,7 @@ class ImageFolder(PictureFiles):
             ValueError: If there is no such split, in general or in this layout.
             DatasetNotFoundError: If there is no such folder, or there are no classes in it.
             DatasetFormatError: If what is there contradicts itself, or is of no layout.
-            MissingImagesError: If listed pictures are absent.
+            MissingImagesError: If listed images are absent.
             PermissionError: If a folder or a file may not be read.
 
         Warns:
@@ -142,11 +142,11 @@ class ImageFolder(PictureFiles):
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return the boxes (xmin, ymin, xmax, ymax), as edges in pixels of `image(index)`.
 
-        CUB has one a picture, cut here at the picture's edges; folders of classes have none.
+        CUB has one an image, cut here at the image's edges; folders of classes have none.
 
         Raises:
-            AnnotationError: If the list of boxes does not mention the picture, or puts its box
-                outside (the picture is then not of its published size).
+            AnnotationError: If the list of boxes does not mention the image, or puts its box
+                outside (the image is then not of its published size).
         """
         if self._boxes is None:
             return np.zeros((0, 4), dtype=np.float32)

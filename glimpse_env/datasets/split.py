@@ -15,8 +15,8 @@ def stratified_split(
     raw from the bit generator, whose stream NumPy guarantees: the cut is the same on every version.
 
     Args:
-        labels: Class of each picture.
-        fraction: Share held out, in [0, 1). A class gives `fraction` of its pictures, rounded to
+        labels: Class of each image.
+        fraction: Share held out, in [0, 1). A class gives `fraction` of its images, rounded to
             the nearest; where `fraction` > 0 a class of two or more gives at least one and keeps at
             least one, and a class of one keeps it.
         seed: Which cut.

@@ -39,10 +39,10 @@ def default_data_dir() -> Path:
 
 
 class StanfordDogs(PictureFiles):
-    """A split of Stanford Dogs: 120 breeds, 12,000 training and 8,580 test pictures.
+    """A split of Stanford Dogs: 120 breeds, 12,000 training and 8,580 test images.
 
     `train` and `val` are a stratified 80/20 cut of the official training list with a fixed seed,
-    made before absent files are dropped, so that a picture is on the same side on every machine;
+    made before absent files are dropped, so that an image is on the same side on every machine;
     `trainval` is the whole training list; `test` the official test list (paper section 3).
 
     Images are the pixels as stored, whatever an orientation tag says: the boxes, and everybody's
@@ -60,18 +60,18 @@ class StanfordDogs(PictureFiles):
         split: str = "train",
         allow_missing: bool = False,
     ) -> None:
-        """Read the list of a split and look which of its pictures are there.
+        """Read the list of a split and look which of its images are there.
 
         Args:
             data_dir: Folder in the official layout; `default_data_dir()` if None.
             split: `train`, `val`, `trainval` or `test`.
-            allow_missing: Leave out listed pictures that are absent instead of raising.
+            allow_missing: Leave out listed images that are absent instead of raising.
 
         Raises:
             ValueError: If there is no such split.
-            DatasetNotFoundError: If the folder, its pictures or the list of the split is absent.
+            DatasetNotFoundError: If the folder, its images or the list of the split is absent.
             DatasetFormatError: If the list contradicts itself or leads out of the folder.
-            MissingImagesError: If listed pictures are absent.
+            MissingImagesError: If listed images are absent.
         """
         if split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {split!r}")
@@ -97,13 +97,13 @@ class StanfordDogs(PictureFiles):
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return the dogs' boxes (xmin, ymin, xmax, ymax), as edges in pixels of `image(index)`.
 
-        The files give the first and the last pixel inside, counted from 0 in the original picture,
-        and the size of that picture. Pictures may be stored smaller, so boxes are scaled to the
-        picture as it is; a box that runs over the edge (two do) is cut there.
+        The files give the first and the last pixel inside, counted from 0 in the original image,
+        and the size of that image. Images may be stored smaller, so boxes are scaled to the
+        image as it is; a box that runs over the edge (two do) is cut there.
 
         Raises:
             AnnotationError: If the file of the boxes is absent or broken, or if the size in it is
-                zero or of another shape than the picture, so that the scale cannot be known.
+                zero or of another shape than the image, so that the scale cannot be known.
         """
         name = self.name(index)
         path = (self.data_dir / "Annotation" / name).with_suffix("")
@@ -217,7 +217,7 @@ def _classes(
 def _read_annotation(
     path: Path,
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "M 4"]]:
-    """Size (width, height) of the original picture and corners, as the XML file gives them."""
+    """Size (width, height) of the original image and corners, as the XML file gives them."""
     try:
         root = _parse_xml(path)
         size = np.array([float(root.findtext(f"size/{key}", "")) for key in ("width", "height")])

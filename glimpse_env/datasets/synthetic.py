@@ -1,6 +1,6 @@
 """Synthetic dogs: a fine-grained data set drawn on demand, with nothing to download.
 
-A model of the real task (paper section 3): pictures of varying size with one dog among clutter and
+A model of the real task (paper section 3): images of varying size with one dog among clutter and
 decoys, whose breed shows only in the fine patterns of fur and muzzle on its head. The context patch
 (the whole short side in 96 pixels) shows where heads are but not what is on them; a high-resolution
 patch on the head does.
@@ -31,7 +31,7 @@ from glimpse_env.datasets.synthetic_draw import (
 )
 
 _DRAWING = (
-    1  # raise whenever the same (seed, index) would give another picture: it enters fingerprints
+    1  # raise whenever the same (seed, index) would give another image: it enters fingerprints
 )
 _NUM_IMAGES = {"train": 2400, "val": 600, "trainval": 3000, "test": 1200, "pretrain": 12000}
 _STREAM = {"train": 0, "val": 1, "test": 2, "pretrain": 3}
@@ -39,7 +39,7 @@ _ADJECTIVE = {"bars": "barred", "pinstripes": "pinstriped", "rings": "ringed", "
 _NOUN = {"bars": "terrier", "pinstripes": "whippet", "spots": "hound"}
 _BREEDS = tuple(f"{_ADJECTIVE[fur]}_{_NOUN[muzzle]}" for fur in FURS for muzzle in MUZZLES)
 _NO_DOG = "no_dog"
-_NO_DOGS = 4  # pictures without a dog for every twelve with one, in the pretrain split
+_NO_DOGS = 4  # images without a dog for every twelve with one, in the pretrain split
 
 
 @dataclass(frozen=True)
@@ -55,28 +55,28 @@ class SyntheticStyle:
     cycles: tuple[float, float] = (14.5, 16.0)
     """Fewest and most periods of a fur pattern across a head."""
     decoys: tuple[int, int] = (2, 3)
-    """Fewest and most decoys in a picture."""
+    """Fewest and most decoys in an image."""
 
 
 class SyntheticDogs:
     """Cartoon dogs of twelve breeds, drawn from (seed, split, index) alone.
 
     A breed is a pattern of the fur together with a pattern of the muzzle. Classes are balanced: of
-    twelve consecutive pictures from a multiple of twelve on, each shows another breed, in random
+    twelve consecutive images from a multiple of twelve on, each shows another breed, in random
     order. `trainval` is `train` followed by `val` (four fifths and one fifth of `num_images`),
-    picture for picture.
+    image for image.
 
-    The `pretrain` split is for encoders and shares no picture with the other splits. It is drawn by
+    The `pretrain` split is for encoders and shares no image with the other splits. It is drawn by
     the same rules with heads of 0.17 to 0.9 short sides, so that patches at random places often
-    show one, and a quarter of its pictures have decoys only: class `no_dog`, its thirteenth (of
-    sixteen pictures each breed has one and `no_dog` four). Telling those apart takes features that
+    show one, and a quarter of its images have decoys only: class `no_dog`, its thirteenth (of
+    sixteen images each breed has one and `no_dog` four). Telling those apart takes features that
     know a small head when they see one, which is what a context is looked at for.
 
     Args:
         split: `train`, `val`, `trainval`, `test` or `pretrain`.
-        num_images: Number of pictures; by default 2,400, 600, 3,000, 1,200 or 12,000.
+        num_images: Number of images; by default 2,400, 600, 3,000, 1,200 or 12,000.
         seed: Another seed gives another data set by the same rules.
-        creatures: Dogs in a picture, 1 or 2; two are of the same breed.
+        creatures: Dogs in an image, 1 or 2; two are of the same breed.
         style: How to draw; by default `SyntheticStyle()`, with larger heads in `pretrain`.
 
     Raises:
@@ -91,7 +91,7 @@ class SyntheticDogs:
         creatures: int = 1,
         style: SyntheticStyle | None = None,
     ) -> None:
-        """Settle the labels; pictures are drawn when they are asked for."""
+        """Settle the labels; images are drawn when they are asked for."""
         if split not in _NUM_IMAGES:
             raise ValueError(f"split must be one of {', '.join(_NUM_IMAGES)}, not {split!r}")
         num_images = _NUM_IMAGES[split] if num_images is None else num_images
@@ -135,15 +135,15 @@ class SyntheticDogs:
         ).hexdigest()
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return self._num_images
 
     def image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Draw a picture as RGB bytes."""
+        """Draw an image as RGB bytes."""
         return paint_scene(self.scene(index))
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the width and height of a picture, without drawing it."""
+        """Return the width and height of an image, without drawing it."""
         scene = self.scene(index)
         return scene.width, scene.height
 
@@ -159,7 +159,7 @@ class SyntheticDogs:
         """Return the box around the first dog's head.
 
         Raises:
-            ValueError: If the picture has no dog.
+            ValueError: If the image has no dog.
         """
         boxes = self.head_boxes(index)
         if not len(boxes):
@@ -167,12 +167,12 @@ class SyntheticDogs:
         return boxes[0]
 
     def name(self, index: int) -> str:
-        """Return a name that tells the picture's seed, split and number."""
+        """Return a name that tells the image's seed, split and number."""
         split, number = self._source(index)
         return f"synthetic/{self.seed}/{split}/{number:06d}"
 
     def scene(self, index: int) -> Scene:
-        """Return the record a picture is painted from."""
+        """Return the record an image is painted from."""
         split, number = self._source(index)
         rng = np.random.default_rng([self.seed, _STREAM[split], self.creatures, 1, number])
         label = self._label(split, number)
@@ -180,7 +180,7 @@ class SyntheticDogs:
         return draw_scene(rng, label, creatures, self.style)
 
     def _source(self, index: int) -> tuple[str, int]:
-        """Split and number a picture is drawn from."""
+        """Split and number an image is drawn from."""
         if not 0 <= index < self._num_images:
             raise IndexError(f"picture {index} of {self._num_images}")
         if self.split != "trainval":
@@ -190,7 +190,7 @@ class SyntheticDogs:
         return "val", int(index) - self._num_train
 
     def _label(self, split: str, number: int) -> int:
-        """Class of a picture: its place in the shuffled block that it belongs to."""
+        """Class of an image: its place in the shuffled block that it belongs to."""
         size = len(_BREEDS) + (_NO_DOGS if split == "pretrain" else 0)
         block, place = divmod(number, size)
         return min(_shuffled(self.seed, _STREAM[split], block, size)[place], len(_BREEDS))
@@ -198,7 +198,7 @@ class SyntheticDogs:
 
 @lru_cache(maxsize=16)
 def _shuffled(seed: int, stream: int, block: int, size: int) -> tuple[int, ...]:
-    """Order of the classes in one block of pictures."""
+    """Order of the classes in one block of images."""
     order = np.random.default_rng([seed, stream, 0, 0, block]).permutation(size)
     return tuple(order.tolist())
 
@@ -210,7 +210,7 @@ def _place_heads(
     radii: list[float],
     margin: float,
 ) -> list[tuple[float, float]]:
-    """Places of heads: apart, in the picture's middle square, and seldom in its centre.
+    """Places of heads: apart, in the image's middle square, and seldom in its centre.
 
     The middle square is what a centred context sees, and photographers seldom centre a head: a look
     at the centre must not be worth much.
@@ -235,7 +235,7 @@ def _place_heads(
 def draw_scene(
     rng: np.random.Generator, breed: int, creatures: int, style: SyntheticStyle
 ) -> Scene:
-    """Settle what a picture shows.
+    """Settle what an image shows.
 
     Args:
         rng: Source of every draw.

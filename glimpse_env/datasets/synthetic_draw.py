@@ -2,7 +2,7 @@
 
 A scene is settled first (sizes, places, colours: see `glimpse_env.datasets.synthetic`) and painted
 afterwards (`paint_scene`), so that boxes cost no painting. Lengths in a scene are in units
-of the picture's short side, because every patch of the retina is too (paper section 2); a head
+of the image's short side, because every patch of the retina is too (paper section 2); a head
 fills most of a high-resolution patch. A pattern shifts no mean colour: averaged down to the
 resolution of the context, next to nothing is left of a breed.
 """
@@ -36,7 +36,7 @@ class Pattern:
     """A fine texture in the frame of the head (axes turn with it, unit: the head's radius)."""
 
     kind: str
-    """One of `PATTERNS`. Each is its own mirror image, so flipping a picture keeps its breed."""
+    """One of `PATTERNS`. Each is its own mirror image, so flipping an image keeps its breed."""
     cycles: float
     """Periods across the head's diameter."""
     phase: tuple[float, float]
@@ -48,7 +48,7 @@ class Figure:
     """A dog, or something of a dog's shape."""
 
     head: tuple[float, float]
-    """Centre of the head (x, y), in short sides from the picture's upper left corner."""
+    """Centre of the head (x, y), in short sides from the image's upper left corner."""
     radius: float
     """Radius of the head, in short sides."""
     roll: float
@@ -73,7 +73,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that one picture shows."""
+    """All that one image shows."""
 
     width: int
     """Width in pixels."""
@@ -108,7 +108,7 @@ def draw_colour(
 
 
 def _turned(points: np.ndarray, figure: Figure) -> np.ndarray:
-    """Map points of the head's frame into the picture, in short sides."""
+    """Map points of the head's frame into the image, in short sides."""
     cos, sin = math.cos(figure.roll), math.sin(figure.roll)
     return np.asarray(figure.head) + figure.radius * points @ np.array([[cos, sin], [-sin, cos]])
 
@@ -174,7 +174,7 @@ def _body_shapes(figure: Figure) -> dict[str, np.ndarray]:
 
 
 def _bounding_box(shapes: list[np.ndarray], scene: Scene) -> Float[np.ndarray, " 4"]:
-    """Smallest box around the shapes, in pixels, clipped to the picture."""
+    """Smallest box around the shapes, in pixels, clipped to the image."""
     points = np.concatenate(shapes) * scene.short_side
     limit = np.array([scene.width, scene.height])
     low, high = np.clip(points.min(0), 0, limit), np.clip(points.max(0), 0, limit)

@@ -95,7 +95,7 @@ class BankObserver:
         return np.clip(np.rint(scale), min(self._zooms), max(self._zooms)) + np.float32(0.0)
 
     def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
-        """Fetch the pictures of new episodes, if pixels are asked for."""
+        """Fetch the images of new episodes, if pixels are asked for."""
         if self._patches is not None:
             self._patches.begin(rows, image)
 

@@ -24,11 +24,11 @@ class Gaze:
 
     Attributes:
         rows: Which environments.
-        image: Index of the picture each one sees.
-        mirror: Whether it sees the mirrored picture.
+        image: Index of the image each one sees.
+        mirror: Whether it sees the mirrored image.
         fixation: Centre (x, y) of a glimpse; of a context, its place as a share of the way from the
-            centre to where the patch would leave the picture.
-        noise_key: Decides the noise outside the picture.
+            centre to where the patch would leave the image.
+        noise_key: Decides the noise outside the image.
         scale: Zoom; None unless `choose_scale`.
     """
 
@@ -54,7 +54,7 @@ class Observer(Protocol):
         shapes: Of each array observed, by its key in the observation: shape for one environment
             and dtype.
         device: Where features come out; `cpu` for a bank and for pixels.
-        flips: Whether pictures are mirrored at random.
+        flips: Whether images are mirrored at random.
         wanders: Whether the context's place is random.
     """
 
@@ -73,7 +73,7 @@ class Observer(Protocol):
         ...
 
     def begin(self, rows: Int64[np.ndarray, " n"], image: Int64[np.ndarray, " n"]) -> None:
-        """Take note that these environments see these pictures from now on."""
+        """Take note that these environments see these images from now on."""
         ...
 
     def observe(self, contexts: Gaze | None, glimpses: Gaze | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Pyramids of many pictures in one flat array of bytes, from which whole batches are cut at once.
+"""Pyramids of many images in one flat array of bytes, from which whole batches are cut at once.
 
-Shape key: N pictures of the data set, S resolutions kept.
+Shape key: N images of the data set, S resolutions kept.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _on_host: weakref.WeakSet[PyramidArena] = weakref.WeakSet()
 
 
 class PyramidArena:
-    """Room for the pyramids of a data set's pictures, filled as they come and never emptied.
+    """Room for the pyramids of a data set's images, filled as they come and never emptied.
 
-    A training split is walked over and over, each picture once an epoch, so that dropping the least
-    recently used picture would drop the one needed next: what has no room is simply not kept.
+    A training split is walked over and over, each image once an epoch, so that dropping the least
+    recently used image would drop the one needed next: what has no room is simply not kept.
 
     Attributes:
         flat: uint8 [capacity]: memory of this process (a page costs nothing until it is written),
             a memory-mapped file, or a tensor on a device.
         resolutions: The levels kept, S of them.
-        start: int64 [N, S], where each level begins in `flat`; -1 if the picture is not there.
+        start: int64 [N, S], where each level begins in `flat`; -1 if the image is not there.
         shape: int64 [N, S, 2], height and width of each level.
-        image_shape: int64 [N, 2], height and width of the picture.
+        image_shape: int64 [N, 2], height and width of the image.
         used: Bytes taken.
     """
 
@@ -77,7 +77,7 @@ class PyramidArena:
         return sum(arena.capacity - arena.used for arena in _on_host)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What it is without its pictures; see the class."""
+        """What it is without its images; see the class."""
         state = self.__dict__.copy()
         if isinstance(self.flat, np.memmap):
             state["flat"] = (str(self.flat.filename), self.flat.shape)
@@ -100,7 +100,7 @@ class PyramidArena:
         self.__dict__.update(state)
 
     def __len__(self) -> int:
-        """Number of pictures there are, kept or not."""
+        """Number of images there are, kept or not."""
         return len(self.start)
 
     @property
@@ -110,7 +110,7 @@ class PyramidArena:
 
     @property
     def num_kept(self) -> int:
-        """Number of pictures kept."""
+        """Number of images kept."""
         return int((self.start[:, 0] >= 0).sum())
 
     def holds(self, image: Int64[np.ndarray, " B"]) -> Bool[np.ndarray, " B"]:
@@ -118,7 +118,7 @@ class PyramidArena:
         return self.start[image, 0] >= 0
 
     def add(self, index: int, pyramid: Pyramid) -> bool:
-        """Keep a picture; False if there is no room for it.
+        """Keep an image; False if there is no room for it.
 
         Raises:
             KeyError: If the pyramid lacks a level.
@@ -144,10 +144,10 @@ class PyramidArena:
         return True
 
     def pyramid(self, index: int) -> Pyramid:
-        """A kept picture's levels: views of an array, copies of what lies on a device.
+        """A kept image's levels: views of an array, copies of what lies on a device.
 
         Raises:
-            KeyError: If the picture is not kept.
+            KeyError: If the image is not kept.
         """
         if self.start[index, 0] < 0:
             raise KeyError(f"picture {index} is not kept")
@@ -188,7 +188,7 @@ def _reserve(capacity: int) -> np.ndarray:
 def pyramid_bytes(
     image_shape: Int64[np.ndarray, "N 2"], resolutions: Sequence[str]
 ) -> Int64[np.ndarray, " N"]:
-    """Bytes that the pyramid of each picture takes."""
+    """Bytes that the pyramid of each image takes."""
     names = check_resolutions(resolutions)
     sizes = [
         sum(3 * np.prod(level_shape((height, width), name)) for name in names)

@@ -1,11 +1,11 @@
 """Pyramids in a file: made once by `glimpse pyramids`, memory-mapped by environments.
 
-A folder holds `pyramids.json` (what it is), `sizes.i32` [N, 2] (height and width of each picture),
-`levels.u8` (the levels, picture after picture, in the order of the resolutions) and `done.u8` (one
-byte a chunk of pictures). Where a level lies follows from the sizes, so that chunks can be built in
+A folder holds `pyramids.json` (what it is), `sizes.i32` [N, 2] (height and width of each image),
+`levels.u8` (the levels, image after image, in the order of the resolutions) and `done.u8` (one
+byte a chunk of images). Where a level lies follows from the sizes, so that chunks can be built in
 any order and by anybody.
 
-Shape key: N pictures, S resolutions.
+Shape key: N images, S resolutions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from glimpse_env.pyramids.pyramid import (
 FORMAT = 1
 _DESCRIPTION = "pyramids.json"
 _MAX_SIDE = 2**24
-"""Pixels of a picture's side: far beyond any picture, and no sum of sizes overflows."""
+"""Pixels of an image's side: far beyond any image, and no sum of sizes overflows."""
 
 
 class PyramidsMismatchError(ValueError):
@@ -60,7 +60,7 @@ class MappedDescription:
     num_bytes: int
     """Of `levels.u8`."""
     chunk: int = 64
-    """Pictures that are built, and marked done, together."""
+    """Images that are built, and marked done, together."""
     format: int = FORMAT
     """Version of the layout."""
 
@@ -76,7 +76,7 @@ class MappedPyramids:
     Attributes:
         folder: Where it is.
         description: What it holds.
-        arena: Its pictures, all of them laid out; those of chunks not done are not to be read.
+        arena: Its images, all of them laid out; those of chunks not done are not to be read.
         done: uint8 [chunks], 1 where a chunk is finished.
     """
 
@@ -160,13 +160,13 @@ class MappedPyramids:
         return cls(folder, description, "r+")
 
     def build(self, dataset: ImageDataset, workers: int) -> Iterator[int]:
-        """Build the chunks that are not done, and yield how many pictures each was.
+        """Build the chunks that are not done, and yield how many images each was.
 
         Threads do it: decoding and resizing release the GIL. A chunk is marked done once its bytes
         are on the disk, so that a killed build goes on where it was.
 
         Args:
-            dataset: The pictures.
+            dataset: The images.
             workers: Threads.
         """
         left = np.flatnonzero(self.done == 0).tolist()
@@ -213,7 +213,7 @@ def open_mapped(folder: Path, dataset: ImageDataset, resolutions: Sequence[str])
 
     Raises:
         FileNotFoundError: If the folder holds no pyramids.
-        PyramidsMismatchError: If they are of other pictures, or lack a resolution.
+        PyramidsMismatchError: If they are of other images, or lack a resolution.
         PyramidsIncompleteError: If they are not finished.
     """
     found = MappedPyramids(folder, _read_description(folder), "r")

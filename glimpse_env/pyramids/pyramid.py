@@ -1,10 +1,10 @@
-"""Decoded pictures as multi-level pyramids, on which every retina patch is a plain copy.
+"""Decoded images as multi-level pyramids, on which every retina patch is a plain copy.
 
-The sides of the paper's patches are fractions of a picture's short side (paper section 2: high is a
+The sides of the paper's patches are fractions of an image's short side (paper section 2: high is a
 quarter, medium a half, low all of it) and each is resized to 96x96. So one resize of the whole
-picture to short side 384, 192 or 96 serves every fixation at that resolution.
+image to short side 384, 192 or 96 serves every fixation at that resolution.
 
-Shape key: H W picture height and width, h w the same of a level.
+Shape key: H W image height and width, h w the same of a level.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def level_shape(image_shape: tuple[int, int], resolution: str) -> tuple[int, int
     """Height and width of a level: the short side is exact, the long one rounded.
 
     Args:
-        image_shape: Height and width of the picture in pixels.
+        image_shape: Height and width of the image in pixels.
         resolution: One of `RESOLUTIONS`.
     """
     side, short = LEVEL_SHORT_SIDE[resolution], min(image_shape)
@@ -67,10 +67,10 @@ def level_shape(image_shape: tuple[int, int], resolution: str) -> tuple[int, int
 
 @dataclass(frozen=True, eq=False)
 class Pyramid:
-    """One picture at the resolutions asked for.
+    """One image at the resolutions asked for.
 
     Attributes:
-        levels: By resolution, the picture resized to short side 96, 192 or 384 (RGB).
+        levels: By resolution, the image resized to short side 96, 192 or 384 (RGB).
         image_shape: Height and width of the original in pixels.
     """
 
@@ -86,19 +86,19 @@ class Pyramid:
 def build_pyramid(
     image: UInt8[np.ndarray, "H W 3"], resolutions: Sequence[str] = RESOLUTIONS
 ) -> Pyramid:
-    """Resizes a picture once per resolution, anti-aliased.
+    """Resizes an image once per resolution, anti-aliased.
 
     Each level comes straight from the original by a triangle filter as wide as two of its pixels,
-    never from another level or a pre-reduced copy, so that the filter is the same for a picture and
+    never from another level or a pre-reduced copy, so that the filter is the same for an image and
     its mirror image. torch's filter for bytes is Pillow's in integers, to one grey level in few
     values, at several times the speed.
 
     Args:
-        image: RGB picture of any size.
+        image: RGB image of any size.
         resolutions: The levels to build; leave out those never looked at.
 
     Raises:
-        ValueError: On an unknown resolution, an empty picture, one more elongated than
+        ValueError: On an unknown resolution, an empty image, one more elongated than
             `MAX_ASPECT`, or an array that is no RGB image.
     """
     names = check_resolutions(resolutions)
@@ -154,25 +154,25 @@ class SupportsImages(Protocol):
     """What a store needs of a data set."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         ...
 
     def image(self, index: int) -> np.ndarray:
-        """The RGB picture at an index, [H, W, 3] uint8."""
+        """The RGB image at an index, [H, W, 3] uint8."""
         ...
 
 
 class PyramidStore:
-    """Pyramids of a data set's pictures, decoded on demand and kept while they fit.
+    """Pyramids of a data set's images, decoded on demand and kept while they fit.
 
     The least recently used pyramids are dropped beyond `capacity_bytes`. A pickled store carries
-    the data set and the settings but no pictures, and it holds neither locks nor open files, so it
+    the data set and the settings but no images, and it holds neither locks nor open files, so it
     may be handed to or forked into worker processes; each then keeps its own cache.
 
     Args:
         dataset: Anything with `image(index)` and a length.
         resolutions: The levels to build.
-        capacity_bytes: Bound on the memory kept, in bytes. The three levels of a 3:4 picture take
+        capacity_bytes: Bound on the memory kept, in bytes. The three levels of a 3:4 image take
             0.77 MB. 0 keeps nothing.
 
     Raises:
@@ -198,14 +198,14 @@ class PyramidStore:
         self._kept_bytes = 0
 
     def __len__(self) -> int:
-        """Number of pictures in the data set."""
+        """Number of images in the data set."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Pyramid:
-        """The pyramid of picture `index`.
+        """The pyramid of image `index`.
 
         Raises:
-            IndexError: If there is no such picture.
+            IndexError: If there is no such image.
         """
         index = int(index)
         if not 0 <= index < len(self.dataset):
@@ -217,7 +217,7 @@ class PyramidStore:
         return pyramid
 
     def kept(self, index: int) -> Pyramid | None:
-        """The pyramid of a picture if it is in memory; it then counts as just used."""
+        """The pyramid of an image if it is in memory; it then counts as just used."""
         pyramid = self._kept.get(index)
         if pyramid is not None:
             self._kept.move_to_end(index)
@@ -234,14 +234,14 @@ class PyramidStore:
             self._kept_bytes -= dropped.nbytes
 
     def gather(self, indices: Iterable[int]) -> list[Pyramid]:
-        """The pyramids of several pictures, in order."""
+        """The pyramids of several images, in order."""
         return [self[index] for index in indices]
 
     def preload(self, indices: Iterable[int] | None = None) -> bool:
-        """Decodes pictures ahead of use, as long as they fit.
+        """Decodes images ahead of use, as long as they fit.
 
         Args:
-            indices: Which pictures; all by default.
+            indices: Which images; all by default.
 
         Returns:
             Whether all of them are now in memory. Stops once one pushes another out.
@@ -263,7 +263,7 @@ class PyramidStore:
 
     @property
     def cached_indices(self) -> tuple[int, ...]:
-        """Pictures now kept, least recently used first."""
+        """Images now kept, least recently used first."""
         return tuple(self._kept)
 
     def __getstate__(self) -> dict[str, Any]:

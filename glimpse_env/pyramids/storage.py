@@ -1,11 +1,11 @@
-"""Where decoded pictures are kept while an environment plays: chosen by the room there is.
+"""Where decoded images are kept while an environment plays: chosen by the room there is.
 
 - `device`: as tensors on the encoder's CUDA device, so that no pixel crosses the bus again.
 - `host`: in this process's memory.
 - a folder: a file made by `glimpse pyramids`, memory-mapped; the system keeps of it what it can.
-- `demand`: nothing is kept; every episode decodes its picture.
+- `demand`: nothing is kept; every episode decodes its image.
 
-Memory of `device` and `host` fills as pictures come, so that an environment is there at once.
+Memory of `device` and `host` fills as images come, so that an environment is there at once.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from glimpse_env.pyramids.mapped import open_mapped
 from glimpse_env.pyramids.pyramid import LEVEL_SHORT_SIDE
 
 STORAGES = ("auto", "device", "host", "demand")
-# One environment among many (a process each, say) must not hoard pictures; a batch may take half
+# One environment among many (a process each, say) must not hoard images; a batch may take half
 # of what is free.
 _SCALAR_BYTES = 2**26
 _SHARE = 0.5
 # Addresses that are left to others under a limit.
 _SPARE = 2**29
-# Of a picture's long side over its short one, to guess how much room a split takes.
+# Of an image's long side over its short one, to guess how much room a split takes.
 _USUAL_ASPECT = 1.4
 
 
@@ -63,7 +63,7 @@ def choose_storage(
 
     Args:
         asked: One of `STORAGES`, or a folder.
-        count: Pictures of the split.
+        count: Images of the split.
         resolutions: Levels to keep.
         num_envs: Environments that share the store.
         device: Of the encoder.
@@ -126,7 +126,7 @@ def make_arena(
 
 
 def usual_bytes(count: int, resolutions: Sequence[str]) -> int:
-    """Bytes that the pyramids of pictures of usual aspect take, and some more."""
+    """Bytes that the pyramids of images of usual aspect take, and some more."""
     pixels = sum(LEVEL_SHORT_SIDE[name] ** 2 for name in resolutions) * _USUAL_ASPECT
     return int(1.05 * 3 * pixels * count) + 2**20
 

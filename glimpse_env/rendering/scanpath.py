@@ -1,8 +1,8 @@
-"""Pictures of what was looked at: scanpath, glimpse strip, composite (paper Figures 3, 5 and 6).
+"""Images of what was looked at: scanpath, glimpse strip, composite (paper Figures 3, 5 and 6).
 
 All of them take and give uint8 RGB arrays and need nothing but numpy and Pillow.
 
-Shape key: T glimpses, S resolutions, P patch side, H W picture height and width.
+Shape key: T glimpses, S resolutions, P patch side, H W image height and width.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def draw_scanpath(
     """Draw the fixations in order, as numbered discs joined by a line.
 
     Args:
-        image: The picture as the agent saw it (mirrored, if it did).
+        image: The image as the agent saw it (mirrored, if it did).
         fixations: (x, y) in [-1, 1], clipped, in order of looking. There may be none.
         boxes: What each patch covers, as from `patch_boxes`, in pixels of `image`. The largest box
             of a glimpse is drawn faintest.
@@ -74,10 +74,10 @@ def draw_scanpath(
         first: Which glimpse the first of these is, from 0: its number and colour go with it.
 
     Returns:
-        A new picture of the same size.
+        A new image of the same size.
 
     Raises:
-        ValueError: If the picture is over 8,000 pixels long.
+        ValueError: If the image is over 8,000 pixels long.
     """
     height, width = image.shape[:2]
     if max(height, width) > 8000:
@@ -94,7 +94,7 @@ def draw_scanpath(
         outline = (0, 0, width * zoom - 1, height * zoom - 1)
         draw.rectangle(outline, outline=(*color, 255), width=max(zoom, round(4 * unit)))
     points = (np.clip(fixations.astype(np.float64), -1, 1) + 1) / 2 * (width * zoom, height * zoom)
-    # Kept whole inside the picture, since a border fixation is a common failure worth seeing.
+    # Kept whole inside the image, since a border fixation is a common failure worth seeing.
     radius = 6.5 * unit
     edge = np.minimum(radius * 1.34, np.array([width, height]) * zoom / 2)
     points = np.clip(points, edge, np.array([width, height]) * zoom - edge)
@@ -140,7 +140,7 @@ def glimpse_strip(
         side: Side of a drawn patch in pixels.
 
     Returns:
-        The picture. Rows are marked by a number in the colour `draw_scanpath` gives the glimpse.
+        The image. Rows are marked by a number in the colour `draw_scanpath` gives the glimpse.
 
     Raises:
         ValueError: If the names do not match the patches.
@@ -193,15 +193,15 @@ def composite(
     """Compose what was seen: at each pixel the sharpest pixel of any glimpse (Figure 3).
 
     Args:
-        image: The picture as the agent saw it.
+        image: The image as the agent saw it.
         fixations: (x, y) of each glimpse.
         resolutions: What each glimpse showed.
         scales: Zoom of each glimpse, if it was chosen.
-        size: Height and width of the result; those of the picture by default.
+        size: Height and width of the result; those of the image by default.
         noise_key: Decides the noise where no glimpse looked.
 
     Returns:
-        The picture as seen. A pixel of a coarse patch shows as a block.
+        The image as seen. A pixel of a coarse patch shows as a block.
     """
     height, width = size or image.shape[:2]
     seen = np.random.default_rng(noise_key).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -261,7 +261,7 @@ def scanpath_panel(
     """Draw scanpath, glimpses and composite side by side.
 
     Args:
-        image: The picture as the agent saw it.
+        image: The image as the agent saw it.
         fixations: (x, y) of each glimpse.
         patches: The glimpses; without them there is no strip.
         resolutions: What each glimpse showed.

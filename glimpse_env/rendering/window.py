@@ -32,7 +32,7 @@ def warn_no_render_mode(env: Any) -> None:
 
 
 def draw_frame(dynamics: GlimpseDynamics, row: int) -> UInt8[np.ndarray, "480 480 3"]:
-    """Draw the picture of an episode as the agent sees it (mirrored, perhaps) with its scanpath.
+    """Draw the image of an episode as the agent sees it (mirrored, perhaps) with its scanpath.
 
     Raises:
         ResetNeeded: Before the first reset.
@@ -122,7 +122,7 @@ class Window:
             return
         from PIL import ImageTk
 
-        # tkinter keeps no reference to the picture: without one it vanishes.
+        # tkinter keeps no reference to the image: without one it vanishes.
         self._label.image = ImageTk.PhotoImage(Image.fromarray(frame), master=self._root)
         self._label.configure(image=self._label.image)
         self._root.update()

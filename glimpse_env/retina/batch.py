@@ -38,11 +38,11 @@ def cut_from_arena(
     """Cuts what `cut_patches` cuts, from an arena: the fast path.
 
     Args:
-        arena: Holds the pictures.
-        image: Index of each picture.
+        arena: Holds the images.
+        image: Index of each image.
         fixation: As for `cut_patches`, like all that follow.
-        mirror: Whether to see the mirrored picture.
-        noise_key: Decides the noise outside the picture.
+        mirror: Whether to see the mirrored image.
+        noise_key: Decides the noise outside the image.
         resolutions: Order of axis S.
         out: Where to write, for an arena in host memory; a fresh array by default.
 
@@ -51,7 +51,7 @@ def cut_from_arena(
 
     Raises:
         ValueError: As `cut_patches` does.
-        KeyError: If a level or a picture is not in the arena.
+        KeyError: If a level or an image is not in the arena.
     """
     names = check_resolutions(resolutions)
     plan = plan_patches(arena, image, fixation, mirror, noise_key, names)

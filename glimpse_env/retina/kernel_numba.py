@@ -124,10 +124,10 @@ def cut(
     offset: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Copies N patches out of their levels, noise where they leave the picture.
+    """Copies N patches out of their levels, noise where they leave the image.
 
     Args:
-        flat: uint8, levels of many pictures one after the other.
+        flat: uint8, levels of many images one after the other.
         table: uint8, the noise.
         start: int64 [N], where each patch's level begins in `flat`.
         shape: int64 [N, 2], height and width of that level.

@@ -1,11 +1,11 @@
 """The retina: fixations to boxes to patches (paper section 2, Figure 3). Pure functions.
 
 Convention:
-    A fixation (x, y) is the centre of a patch: -1 is the left or top edge of the picture, +1 the
+    A fixation (x, y) is the centre of a patch: -1 is the left or top edge of the image, +1 the
     right or bottom edge. Beyond that it is clipped. On a level of w pixels a 96-pixel patch starts
     at floor((x + 1) / 2 * w - 48 + 1/2), so its centre is within half a patch pixel of the
-    fixation. Pixels outside the picture are uniform noise, a function of a key and the resolution
-    alone. Looking at the mirrored picture is, to the byte, looking at picture[:, ::-1].
+    fixation. Pixels outside the image are uniform noise, a function of a key and the resolution
+    alone. Looking at the mirrored image is, to the byte, looking at image[:, ::-1].
 
 Shape key: B batch, S resolutions, P patch side (96).
 """
@@ -82,10 +82,10 @@ def patch_origins(
     """Top left corner of the patch at each fixation, in pixels of the level as stored.
 
     Args:
-        fixation: (x, y), in the mirrored picture where `mirror` is set.
+        fixation: (x, y), in the mirrored image where `mirror` is set.
         level_shape: Height and width of each level.
-        mirror: Whether the picture is seen mirrored. The corner is found in the mirrored level and
-            then reflected, so that ties snap as they would on a picture mirrored beforehand.
+        mirror: Whether the image is seen mirrored. The corner is found in the mirrored level and
+            then reflected, so that ties snap as they would on an image mirrored beforehand.
 
     Returns:
         (top, left); negative where the patch starts outside.
@@ -116,7 +116,7 @@ def noise_offsets(noise_key: np.ndarray, resolutions: Sequence[str]) -> np.ndarr
 def noise_patches(
     noise_key: UInt64[np.ndarray, " B"], resolutions: Sequence[str] = RESOLUTIONS
 ) -> UInt8[np.ndarray, "B S P P 3"]:
-    """The noise that each patch shows where it leaves the picture (paper section 2)."""
+    """The noise that each patch shows where it leaves the image (paper section 2)."""
     table, names = noise_table(), check_resolutions(resolutions)
     shape = (len(noise_key), len(names), PATCH_SIDE, PATCH_SIDE, 3)
     noise = np.empty(shape, np.uint8)
@@ -151,13 +151,13 @@ def cut_patches(
     resolutions: Sequence[str] = RESOLUTIONS,
     out: UInt8[np.ndarray, "B S P P 3"] | None = None,
 ) -> UInt8[np.ndarray, "B S P P 3"]:
-    """Cuts one glimpse from each picture: its patches at every resolution asked for.
+    """Cuts one glimpse from each image: its patches at every resolution asked for.
 
     Args:
-        pyramids: B pictures, of any sizes, with at least the levels asked for.
-        fixation: (x, y) in [-1, 1], clipped; in the mirrored picture where `mirror` is set.
-        mirror: Whether to see the mirrored picture.
-        noise_key: Decides the noise outside the picture.
+        pyramids: B images, of any sizes, with at least the levels asked for.
+        fixation: (x, y) in [-1, 1], clipped; in the mirrored image where `mirror` is set.
+        mirror: Whether to see the mirrored image.
+        noise_key: Decides the noise outside the image.
         resolutions: Order of axis S.
         out: Where to write; a fresh array by default.
 
@@ -244,7 +244,7 @@ def _flip_index() -> np.ndarray:
 def _virtual_shape(
     image_shape: tuple[int, int], resolutions: Sequence[str], scale: np.ndarray
 ) -> np.ndarray:
-    """Height and width of the picture in patch pixels, [B, S, 2]; a fraction unless scale is 0."""
+    """Height and width of the image in patch pixels, [B, S, 2]; a fraction unless scale is 0."""
     shapes = np.array([level_shape(image_shape, name) for name in resolutions], np.float64)
     return shapes / np.exp2(scale.astype(np.float64))[:, None, None]
 
@@ -258,14 +258,14 @@ def patch_boxes(
     """Return the area of each patch, snapped as `cut_patches` and `cut_scaled_patches` snap it.
 
     Args:
-        image_shape: Height and width of the one picture, in pixels.
+        image_shape: Height and width of the one image, in pixels.
         fixation: (x, y) in [-1, 1], clipped.
         resolutions: Order of axis S.
         scale: Zoom of each glimpse: every side is multiplied by 2 ** scale. None is 0.
 
     Returns:
-        (xmin, ymin, xmax, ymax) in pixels of the picture, float64, beyond it where the patch is.
-        For a mirrored look these are pixels of the mirrored picture.
+        (xmin, ymin, xmax, ymax) in pixels of the image, float64, beyond it where the patch is.
+        For a mirrored look these are pixels of the mirrored image.
 
     Raises:
         ValueError: If a fixation or a scale is NaN or a resolution unknown.
@@ -296,16 +296,16 @@ def cut_scaled_patches(
 ) -> UInt8[np.ndarray, "B S P P 3"]:
     """Cuts glimpses whose zoom is chosen too (paper section 1, future work).
 
-    A free zoom has no level to copy from, so each patch is resampled from its picture, with the
+    A free zoom has no level to copy from, so each patch is resampled from its image, with the
     same filter and the same snapping: at scale 0 this is `cut_patches` up to rounding. A patch
-    pixel shows the picture if it lies wholly inside, else noise.
+    pixel shows the image if it lies wholly inside, else noise.
 
     Args:
-        images: B pictures of any sizes.
-        fixation: (x, y) in [-1, 1], clipped; in the mirrored picture where `mirror` is set.
+        images: B images of any sizes.
+        fixation: (x, y) in [-1, 1], clipped; in the mirrored image where `mirror` is set.
         scale: In [-1, 1], clipped; multiplies every patch side by 2 ** scale.
-        mirror: Whether to see the mirrored picture.
-        noise_key: Decides the noise outside the picture.
+        mirror: Whether to see the mirrored image.
+        noise_key: Decides the noise outside the image.
         resolutions: Order of axis S.
 
     Returns:
@@ -337,12 +337,12 @@ def cut_scaled_patches(
 def _resample_patch(
     image: np.ndarray, origin: np.ndarray, shape: np.ndarray, patch: np.ndarray
 ) -> None:
-    """Writes the part of one patch that lies inside the picture.
+    """Writes the part of one patch that lies inside the image.
 
     Args:
         image: [H, W, 3].
         origin: (top, left) of the patch in patch pixels.
-        shape: (height, width) of the picture in patch pixels.
+        shape: (height, width) of the image in patch pixels.
         patch: [P, P, 3], written in place.
     """
     size = np.array(image.shape[:2], np.float64)
@@ -354,7 +354,7 @@ def _resample_patch(
         return
     low = (origin + first) * pixel
     high = np.minimum((origin + last) * pixel, size)
-    # Only what the filter reaches (one patch pixel, or one of the picture) need be handed over.
+    # Only what the filter reaches (one patch pixel, or one of the image) need be handed over.
     reach = np.ceil(np.maximum(pixel, 1.0)) + 1
     y0, x0 = np.maximum(np.floor(low - reach), 0).astype(int)
     y1, x1 = np.minimum(np.ceil(high + reach), size).astype(int)

@@ -40,7 +40,7 @@ def unpack(
 
     Members go to a hidden folder beside their destination first, and are moved into place once the
     archive has been read to its end; files of the same name are replaced. The `data` filter of
-    `tarfile` applies; absolute names, `..`, links and devices, which no archive of pictures needs,
+    `tarfile` applies; absolute names, `..`, links and devices, which no archive of images needs,
     are refused outright rather than mended, and so is an archive beyond `MAX_MEMBERS`, `MAX_BYTES`,
     `MAX_NAME` or `MAX_DEPTH`.
 

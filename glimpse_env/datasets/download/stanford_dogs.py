@@ -114,7 +114,7 @@ def unpack_shards(
     Args:
         folder: Holds `lists.tar*`, `annotation*.tar*` and `images*.tar*`, compressed or not.
         data_dir: Where to; made if absent.
-        originals: Unpack `originals*.tar*` too, last, so that its pictures replace others.
+        originals: Unpack `originals*.tar*` too, last, so that its images replace others.
         progress: Whether to show progress bars.
 
     Returns:
