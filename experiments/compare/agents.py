@@ -54,10 +54,11 @@ class PolicyContestant:
         self.env = build_play_env(run, run.train_split, source=source)
         self.dataset = self.env.dataset
         self.policy: Agent = build_policy(run.policy, run.policy_options, run, self.env)
-        if len(self.dataset) * run.learning.samples < run.batch_size:
+        scanpaths = len(self.dataset) * run.learning.samples
+        if scanpaths < run.batch_size:
             raise ValueError(
-                f"{len(self.dataset)} training pictures do not fill a batch of "
-                f"{run.batch_size}: compare on more pictures"
+                f"{len(self.dataset)} training images ({scanpaths} scanpaths) do not fill a batch "
+                f"of {run.batch_size} scanpaths: compare on more images"
             )
 
     @property

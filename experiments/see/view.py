@@ -36,9 +36,11 @@ def view(config: ViewConfig) -> Page:
         bank=config.bank, live=config.live, data_dir=config.data_dir,
     )  # fmt: skip
     page = build_page(collection, title=config.title, max_megabytes=config.max_mb)
+    count = len(collection.players)
+    agents = "1 agent" if count == 1 else f"{count} agents"
     print(
-        f"{config.out}: {page.megabytes:.1f} MB, {page.images} images of "
-        f"{len(collection.players)} agents (WebP, quality {page.quality})"
+        f"{config.out}: {page.megabytes:.1f} MB, {page.images} images of {agents} "
+        f"(WebP, quality {page.quality})"
     )
     write_whole(config.out, page.html)
     print("written; open it in a browser")

@@ -50,7 +50,7 @@ class TrainConfig:
     epochs: int = 30
     """Passes over the training images."""
     batch_size: int = 128
-    """Images a step."""
+    """Scanpaths a step: the images, times `--learning.samples`."""
     seed: int = 0
     """Seed of everything: weights, order of the images, flips, fixations."""
     eval_every: int = 1

@@ -118,10 +118,11 @@ class Trainer:
         self.reference_env, self.reference_samples = self._build_reference_env()
         self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
         self._say_what_cannot_be()
-        if len(self.env.dataset) * config.learning.samples < config.batch_size:
+        scanpaths = len(self.env.dataset) * config.learning.samples
+        if scanpaths < config.batch_size:
             raise ValueError(
-                f"{len(self.env.dataset)} training pictures do not fill a batch of "
-                f"{config.batch_size}: give a smaller --batch-size"
+                f"{len(self.env.dataset)} training images ({scanpaths} scanpaths) do not fill a "
+                f"batch of {config.batch_size} scanpaths: give a smaller --batch-size"
             )
         self.reader = None
         if config.learning.policy_gradient == "exact":
