@@ -119,11 +119,14 @@ def for_others(run: TrainConfig) -> TrainConfig:
 
 def without_paths(environment: dict[str, Any]) -> dict[str, Any]:
     """A run's environment.json, absolute paths in its command cut to their last part."""
-    command = [
-        Path(part).name if Path(part).is_absolute() else part
-        for part in environment.get("command") or []
-    ]
+    command = [_without_path(part) for part in environment.get("command") or []]
     return {**environment, "command": command}
+
+
+def _without_path(part: str) -> str:
+    """A word of a command line, `--option=PATH` too, with an absolute path cut."""
+    flag, equals, value = part.partition("=") if part.startswith("-") else ("", "", part)
+    return f"{flag}{equals}{Path(value).name if Path(value).is_absolute() else value}"
 
 
 def _weights(out: Path, agent: ReinforceAgent, *, half: bool) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def test_the_folder_reads_like_a_run(watched_runs: Runs, tmp_path: Path) -> None
 
 def test_nothing_of_this_machine_is_in_it(watched_runs: Runs, tmp_path: Path) -> None:
     run = shutil.copytree(watched_runs["high"], tmp_path / "run")
-    change(run, "environment.json", command=["/usr/bin/glimpse", "train", "--bank", "/secret/b"])
+    command = ["/usr/bin/glimpse", "train", "--bank", "/secret/b", "--out=/secret/out"]
+    change(run, "environment.json", command=command)
     out = publish(PublishConfig(run, out=tmp_path / "mine", half=True))
     for name, content in files_of(out).items():
         if not name.endswith(".safetensors"):
