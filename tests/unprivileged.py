@@ -25,7 +25,10 @@ def draw(*names):
         Image.new("RGB", (9, 7), (1, 2, 3)).save(top / name)
 def drop():
     if os.getuid() == 0:
-        os.setgid(12345), os.setuid(12345)
+        try:
+            os.setgid(12345), os.setuid(12345)
+        except OSError:  # a container that has no other user
+            os._exit(77)
 def tell(function):
     try:
         print(function())
@@ -40,5 +43,7 @@ def run_unprivileged(code: str, *flags: str) -> str:
         pytest.skip("this system has no numbered users")
     command = [sys.executable, *flags, "-c", _HEAD + textwrap.dedent(code)]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if found.returncode == 77:
+        pytest.skip("root cannot become another user here")
     assert found.returncode == 0, found.stderr
     return found.stdout
