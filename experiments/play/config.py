@@ -36,11 +36,11 @@ class PlayConfig:
     live: bool = False
     """Have the agent look by the live encoder although its run was trained from a bank."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=lambda: DataConfig("synthetic"))
-    """Which images to play on --alone; against an agent --data-dir says where its own are."""
+    """Which images to play on with --alone; against an agent --data-dir says where its own are."""
     resolutions: tuple[Resolution, ...] = ("high",)
-    """Patches of a look --alone."""
+    """Patches of a look, with --alone."""
     num_glimpses: int = 2
-    """Looks before the answer --alone."""
+    """Looks before the answer, with --alone."""
     host: str = "127.0.0.1"
     """Address to serve on; with another than this machine's own, say --allow-host too."""
     port: int = 8765

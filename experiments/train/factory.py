@@ -34,6 +34,24 @@ REFERENCES = ("center", "random")
 """Own policies trained beside the run's own."""
 
 
+def _bank_command(config: TrainConfig) -> str:
+    """Write the command that makes the bank which a run asks for."""
+    data = config.data
+    words = ["glimpse bank", "--dataset", data.dataset, "--encoder", config.encoder]
+    words += ["--out", str(config.bank), "--resolutions", *config.resolutions]
+    given = {
+        "--data-dir": data.data_dir,
+        "--num-images": data.num_images,
+        "--short-side": data.short_side,
+    }
+    for flag, value in given.items():
+        words += [] if value is None else [flag, str(value)]
+    words += ["--allow-missing"] * data.allow_missing
+    words += ["--no-mirror"] * (config.mirror == "off")
+    words += ["--context center"] * (config.context == "center")
+    return " ".join(words)
+
+
 def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
     """Open the bank of a split, or build the live encoder.
 
@@ -45,10 +63,7 @@ def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
     try:
         bank = FeatureBank.open(config.bank / split)
     except FileNotFoundError as error:
-        command = (
-            f"glimpse bank --dataset {config.data.dataset} --encoder {config.encoder} "
-            f"--out {config.bank}"
-        )
+        command = _bank_command(config)
         raise FileNotFoundError(
             f"no feature bank in {config.bank / split}: make one with `{command}`, or encode live "
             "with --bank None"
