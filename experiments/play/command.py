@@ -32,7 +32,7 @@ def play(config: PlayConfig) -> None:
     try:
         served = prepare(config)
         server = make_server(served, taken)
-        address = f"http://{config.host}:{taken.getsockname()[1]}/"
+        address = f"http://{_in_addresses(config.host)}:{taken.getsockname()[1]}/"
         print(f"{served.title}\nopen {address} in a browser; Ctrl-C ends it")
         print(
             f"sessions are kept in {config.out}: at most {config.max_sessions}, each to be taken "
@@ -66,7 +66,13 @@ def prepare(config: PlayConfig) -> Served:
         config.out, game.rules, header, keep_seconds=86400 * config.keep_days,
         max_sessions=config.max_sessions,
     )  # fmt: skip
-    return Served(game, store, title, (*_LOOPBACK, config.host, *config.allow_host))
+    hosts = (*_LOOPBACK, *map(_in_addresses, (config.host, *config.allow_host)))
+    return Served(game, store, title, hosts)
+
+
+def _in_addresses(host: str) -> str:
+    """A name as browsers send it: in lower case, a number of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host.lower()
 
 
 def _alone(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:

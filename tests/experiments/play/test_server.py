@@ -271,6 +271,14 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
         prepare(PlayConfig(run=tmp_path / "none"))
 
 
+def test_names_are_those_that_browsers_send(tmp_path: Path) -> None:
+    config = PlayConfig(
+        alone=True, out=tmp_path, data=DataConfig("synthetic", num_images=8), host="::1",
+        allow_host=("MyBox",),
+    )  # fmt: skip
+    assert prepare(config).hosts[-2:] == ("[::1]", "mybox")
+
+
 def test_against_an_agent(watched_runs: dict[str, Path], tmp_path: Path) -> None:
     served = prepare(PlayConfig(run=watched_runs["high"], out=tmp_path))
     with serving(served) as port:
