@@ -169,6 +169,8 @@ def _put_together(
         resolutions = tuple(str(name) for name in header["resolutions"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{path} does not say what was played ({error}): leave it out") from error
+    except ValueError as error:  # another version's data set, or one that is not installed here
+        raise RunError(f"{path} is damaged, or of a data set that is not here ({error})") from error
     if dataset.fingerprint != header["fingerprint"]:
         raise RunError(
             f"{path} was played on other images than are here now: name their folder by --data-dir"

@@ -77,7 +77,7 @@ def products_of_step(
     through = learning.location_gradient != "policy"
     first_pass = learning.location_gradient == "mix" and t > 1
     learns_policy = learning.location_gradient != "backprop"
-    baseline = t if learns_policy and learning.baseline == "network" else 0
+    baseline = t if learns_policy and learning.baseline_kind == "network" else 0
     what, g = network.image_width, network.glimpse_width
     # inputs, outputs, then how often: forward, weight, input, first pass. Memory starts at zero,
     # so the lower deck recurs T - 1 times; nothing reads the upper deck's last state. Gradients

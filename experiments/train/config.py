@@ -101,11 +101,15 @@ class TrainConfig:
                 "network.choose_scale follows the environment: set choose_scale (--choose-scale) "
                 "instead"
             )
-        if self.batch_size % self.learning.samples:
+        if self.batch_size % self.samples:
             raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of learning.samples "
-                f"{self.learning.samples}"
+                f"batch_size {self.batch_size} is not a multiple of learning.samples {self.samples}"
             )
+
+    @property
+    def samples(self) -> int:
+        """Scanpaths an image in training: those of the two-deck agent's learning, else one."""
+        return self.learning.samples if self.policy == "two-deck" else 1
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def open_run(
     if data_dir is not None:
         config = replace(config, data=replace(config.data, data_dir=data_dir))
     if num_images is not None:
-        rows, samples = min(config.batch_size, num_images), config.learning.samples
+        rows, samples = min(config.batch_size, num_images), config.samples
         config = replace(config, batch_size=-(-rows // samples) * samples)
     if two_dogs:
         if config.data.dataset != "synthetic":

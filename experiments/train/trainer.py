@@ -118,7 +118,7 @@ class Trainer:
         self.reference_env, self.reference_samples = self._build_reference_env()
         self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
         self._say_what_cannot_be()
-        scanpaths = len(self.env.dataset) * config.learning.samples
+        scanpaths = len(self.env.dataset) * config.samples
         if scanpaths < config.batch_size:
             raise ValueError(
                 f"{len(self.env.dataset)} training images ({scanpaths} scanpaths) do not fill a "
@@ -127,18 +127,17 @@ class Trainer:
         self.reader = None
         if config.learning.policy_gradient == "exact":
             self.reader = LatticeReader(self.train_source, config.resolutions)
-        self.steps = len(self.env.dataset) // (config.batch_size // config.learning.samples)
+        self.steps = len(self.env.dataset) // (config.batch_size // config.samples)
 
     def _build_reference_env(self) -> tuple[PlayEnv, int]:
         """The environment that all but our own policy learn in, and the rows an image has there.
 
-        Several scanpaths an image serve the two-deck agent's policy. References and other people's
-        policies get one, and as many images a step. With a live encoder they share the policy's
+        Several scanpaths an image serve the two-deck agent's policy. References get one, and as
+        many images a step. With a live encoder they share the policy's
         environment: another would hold all images again.
         """
-        config, samples = self.config, self.config.learning.samples
-        others = config.references or isinstance(self.agents["learned"], OutsidePolicy)
-        if samples == 1 or not others or config.bank is None:
+        config, samples = self.config, self.config.samples
+        if samples == 1 or not config.references or config.bank is None:
             return self.env, samples
         fewer = replace(
             config, batch_size=config.batch_size // samples,
@@ -241,8 +240,8 @@ class Trainer:
         self, name: str, agent: Agent, epoch: int, bar: tqdm, stop: Stop, progress: Progress
     ) -> dict[str, float]:
         config = self.config
-        env, samples = self.env, config.learning.samples
-        if name != "learned" or isinstance(agent, OutsidePolicy):
+        env, samples = self.env, config.samples
+        if name != "learned":
             env, samples = self.reference_env, self.reference_samples
         seed = epoch_seed(config.seed, epoch)
         if progress.batches:

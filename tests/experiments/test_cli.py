@@ -197,9 +197,9 @@ def test_errors_of_people_end_in_a_sentence_and_of_the_program_in_a_traceback(
         (["pretrain", "--held-out", "1"], "--held-out is a share"),
         (["bank", "--out", "x", "--encoder", "inception_mini", "--device", "foo"], "'foo'"),
         (["bank", "--out", "x", "--encoder", "inception_mini", "--dataset", "synthetic",
-          "--data-dir", "there"], "leave --data-dir out"),
+          "--data-dir", "there"], "(--data-dir) means nothing for the data set 'synthetic'"),
         (["bank", "--out", "x", "--encoder", "inception_mini", "--num-images", "3"],
-         "--num-images is of --dataset synthetic only"),
+         "(--num-images) means nothing for the data set 'stanford_dogs'"),
     ],
 )  # fmt: skip
 def test_impossible_options_end_before_anything_is_made(

@@ -182,10 +182,10 @@ def test_only_an_unfinished_run_is_removed(bank: Path, tmp_path: Path) -> None:
 
 
 def test_evaluations_leave_training_alone(bank: Path, tmp_path: Path) -> None:
-    few = contest(a_contest("two-deck", bank, tmp_path / "few", steps=1152))
-    many = contest(a_contest("two-deck", bank, tmp_path / "many", steps=1152, evaluations=3))
+    few = contest(a_contest("two-deck", bank, tmp_path / "few", steps=4608))
+    many = contest(a_contest("two-deck", bank, tmp_path / "many", steps=4608, evaluations=3))
     ends = [record["curve"][-1] for record in (few, many)]
-    assert ends[0]["steps"] == ends[1]["steps"] == 1152
+    assert ends[0]["steps"] == ends[1]["steps"] == 4608
     assert len(many["curve"]) > len(few["curve"])
     assert ends[0]["ma"] == ends[1]["ma"]
     assert ends[0]["fixations"] == ends[1]["fixations"]

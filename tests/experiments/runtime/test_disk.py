@@ -18,7 +18,7 @@ from experiments.cli import main
 from experiments.runtime.runs import LOCK, RunError, load_config, sole_user
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import EvaluateConfig, evaluate
-from experiments.train.trainer import train
+from experiments.train.trainer import Trainer, train
 
 
 @pytest.fixture
@@ -122,8 +122,11 @@ def test_a_corrupt_checkpoint_is_told_and_the_offer_is_good(config, monkeypatch,
 def test_the_best_checkpoint_is_kept_and_evaluated(config, monkeypatch) -> None:
     config = replace(config, keep_best=True, keep_last=1)
     scores = iter([30.0, 50.0, 40.0])
+    original = Trainer._evaluate
     monkeypatch.setattr(
-        "experiments.train.trainer.Trainer._evaluate", lambda self, agent: {"eval_ma": next(scores)}
+        Trainer,
+        "_evaluate",
+        lambda self, agent: (original(self, agent)[0], {"eval_ma": next(scores)}),
     )
     train(config)
     _, metadata = load_checkpoint(config.out / "checkpoint", record=BEST)
