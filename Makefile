@@ -68,7 +68,7 @@ $(LOWEST)/.installed: pyproject.toml .ci/versions.py | install
 	$(BIN)/python .ci/versions.py lowest > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt \
-		--editable . pytest hypothesis beartype
+		--editable . pytest pytest-xdist hypothesis beartype
 	@touch $@
 
 OLD_ENOUGH := tests/agents tests/encoders tests/glimpse_env \
@@ -80,7 +80,7 @@ OLD_ENOUGH := tests/agents tests/encoders tests/glimpse_env \
 # Every dependency is in use in these: tyro by the commands, matplotlib by the figures, and so on.
 test-lowest: $(LOWEST)/.installed
 	@$(LOWEST)/bin/python .ci/versions.py installed
-	$(LOWEST)/bin/pytest -q -m "not slow" $(OLD_ENOUGH) || \
+	$(LOWEST)/bin/pytest -q $(SIDE_BY_SIDE) -m "not slow" $(OLD_ENOUGH) || \
 		$(LOWEST)/bin/pytest -q $(AGAIN) -m "not slow" $(OLD_ENOUGH)
 
 # The wheel and the source distribution, built and run far from the checkout.
