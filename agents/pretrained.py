@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agents.checkpoint import CheckpointError, has_checkpoint
+from agents.tensor_store import CheckpointError, has_checkpoint
 
 if TYPE_CHECKING:
     from agents.reinforce import ReinforceAgent

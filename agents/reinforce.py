@@ -17,18 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents.checkpoint import (
-    RECORD,
-    CheckpointError,
-    building,
-    check_fit,
-    check_optimizer,
+    check_network,
     check_settings,
-    load_checkpoint,
-    network_state,
-    pack_state,
     read_agent_settings,
-    save_checkpoint,
-    unpack_state,
+    settings_of_agent,
 )
 from agents.configs import ReinforceConfig, TwoDeckConfig, fit_spaces
 from agents.densities import LocationDensity
@@ -43,6 +35,16 @@ from agents.location import LocationPath, at_ordinary_scale, told_location
 from agents.networks import Memory, TwoDeckNetwork
 from agents.objective import Objective, build_objective
 from agents.pretrained import Pretrained
+from agents.tensor_store import (
+    RECORD,
+    CheckpointError,
+    check_fit,
+    check_optimizer,
+    load_checkpoint,
+    pack_state,
+    save_checkpoint,
+    unpack_state,
+)
 from agents.trajectory import Action, Observation, Trajectory
 
 Agent = TypeVar("Agent", bound="ReinforceAgent")
@@ -418,9 +420,8 @@ class ReinforceAgent(Pretrained):
         tensors, metadata = load_checkpoint(folder)
         network, learning = read_agent_settings(folder, metadata)
         state = unpack_state(tensors, metadata["state"])
-        with building(folder):
-            with torch.device("meta"):  # without memory: a damaged setting may ask for any size
-                check_fit(TwoDeckNetwork(network).state_dict(), network_state(state))
+        check_network(folder, network, state)  # a damaged setting may ask for any size
+        with settings_of_agent(folder):
             agent = cls(network=network, learning=learning, **options)
         agent.restore(folder)
         return agent

@@ -42,8 +42,6 @@ def load(algorithm: type[Algorithm], path: str | Path, env: Any, **options: Any)
     try:
         return algorithm.load(path, env=env, **options)
     except ValueError as error:
-        if "spaces do not match" not in str(error):
-            raise
         data, _, _ = load_from_zip_file(path, device="cpu")
         assert data is not None
         # Compared as the algorithm sees them: it puts the channels of images first.
@@ -52,6 +50,8 @@ def load(algorithm: type[Algorithm], path: str | Path, env: Any, **options: Any)
             *_differences("observation", data["observation_space"], seen.observation_space),
             *_differences("action", data["action_space"], seen.action_space),
         ]
+        if not differences:  # the error is about something else
+            raise
         raise ValueError(
             f"{path} was trained on other spaces than this environment's: "
             f"{'; '.join(differences)}. Make the environment with the options of the training run "

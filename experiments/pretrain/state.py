@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from agents.checkpoint import (
+from agents.tensor_store import (
     CheckpointError,
     check_optimizer,
     load_checkpoint,

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import nn
 from tqdm import tqdm
 
-from agents.checkpoint import has_checkpoint
+from agents.tensor_store import has_checkpoint
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inference.engine import resolve_device
 from encoders.spec import EncoderSpec, get_spec

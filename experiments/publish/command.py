@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agents.checkpoint import RECORD
 from agents.pretrained import upload
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import RECORD
 from encoders.spec import spec_names
 from experiments.publish.card import Facts, write_card
 from experiments.publish.config import PublishConfig

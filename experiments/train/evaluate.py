@@ -14,10 +14,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from agents.checkpoint import BEST, RECORD, has_checkpoint
 from agents.reference.agent import ReferenceAgent, center, given, oracle_fixations
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
+from agents.tensor_store import BEST, RECORD, has_checkpoint
 from encoders.bank.feature_bank import FeatureBank
 from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder

@@ -18,14 +18,6 @@ from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.checkpoint import (
-    RECORD,
-    CheckpointError,
-    load_checkpoint,
-    pack_state,
-    save_checkpoint,
-    unpack_state,
-)
 from agents.policy import (
     ENTRY_POINT_GROUP,
     Action,
@@ -38,6 +30,14 @@ from agents.policy import (
     load_policy,
 )
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import (
+    RECORD,
+    CheckpointError,
+    load_checkpoint,
+    pack_state,
+    save_checkpoint,
+    unpack_state,
+)
 from agents.trajectory import Trajectory
 from experiments.train.config import TrainConfig
 

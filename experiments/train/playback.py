@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 
-from agents.checkpoint import RECORD
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
+from agents.tensor_store import RECORD
 from encoders.bank.feature_bank import FeatureBank
 from encoders.inference.engine import Encoder
 from experiments.data import build_dataset

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from agents.checkpoint import RECORD, load_checkpoint, pack_state, save_checkpoint, unpack_state
+from agents.tensor_store import RECORD, load_checkpoint, pack_state, save_checkpoint, unpack_state
 from encoders.inference.engine import resolve_device, resolve_precision
 from encoders.spec import get_spec
 from experiments.data import build_dataset

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.checkpoint import CheckpointError
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.pretrained import FILES, PretrainedError, find_pretrained, upload
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import CheckpointError
 from tests.agents.local_hub import LocalHub, serve_hub
 
 SMALL = TwoDeckConfig(

@@ -6,12 +6,12 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.policy import AttentionPolicy, LearningPolicy
 from agents.reference.agent import ReferenceAgent, center
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
+from agents.tensor_store import CheckpointError, load_checkpoint, save_checkpoint
 from tests.agents.toys import TargetEnv, observations, play, resave, tiny
 
 LABELS = torch.tensor([0, 2, 1, 0])

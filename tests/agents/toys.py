@@ -8,9 +8,9 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.checkpoint import load_checkpoint, save_checkpoint
 from agents.lattice import Everywhere
 from agents.networks import TwoDeckConfig
+from agents.tensor_store import load_checkpoint, save_checkpoint
 from agents.trajectory import Trajectory
 
 

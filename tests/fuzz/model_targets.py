@@ -13,14 +13,10 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from agents.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    read_agent_settings,
-    unpack_state,
-)
+from agents.checkpoint import read_agent_settings
 from agents.configs import TwoDeckConfig
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import CheckpointError, load_checkpoint, unpack_state
 from encoders.bank.description import BankDescription
 from encoders.bank.feature_bank import BankIncompleteError, BankMismatchError, FeatureBank
 from encoders.spec import get_spec

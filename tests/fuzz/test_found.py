@@ -16,9 +16,9 @@ import scipy.io
 import torch
 from PIL import Image
 
-from agents.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, unpack_state
 from agents.configs import TwoDeckConfig, check_types
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import CheckpointError, load_checkpoint, save_checkpoint, unpack_state
 from encoders.bank.feature_bank import BankMismatchError, FeatureBank
 from encoders.spec import get_spec
 from encoders.weights.files import load_state

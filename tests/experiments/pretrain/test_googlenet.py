@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from agents.checkpoint import load_checkpoint, save_checkpoint, unpack_state
+from agents.tensor_store import load_checkpoint, save_checkpoint, unpack_state
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inference.engine import build_network, make_encoder
 from encoders.spec import get_spec, register_spec, spec_from_record

@@ -13,7 +13,7 @@ import tyro
 from safetensors.torch import load_file
 
 import encoders
-from agents.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from agents.tensor_store import CheckpointError, load_checkpoint, save_checkpoint
 from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
 from experiments.pretrain.config import PretrainConfig, command

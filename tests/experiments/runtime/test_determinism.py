@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.checkpoint import load_checkpoint
+from agents.tensor_store import load_checkpoint
 from experiments.runtime.determinism import deterministic
 from experiments.runtime.runs import RunError, load_config
 from experiments.train.config import TrainConfig

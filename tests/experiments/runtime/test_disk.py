@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agents import checkpoint
-from agents.checkpoint import BEST, load_checkpoint
+from agents import tensor_store
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import BEST, load_checkpoint
 from experiments.cli import main
 from experiments.runtime.runs import LOCK, RunError, load_config, sole_user
 from experiments.train.config import TrainConfig
@@ -42,7 +42,7 @@ def sentence(capsys: pytest.CaptureFixture) -> str:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(config, monkeypatch, capsys) -> None:
-    write, calls = checkpoint._write, [0]
+    write, calls = tensor_store._write, [0]
 
     def full(path, data):
         calls[0] += 1
@@ -51,7 +51,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(config, monkeypatch, capsys) -> 
         write(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_write", full)
+        patched.setattr(tensor_store, "_write", full)
         assert run(config, patched) == 1
     assert "No space left on device" in sentence(capsys)
     _, metadata = load_checkpoint(config.out / "checkpoint")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.checkpoint import load_checkpoint, unpack_state
+from agents.tensor_store import load_checkpoint, unpack_state
 from experiments.data import DataConfig
 from experiments.pretrain.config import PretrainConfig, command
 from experiments.pretrain.state import Pretraining

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents.checkpoint import load_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.tensor_store import load_checkpoint
 from experiments.data import DataConfig
 from experiments.paper.table1 import Table1Config, table1
 from experiments.prepare.bank import BankConfig, bank

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents.checkpoint import load_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.reference.agent import ReferenceAgent, given
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
+from agents.tensor_store import load_checkpoint
 from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
 from experiments.prepare.bank import BankConfig, build_bank

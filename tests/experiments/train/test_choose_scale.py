@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from agents.checkpoint import load_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.tensor_store import load_checkpoint
 from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
 from experiments.metrics import Answers

@@ -19,9 +19,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from agents.checkpoint import load_checkpoint
 from agents.reference.agent import ReferenceAgent
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import load_checkpoint
 from experiments.cli import main
 from experiments.runtime.runs import RunError, load_config, to_record
 from experiments.train.config import TrainConfig

@@ -12,9 +12,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.checkpoint import load_checkpoint
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.reinforce import ReinforceAgent
+from agents.tensor_store import load_checkpoint
 from encoders.inference.engine import make_encoder
 from encoders.spec import get_spec
 from encoders.weights.files import WeightsNotFoundError

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents import checkpoint
-from agents.checkpoint import (
+from agents import tensor_store
+from agents.tensor_store import (
     CheckpointError,
     check_fit,
     load_checkpoint,
@@ -67,7 +67,7 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch, f
             raise OSError("power cut")
         replace(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", crash)
+    monkeypatch.setattr(tensor_store.os, "replace", crash)
     with pytest.raises(OSError, match="power cut"):
         save_checkpoint(tmp_path, tensors(1), {"seed": 1})
     monkeypatch.undo()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents import checkpoint
-from agents.checkpoint import (
+from agents import tensor_store
+from agents.tensor_store import (
     BEST,
     RECORD,
     CheckpointError,
@@ -106,7 +106,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 def test_killed_between_the_two_records_the_best_is_not_lost(tmp_path, monkeypatch):
     """What was newest stays so: the epoch is done again, and is found best again."""
     save(tmp_path, 1, best=True)
-    write = checkpoint._write
+    write = tensor_store._write
 
     def failing(path, data):
         if path.name == RECORD:
@@ -114,7 +114,7 @@ def test_killed_between_the_two_records_the_best_is_not_lost(tmp_path, monkeypat
         write(path, data)
 
     with monkeypatch.context() as patched, pytest.raises(OSError, match="killed"):
-        patched.setattr(checkpoint, "_write", failing)
+        patched.setattr(tensor_store, "_write", failing)
         save(tmp_path, 2, best=True)
     assert number_of(tmp_path) == 1 and number_of(tmp_path, BEST) == 2
 
