@@ -60,6 +60,10 @@ class ContestConfig(Budget, SharedConfig):
     """Split to score on."""
     set: tuple[str, ...] = ()
     """Settings of the agent to change, or a policy's own options, as NAME=VALUE."""
+    study: Path | None = None
+    """Journal of the search (`glimpse tune`) that this is a trial of."""
+    trial: int = 0
+    """Number of the trial."""
 
     def __post_init__(self) -> None:
         """Check before anything is opened.
@@ -165,10 +169,10 @@ class CompareConfig(Budget, SweepConfig):
 
 @dataclass(frozen=True)
 class TuneConfig(Budget, SweepConfig):
-    """Search settings of agents, with equal effort for each.
+    """Search settings of agents (extra `tune`), with equal effort for each.
 
-    Trial 0 is the settings as they are, the others are drawn. Every trial has the same budget, is
-    scored on the validation cut, and has one seed, which no comparison uses. Started again, it
+    Trial 0 is the settings as they are, Optuna draws the others. Every trial has the same budget,
+    is scored on the validation cut, and has one seed, which no comparison uses. Started again, it
     goes on where it was.
     """
 
@@ -180,6 +184,8 @@ class TuneConfig(Budget, SweepConfig):
     """Folder of the trials and of the record."""
     trials: int = 8
     """Trials an agent."""
+    prune: bool = True
+    """End a trial early where its score lags behind the median of the others."""
     steps: int = field(default=50_000, kw_only=True)
     """Environment steps a trial."""
     minutes: float = field(default=0.5, kw_only=True)
@@ -198,6 +204,8 @@ class TuneConfig(Budget, SweepConfig):
         if self.trials < 1:
             raise ValueError(f"--trials is at least 1, not {self.trials}")
         SweepConfig.__post_init__(self)
+        if not self.agents or len(set(self.agents)) != len(self.agents):
+            raise ValueError("--agents names at least one, and each once")
         for agent in self.agents:
             if settings_type(agent) is None:
                 raise ValueError(f"{agent!r} has no settings to search")
@@ -206,7 +214,20 @@ class TuneConfig(Budget, SweepConfig):
     def contest(self, agent: str, *, trial: int, changes: tuple[str, ...]) -> ContestConfig:
         """Return the settings of one trial."""
         out = self.out / agent / f"trial-{trial}"
-        return _contest(self, agent, out=out, seed=self.seed, set=changes, evaluations=1)
+        return _contest(
+            self,
+            agent,
+            out=out,
+            seed=self.seed,
+            set=changes,
+            evaluations=4 if self.prune else 1,
+            study=self.journal(agent) if self.prune else None,
+            trial=trial,
+        )
+
+    def journal(self, agent: str) -> Path:
+        """Return the file that keeps the study of an agent."""
+        return self.out / f"{agent}.journal"
 
 
 def _contest(config: CompareConfig | TuneConfig, agent: str, **own: Any) -> ContestConfig:

@@ -27,6 +27,7 @@ from encoders.inference.engine import make_encoder
 from experiments.compare.agents import build_contestant
 from experiments.compare.config import ContestConfig
 from experiments.compare.settings import ALGORITHMS, settings_for
+from experiments.compare.study import make_pruner
 from experiments.metrics import accuracy, mean_class_accuracy
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import LOCK, environment_record, sole_user, to_record, write_json
@@ -54,7 +55,7 @@ class Meter:
         self,
         config: ContestConfig,
         score: Callable[[], dict[str, Any]],
-        log: Callable[[dict[str, Any]], None],
+        log: Callable[[dict[str, Any]], Any],
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Set the marks, evenly on the way to both budgets; the clock runs from now.
@@ -62,7 +63,7 @@ class Meter:
         Args:
             config: The budget.
             score: Evaluates the agent.
-            log: Takes a point of the curve.
+            log: Takes a point of the curve, and may end the training by returning True.
             clock: Seconds; None for the clock that the budget names.
         """
         wall = config.clock == "wall"
@@ -88,7 +89,8 @@ class Meter:
         over = not self._steps and not self._seconds
         over = over or self.seconds >= 60 * self._config.max_minutes
         if due or over:
-            self._log({"steps": steps, "seconds": round(self.seconds, 3), **self._score()})
+            row = {"steps": steps, "seconds": round(self.seconds, 3), **self._score()}
+            over = bool(self._log(row)) or over
         self._since, self._used = self._clock(), time.process_time()
         return not over
 
@@ -186,12 +188,14 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
     write_json(config.out / "config.json", to_record(config))
 
     curve: list[dict[str, Any]] = []
+    pruned, lags = False, None if config.study is None else make_pruner(config)
     with (
         SummaryWriter(str(config.out / "tensorboard")) as writer,
         tqdm(total=config.steps, unit="step", desc=config.agent) as bar,
     ):
 
-        def log(row: dict[str, Any]) -> None:
+        def log(row: dict[str, Any]) -> bool:
+            nonlocal pruned
             curve.append(row)
             with open(config.out / "metrics.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
@@ -202,6 +206,8 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
             writer.flush()
             bar.update(min(row["steps"], config.steps) - bar.n)
             bar.set_postfix_str(f"mA {row['ma']:.1f}")
+            pruned = lags is not None and lags(row)
+            return pruned
 
         meter = Meter(config, lambda: score_player(contestant.player(), env, config.seed), log)
         contestant.train(meter)
@@ -214,6 +220,7 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
         "num_images": len(env.dataset),
         "steps_per_second": round(meter.steps / meter.seconds, 1) if meter.seconds else None,
         "cores": meter.cores,
+        "pruned": pruned,
         "curve": curve,
     }
     write_json(path, record)

@@ -1,17 +1,15 @@
-"""Settings of every algorithm in a comparison, what a search may draw, and what it found."""
+"""Settings of every algorithm in a comparison, what is searched of them, and what was found."""
 
 from __future__ import annotations
 
-import math
+import json
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-if TYPE_CHECKING:
-    import numpy as np
 
-
-@dataclass(frozen=True)
-class LogRange:
+class LogRange(NamedTuple):
     """Any value between two, evenly by order of magnitude."""
 
     low: float
@@ -19,31 +17,15 @@ class LogRange:
     high: float
     """Largest."""
 
-    def draw(self, rng: np.random.Generator) -> float:
-        """One value, to three digits."""
-        return float(f"{math.exp(rng.uniform(math.log(self.low), math.log(self.high))):.3g}")
 
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple[Any, ...]
-    """Which."""
-
-    def draw(self, rng: np.random.Generator) -> Any:
-        """One value."""
-        return self.values[int(rng.integers(len(self.values)))]
-
-
-def searched(default: Any, search: LogRange | Choice) -> Any:
-    """A field that `glimpse tune` draws."""
-    return field(default=default, metadata={"search": search})
+def searched(default: Any, space: LogRange | tuple[Any, ...]) -> Any:
+    """Make a field that `glimpse tune` searches, in a range or among some values."""
+    return field(default=default, metadata={"search": space})
 
 
 _RATE = LogRange(1e-4, 3e-3)
 _ENTROPY = LogRange(1e-4, 3e-2)
-_WIDTH = Choice((128, 256, 512))
+_WIDTH = (128, 256, 512)
 
 
 @dataclass(frozen=True)
@@ -58,7 +40,7 @@ class OnPolicySettings:
     """Weight of the entropy bonus."""
     width: int = searched(256, _WIDTH)
     """Units of the hidden layer over the features, of policy and value each."""
-    log_std_init: float = searched(-1.0, Choice((-1.5, -1.0, -0.5)))
+    log_std_init: float = searched(-1.0, (-1.5, -1.0, -0.5))
     """Log of the first sigma of the fixation, of hybrid policies."""
     mask_idle: bool = True
     """Whether hybrid policies count only the part of an action that matters in a step."""
@@ -72,9 +54,9 @@ class OnPolicySettings:
 class PPOSettings(OnPolicySettings):
     """PPO, stock or with the hybrid policy."""
 
-    n_steps: int = searched(12, Choice((12, 24)))
+    n_steps: int = searched(12, (12, 24))
     """Steps of each environment between updates."""
-    n_epochs: int = searched(4, Choice((2, 4, 8)))
+    n_epochs: int = searched(4, (2, 4, 8))
     """Passes over them."""
     batch_size: int = 256
     """Steps a gradient step."""
@@ -86,7 +68,7 @@ class PPOSettings(OnPolicySettings):
 class A2CSettings(OnPolicySettings):
     """A2C, stock or with the hybrid policy."""
 
-    n_steps: int = searched(4, Choice((4, 8, 12)))
+    n_steps: int = searched(4, (4, 8, 12))
     """Steps of each environment between updates."""
 
 
@@ -108,9 +90,9 @@ class OffPolicySettings:
     """Adam's step size."""
     width: int = searched(256, _WIDTH)
     """Units of each of two hidden layers."""
-    batch_size: int = searched(256, Choice((128, 256)))
+    batch_size: int = searched(256, (128, 256))
     """Transitions a gradient step."""
-    gradient_steps: int = searched(4, Choice((2, 4, 8)))
+    gradient_steps: int = searched(4, (2, 4, 8))
     """Gradient steps after every step of all environments."""
     buffer_size: int = 30_000
     """Transitions kept."""
@@ -124,7 +106,7 @@ class OffPolicySettings:
 class SACSettings(OffPolicySettings):
     """SAC."""
 
-    ent_coef: str = searched("auto", Choice(("auto", "auto_0.1", "0.01", "0.001")))
+    ent_coef: str = searched("auto", ("auto", "auto_0.1", "0.01", "0.001"))
     """Weight of the entropy: fixed, or learned from a first value."""
 
 
@@ -132,7 +114,7 @@ class SACSettings(OffPolicySettings):
 class TD3Settings(OffPolicySettings):
     """TD3."""
 
-    action_noise: float = searched(0.3, Choice((0.1, 0.3, 0.5)))
+    action_noise: float = searched(0.3, (0.1, 0.3, 0.5))
     """Sigma of the noise on actions."""
 
 
@@ -140,7 +122,7 @@ class TD3Settings(OffPolicySettings):
 class DQNSettings(OffPolicySettings):
     """DQN on a flat lattice."""
 
-    exploration_fraction: float = searched(0.3, Choice((0.2, 0.3, 0.5)))
+    exploration_fraction: float = searched(0.3, (0.2, 0.3, 0.5))
     """Share of the steps over which epsilon falls to 0.05."""
     target_update_interval: int = 1_000
     """Steps between copies to the target network."""
@@ -152,11 +134,11 @@ class DQNSettings(OffPolicySettings):
 class TwoDeckSettings:
     """The two-deck agent: the named experiment's own settings, but for these factors."""
 
-    rate_factor: float = searched(1.0, Choice((0.5, 1.0, 2.0)))
+    rate_factor: float = searched(1.0, (0.5, 1.0, 2.0))
     """On the learning rate."""
-    reinforce_weight: float | None = searched(None, Choice((None, 0.3, 1.0)))
+    reinforce_weight: float | None = searched(None, (None, 0.3, 1.0))
     """Lambda of the policy gradient; None: the experiment's."""
-    sigma: float | None = searched(None, Choice((None, 0.1, 0.2)))
+    sigma: float | None = searched(None, (None, 0.1, 0.2))
     """Standard deviation of a sampled location; None: the experiment's."""
 
 
@@ -222,76 +204,32 @@ _NOT_ARGUMENTS = (
 ENVIRONMENTS = {"dogs": "medium-2"}
 """Short names of environments. For dogs that of the variants: one patch, two glimpses."""
 
-# What `glimpse tune` found, where it differs from the defaults: by images and agent.
-# experiments/results/tuning-*.json has every trial; a test holds the two together.
-TUNED: dict[Literal["synthetic", "dogs"], dict[str, dict[str, Any]]] = {
-    "synthetic": {
-        "ppo": {"learning_rate": 0.00162, "ent_coef": 0.00129, "log_std_init": -0.5, "n_steps": 24},
-        "ppo-hybrid": {
-            "learning_rate": 0.00241,
-            "ent_coef": 0.000116,
-            "width": 128,
-            "log_std_init": -1.5,
-            "n_epochs": 2,
-        },
-        "a2c": {
-            "learning_rate": 0.000455,
-            "ent_coef": 0.00155,
-            "width": 512,
-            "log_std_init": -1.5,
-            "n_steps": 8,
-        },
-        "recurrent-ppo": {
-            "learning_rate": 0.000971,
-            "ent_coef": 0.00148,
-            "log_std_init": -0.5,
-            "n_steps": 24,
-            "n_epochs": 8,
-        },
-        "recurrent-ppo-hybrid": {
-            "learning_rate": 0.00292,
-            "ent_coef": 0.000436,
-            "width": 128,
-            "log_std_init": -1.5,
-        },
-        "td3": {"learning_rate": 0.000103, "width": 128, "gradient_steps": 8, "action_noise": 0.1},
-    },
-    "dogs": {
-        "ppo": {"learning_rate": 0.00157, "ent_coef": 0.00222, "log_std_init": -1.5},
-        "ppo-hybrid": {
-            "learning_rate": 0.00241,
-            "ent_coef": 0.000116,
-            "width": 128,
-            "log_std_init": -1.5,
-            "n_epochs": 2,
-        },
-        "a2c": {"learning_rate": 0.000671, "ent_coef": 0.00578, "n_steps": 12},
-        "a2c-hybrid": {
-            "learning_rate": 0.00258,
-            "ent_coef": 0.000483,
-            "width": 128,
-            "log_std_init": -0.5,
-            "n_steps": 8,
-        },
-        "recurrent-ppo": {
-            "learning_rate": 0.000971,
-            "ent_coef": 0.00148,
-            "log_std_init": -0.5,
-            "n_steps": 24,
-            "n_epochs": 8,
-        },
-        "recurrent-ppo-hybrid": {"learning_rate": 0.000658, "ent_coef": 0.00695, "n_epochs": 8},
-        "sac": {"learning_rate": 0.00116, "width": 128, "gradient_steps": 8},
-        "td3": {"learning_rate": 0.000608, "width": 512, "batch_size": 128, "action_noise": 0.5},
-    },
-}
-
 
 def settings_type(agent: str) -> type | None:
     """Settings of an agent by name; None for policies that have none here."""
     if agent in ALGORITHMS:
         return ALGORITHMS[agent][0]
     return TwoDeckSettings if agent == "two-deck" else None
+
+
+def searched_settings(agent: str) -> dict[str, LogRange | tuple[Any, ...]]:
+    """Return the space of each setting of an agent that `glimpse tune` searches, by name."""
+    kind: Any = settings_type(agent)
+    return {e.name: e.metadata["search"] for e in fields(kind) if "search" in e.metadata}
+
+
+@cache
+def tuned_settings(images: str) -> dict[str, dict[str, Any]]:
+    """Return what `glimpse tune` found best for `synthetic` or `dogs`, by agent.
+
+    Its record, tuning.json, is kept as `experiments/results/tuning-<images>.json`.
+    """
+    path = Path(__file__).parents[1] / "results" / f"tuning-{images}.json"
+    agents = json.loads(path.read_text(encoding="utf-8"))["agents"]
+    return {
+        agent: {name: found["best"]["settings"][name] for name in searched_settings(agent)}
+        for agent, found in agents.items()
+    }
 
 
 def settings_for(agent: str, environment: str, changes: tuple[str, ...] = ()) -> Any:
@@ -311,8 +249,8 @@ def settings_for(agent: str, environment: str, changes: tuple[str, ...] = ()) ->
     kind = settings_type(agent)
     if kind is None:
         return None
-    pictures = "synthetic" if environment == "synthetic" else "dogs"
-    found = replace(kind(), **TUNED[pictures].get(agent, {}))
+    images = "synthetic" if environment == "synthetic" else "dogs"
+    found = replace(kind(), **tuned_settings(images).get(agent, {}))
     hints = get_type_hints(kind)
     values = {}
     for change in changes:
@@ -337,20 +275,3 @@ def _parse(name: str, text: str, hint: Any) -> Any:
         return kind(text)
     except ValueError as error:
         raise ValueError(f"--set {name}={text}: the value is of type {kind.__name__}") from error
-
-
-def draw_settings(agent: str, rng: np.random.Generator) -> tuple[str, ...]:
-    """A random point of an agent's search space, as changes for `settings_for`.
-
-    Raises:
-        ValueError: There is nothing to search.
-    """
-    kind = settings_type(agent)
-    if kind is None:
-        raise ValueError(f"{agent!r} has no settings to search")
-    drawn = {
-        each.name: each.metadata["search"].draw(rng)
-        for each in fields(kind)
-        if "search" in each.metadata
-    }
-    return tuple(f"{name}={value}" for name, value in drawn.items())

@@ -1,86 +1,93 @@
-"""`glimpse tune`: random search over agents' settings, with equal effort for each."""
+"""`glimpse tune`: search agents' settings, with equal effort for each."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
-
-import numpy as np
 
 from experiments.compare.config import ContestConfig, TuneConfig
 from experiments.compare.run import prepare_banks
-from experiments.compare.settings import draw_settings, settings_type
+from experiments.compare.settings import searched_settings, settings_for
+from experiments.compare.study import Study, next_trials, open_study, suggest, tell
 from experiments.runtime.config import parallelism
-from experiments.runtime.runs import read_json, stands_on, write_json
+from experiments.runtime.runs import read_json, sole_user, stands_on, write_json
 from experiments.runtime.sweep import Job, run_jobs
 
-
-def tuning_jobs(config: TuneConfig) -> dict[str, list[Job]]:
-    """The trials of each agent."""
-    jobs: dict[str, list[Job]] = {}
-    for agent in config.agents:
-        draws = np.random.default_rng([config.seed, *agent.encode()])
-        changes = [(), *(draw_settings(agent, draws) for _ in range(config.trials - 1))]
-        jobs[agent] = [
-            Job("contest", agent, config.contest(agent, trial=trial, changes=change),
-                ContestConfig(agent), False)
-            for trial, change in enumerate(changes)
-        ]  # fmt: skip
-    return jobs
-
-
-def changed_settings(agent: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """What a search may draw and differs from the defaults, by name."""
-    kind: Any = settings_type(agent)
-    return {
-        each.name: settings[each.name]
-        for each in fields(kind)
-        if "search" in each.metadata and settings[each.name] != each.default
-    }
+_AGAIN = "run `glimpse tune` again"
 
 
 def tune(config: TuneConfig) -> dict[str, Any]:
     """Run the trials that are not done; writes `tuning.json` in `out`, prints the best of each.
 
     Raises:
-        RunError: Trials failed; the others are done.
+        RunError: Trials failed (the others are done), or another process searches in `out`.
+        ValueError: Optuna is absent.
     """
-    jobs = tuning_jobs(config)
-    prepare_banks(next(iter(jobs.values()))[0].config.run())
-    run_jobs(
-        [job for each in jobs.values() for job in each], *parallelism(config.jobs, config.device)
-    )
-    record: dict[str, Any] = {
-        "environment": config.environment,
-        "budget": {
-            "trials": config.trials, "steps": config.steps, "minutes": config.minutes,
-            "max_minutes": config.max_minutes, "clock": config.clock, "seed": config.seed,
-        },
-        "agents": {},
-    }  # fmt: skip
-    for agent, each in jobs.items():
-        trials = []
-        for job in each:
-            found = read_json(job.folder / "evaluation-val.json", "run `glimpse tune` again")
-            last = found["curve"][-1]
-            trials.append({
-                "set": list(job.config.set), "settings": found["settings"], "ma": last["ma"],
-                "steps": last["steps"], "seconds": last["seconds"],
-            })  # fmt: skip
-        best = max(trials, key=lambda trial: trial["ma"])
-        record["agents"][agent] = {
-            "best": best, "changed": changed_settings(agent, best["settings"]), "trials": trials
-        }  # fmt: skip
-        print(
-            f"{agent:<22} mA {trials[0]['ma']:5.1f} as it was, best {best['ma']:5.1f}: "
-            f"{' '.join(best['set']) or 'as it was'}"
-        )
-    print("\nfor TUNED in experiments/compare/settings.py:")
-    for agent, found in record["agents"].items():
-        print(f"    {agent!r}: {found['changed']!r},")
-    environment = read_json(next(iter(jobs.values()))[0].folder / "environment.json", "run again")
-    record |= {name: environment[name] for name in ("versions", "git_revision", "machine")}
-    record["stands_on"] = stands_on(environment)
-    write_json(config.out / "tuning.json", record)
+    with sole_user(config.out):
+        studies = {agent: open_study(config.journal(agent), agent) for agent in config.agents}
+        _search(config, studies)
+        record: dict[str, Any] = {
+            "environment": config.environment,
+            "budget": {
+                "trials": config.trials,
+                "steps": config.steps,
+                "minutes": config.minutes,
+                "max_minutes": config.max_minutes,
+                "clock": config.clock,
+                "seed": config.seed,
+            },
+            "agents": {agent: _collect(config, study) for agent, study in studies.items()},
+        }
+        folder = config.contest(config.agents[0], trial=0, changes=()).out
+        environment = read_json(folder / "environment.json", _AGAIN)
+        record |= {name: environment[name] for name in ("versions", "git_revision", "machine")}
+        record["stands_on"] = stands_on(environment)
+        write_json(config.out / "tuning.json", record)
     print(f"written: {config.out / 'tuning.json'}")
     return record
+
+
+def _search(config: TuneConfig, studies: dict[str, Study]) -> None:
+    """Run trials of all agents side by side, round by round."""
+    for agent, study in studies.items():
+        if not study.trials:  # the settings as they are
+            now = settings_for(agent, config.environment)
+            study.enqueue_trial({name: getattr(now, name) for name in searched_settings(agent)})
+    parallel, threads = parallelism(config.jobs, config.device)
+    count = max(1, parallel // len(studies))
+    prepare_banks(config.contest(config.agents[0], trial=0, changes=()).run())
+    while True:
+        jobs = [
+            Job("contest", agent, _contest(config, study, trial), ContestConfig(agent), False)
+            for agent, study in studies.items()
+            for trial in next_trials(study, config.trials, count, config.seed)
+        ]
+        if not jobs:
+            return
+        run_jobs(jobs, parallel, threads)
+        for job in jobs:
+            found = read_json(job.folder / "evaluation-val.json", _AGAIN)
+            study = studies[job.experiment]
+            tell(study, job.config.trial, found["curve"], pruned=found["pruned"])
+
+
+def _contest(config: TuneConfig, study: Study, trial: Any) -> ContestConfig:
+    agent = study.study_name
+    return config.contest(agent, trial=trial.number, changes=suggest(trial, agent))
+
+
+def _collect(config: TuneConfig, study: Study) -> dict[str, Any]:
+    """Read the trials of an agent, and print the best."""
+    agent, trials = study.study_name, []
+    for number in range(config.trials):
+        run = config.contest(agent, trial=number, changes=()).out
+        found = read_json(run / "evaluation-val.json", _AGAIN)
+        changes = read_json(run / "config.json", _AGAIN)["set"]
+        last = {name: found["curve"][-1][name] for name in ("ma", "steps", "seconds")}
+        pruned = found["pruned"]
+        trials.append({"set": changes, "settings": found["settings"], **last, "pruned": pruned})
+    best = max((each for each in trials if not each["pruned"]), key=lambda each: each["ma"])
+    print(
+        f"{agent:<22} mA {trials[0]['ma']:5.1f} as it was, best {best['ma']:5.1f}: "
+        f"{' '.join(best['set'])}"
+    )
+    return {"best": best, "trials": trials}

@@ -348,10 +348,10 @@ def test_finished_runs_of_another_budget_or_setting_are_refused(
     compare(config)
     with pytest.raises(RunError, match="other settings \\(steps\\)"):
         compare(a_comparison(bank, tmp_path, agents=("a2c",), seeds=1, steps=128))
-    from experiments.compare.settings import TUNED
+    from experiments.compare.settings import tuned_settings
 
-    tuned = TUNED["synthetic"].get("a2c", {})
-    monkeypatch.setitem(TUNED["synthetic"], "a2c", tuned | {"width": 64})
+    tuned = tuned_settings("synthetic")
+    monkeypatch.setitem(tuned, "a2c", tuned["a2c"] | {"width": 64})
     with pytest.raises(RunError, match=r"other settings of a2c \(width\)"):
         compare(config)
 

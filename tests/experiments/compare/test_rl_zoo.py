@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,33 +11,46 @@ import pytest
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
+import experiments
 import glimpse_env  # noqa: F401
-from experiments.compare.rl_zoo import FOLDER, zoo_file, zoo_settings
-from experiments.compare.settings import ALGORITHMS, settings_for
+from experiments.compare.settings import ALGORITHMS, ENVIRONMENTS, sb3_arguments, settings_for
+from experiments.train.presets import EXPERIMENTS
 from glimpse_env.datasets.synthetic import SyntheticDogs
 
 yaml = pytest.importorskip("yaml")
 
+FOLDER = Path(experiments.__file__).parent / "hyperparams"
+IDS = {"SyntheticDogsGlimpse-v0": "synthetic", "DogsGlimpse-v0": "dogs"}
+SIDES = {"synthetic": 7, "dogs": 3}
+"""Points a side of the banks that the settings were searched with."""
+EXTRACTOR = "__import__('agents.sb3.features', fromlist=['features']).GlimpseExtractor"
+
+
+def zoo_settings(agent: str, environment: str) -> dict[str, Any]:
+    """The settings of an algorithm for an environment, in RL Zoo's names."""
+    settings = settings_for(agent, environment)
+    arguments = sb3_arguments(agent, settings)
+    run = EXPERIMENTS[ENVIRONMENTS.get(environment, environment)][1]
+    scale = {"normalise_features": run.network.normalise_features}
+    policy = [f"{name}={value!r}" for name, value in arguments.pop("policy_kwargs").items()]
+    policy += [f"features_extractor_class={EXTRACTOR}", f"features_extractor_kwargs={scale!r}"]
+    side = getattr(settings, "side", None) or SIDES[environment]
+    face = {
+        "flat": "glimpse_env.wrappers.FlatAction",
+        "lattice": {"glimpse_env.wrappers.LatticeAction": {"side": side}},
+        "number": {"glimpse_env.wrappers.LatticeAction": {"side": side, "flat": True}},
+    }[ALGORITHMS[agent][1]]
+    found = {"env_kwargs": {"context_grid": 1}, "env_wrapper": [face]}
+    found |= {"n_envs": settings.num_envs, "n_timesteps": 100_000}
+    if "noise_std" in arguments:
+        found["noise_type"] = "normal"
+    return found | arguments | {"policy_kwargs": f"dict({', '.join(policy)})"}
+
 
 @pytest.mark.parametrize("agent", ALGORITHMS)
 def test_the_files_are_of_the_settings_in_use(agent: str) -> None:
-    text = (FOLDER / f"{agent}.yml").read_text()
-    assert text == zoo_file(agent), "run `python -m experiments.compare.rl_zoo`"
-    read = yaml.safe_load(text)
-    assert read == {
-        "SyntheticDogsGlimpse-v0": zoo_settings(agent, "synthetic"),
-        "DogsGlimpse-v0": zoo_settings(agent, "dogs"),
-    }
-    rate = settings_for(agent, "dogs").learning_rate
-    assert read["DogsGlimpse-v0"]["learning_rate"] == rate
-
-
-def test_small_numbers_stay_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.compare.settings import TUNED
-
-    monkeypatch.setitem(TUNED["dogs"], "ppo", {"learning_rate": 1e-5, "ent_coef": 3e-17})
-    read = yaml.safe_load(zoo_file("ppo"))["DogsGlimpse-v0"]
-    assert read["learning_rate"] == 1e-5 and read["ent_coef"] == 3e-17
+    read = yaml.safe_load((FOLDER / f"{agent}.yml").read_text())
+    assert read == {gym_id: zoo_settings(agent, each) for gym_id, each in IDS.items()}
 
 
 @pytest.mark.parametrize("agent", ["ppo", "ppo-hybrid"])

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from experiments.compare import tune as tune_module
+from experiments.compare.config import ContestConfig
 from experiments.compare.run import contest
 from experiments.compare.settings import (
     ALGORITHMS,
-    TUNED,
-    Choice,
     LogRange,
-    draw_settings,
+    searched_settings,
     settings_for,
     settings_type,
+    tuned_settings,
 )
-from experiments.compare.tune import TuneConfig, tune, tuning_jobs
+from experiments.compare.tune import TuneConfig, tune
+from experiments.runtime.runs import read_json, write_json
 from experiments.runtime.sweep import Job
 from tests.experiments.conftest import CONTEST_DATA
+
+optuna = pytest.importorskip("optuna")
+from experiments.compare.study import make_pruner, next_trials, open_study, suggest  # noqa: E402
 
 RESULTS = Path(tune_module.__file__).parents[1] / "results"
 AGENTS = ("two-deck", *ALGORITHMS)
@@ -30,75 +35,150 @@ AGENTS = ("two-deck", *ALGORITHMS)
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_draws_lie_in_the_search_space_and_fill_it(agent: str) -> None:
-    rng = np.random.default_rng(0)
-    drawn = [settings_for(agent, "synthetic", draw_settings(agent, rng)) for _ in range(200)]
-    searched = [each for each in fields(drawn[0]) if "search" in each.metadata]
-    assert searched
-    for each in searched:
-        values, space = [getattr(one, each.name) for one in drawn], each.metadata["search"]
-        if isinstance(space, Choice):
-            assert set(values) == set(space.values)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [settings_for(agent, "synthetic", suggest(study.ask(), agent)) for _ in range(60)]
+    assert searched_settings(agent)
+    for name, space in searched_settings(agent).items():
+        values = [getattr(one, name) for one in drawn]
+        if not isinstance(space, LogRange):
+            assert set(values) == set(space)
             continue
-        assert isinstance(space, LogRange)
-        assert space.low <= min(values) and max(values) <= space.high
-        middle = np.sqrt(space.low * space.high)  # half of the draws lie below it
-        assert 0.35 < np.mean(np.array(values) < middle) < 0.65
+        assert 0.999 * space.low <= min(values) and max(values) <= 1.001 * space.high
+        middle = (space.low * space.high) ** 0.5  # about half of the draws lie below it
+        assert 0.25 < sum(value < middle for value in values) / len(values) < 0.75
 
 
-def test_every_agent_gets_the_same_effort() -> None:
-    config = TuneConfig("synthetic", agents=AGENTS, trials=3, steps=50, minutes=0.1)
-    jobs = tuning_jobs(config)
-    assert {len(each) for each in jobs.values()} == {3}
-    settings = [job.config for each in jobs.values() for job in each]
-    assert len({(c.steps, c.minutes, c.max_minutes, c.seed, c.eval_split) for c in settings}) == 1
-    assert settings[0].eval_split == "val" and settings[0].seed == 1000
-    assert all(each[0].config.set == () for each in jobs.values())
-    # The same trials again, whichever other agents take part.
-    alone = tuning_jobs(TuneConfig("synthetic", agents=("sac",), trials=3, steps=50, minutes=0.1))
-    assert alone["sac"] == jobs["sac"]
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
+    """Contests that were run, one after the other in this process."""
+    jobs = []
+
+    def run_jobs(asked: list[Job], parallel: int, threads: int) -> None:
+        for job in asked:
+            if not job.finished:
+                jobs.append(job)
+                contest(job.config)
+
+    monkeypatch.setattr(tune_module, "run_jobs", run_jobs)
+    yield jobs
+
+
+def invented(job: Job) -> None:
+    """Stand in for a contest: the score is the trial's number."""
+    folder, score = job.folder, float(job.config.trial)
+    write_json(folder / "config.json", {"set": list(job.config.set)})
+    write_json(folder / "environment.json", {"versions": {}, "git_revision": "", "machine": {}})
+    row = {"ma": score, "steps": 50, "seconds": 6.0}
+    write_json(
+        folder / "evaluation-val.json", {"settings": {}, "curve": [row], "pruned": score == 1.0}
+    )
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[Job]]]:
+    """Rounds of trials that were run, with invented scores."""
+    rounds: list[list[Job]] = []
+
+    def run_jobs(asked: list[Job], parallel: int, threads: int) -> None:
+        rounds.append(asked)
+        for job in asked:
+            invented(job)
+
+    monkeypatch.setattr(tune_module, "run_jobs", run_jobs)
+    monkeypatch.setattr(tune_module, "prepare_banks", lambda run: None)
+    yield rounds
+
+
+def test_every_agent_gets_the_same_effort(quick: list[list[Job]], tmp_path: Path) -> None:
+    config = TuneConfig(agents=("two-deck", "sac"), trials=3, steps=50, minutes=0.1, out=tmp_path)
+    record = tune(config)
+    jobs = [job for each in quick for job in each]
+    assert sorted((job.experiment, job.config.trial) for job in jobs) == [
+        (agent, number) for agent in ("sac", "two-deck") for number in range(3)
+    ]
+    budgets = {
+        (c.steps, c.minutes, c.max_minutes, c.seed, c.eval_split, c.evaluations)
+        for c in (job.config for job in jobs)
+    }
+    assert budgets == {(50, 0.1, 1.0, 1000, "val", 4)}
+    assert json.loads((tmp_path / "tuning.json").read_text()) == record
+    for found in record["agents"].values():
+        assert [each["ma"] for each in found["trials"]] == [0.0, 1.0, 2.0]
+        assert found["best"] == found["trials"][2]
+    # Trial 0 is the settings as they are.
+    first = next(job.config for job in jobs if job.name == "sac/trial-0")
+    assert settings_for("sac", "synthetic", first.set) == settings_for("sac", "synthetic")
+
+
+def test_a_search_draws_as_one_that_was_not_interrupted(
+    quick: list[list[Job]], tmp_path: Path
+) -> None:
+    def configs(out: Path, trials: int) -> list[tuple[str, ...]]:
+        quick.clear()
+        tune(TuneConfig(agents=("a2c",), trials=trials, jobs=1, out=out))
+        return [job.config.set for each in quick for job in each]
+
+    whole = configs(tmp_path / "one", 6)
+    assert configs(tmp_path / "two", 2) == whole[:2]
+    # Killed in the midst of a trial: it is known to the study, and has no result.
+    study = open_study(tmp_path / "two" / "a2c.journal", "a2c")
+    (left,) = next_trials(study, 6, 1, seed=1000)
+    suggest(left, "a2c")
+    assert configs(tmp_path / "two", 6) == whole[2:]
+    assert len(set(whole)) == 6
+
+
+def test_a_trial_that_lags_behind_is_ended(tmp_path: Path) -> None:
+    journal = tmp_path / "a2c.journal"
+    study = open_study(journal, "a2c")
+
+    def lags(number: int, score: float) -> bool:
+        trial = study.ask()
+        config = ContestConfig(
+            "a2c", steps=100, minutes=1.0, evaluations=4, study=journal, trial=trial.number
+        )
+        ended = make_pruner(config)
+        early = ended({"steps": 90, "seconds": 10.0, "ma": 0.0})  # time is hardly used
+        half = ended({"steps": 60, "seconds": 31.0, "ma": score})
+        study.tell(number, score)
+        return early or half
+
+    assert not any(lags(number, 50.0 + number) for number in range(4))
+    assert lags(4, 20.0) and not lags(5, 90.0)
+
+
+def test_a_contest_ends_where_it_is_told_to(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "experiments.compare.run.make_pruner", lambda config: lambda row: row["steps"] > 0
+    )
+    config: dict[str, Any] = {
+        "steps": 100_000, "minutes": 1e-6, "evaluations": 1000, "max_minutes": 5.0, "bank": bank,
+        "data": CONTEST_DATA, "set": ("num_envs=8", "width=16"), "out": tmp_path / "run",
+    }  # fmt: skip
+    record = contest(ContestConfig("a2c", study=tmp_path / "journal", **config))
+    assert record["pruned"] and len(record["curve"]) == 2
 
 
 @pytest.mark.slow
 def test_a_search_records_every_trial_and_goes_on_where_it_was(
-    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bank: Path, tmp_path: Path, ran: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran = []
-
-    def run_jobs(jobs: list[Job], parallel: int, threads: int) -> None:
-        for job in jobs:
-            if not job.finished:
-                ran.append(job.name)
-                contest(job.config)
-
-    monkeypatch.setattr(tune_module, "run_jobs", run_jobs)
     shared: dict = {
         "agents": ("a2c",), "out": tmp_path, "steps": 128, "minutes": 1e-6, "max_minutes": 5.0,
         "data": CONTEST_DATA, "bank": bank,
     }  # fmt: skip
     first = tune(TuneConfig("synthetic", trials=2, **shared))
     record = tune(TuneConfig("synthetic", trials=3, **shared))
-    assert ran == ["a2c/trial-0", "a2c/trial-1", "a2c/trial-2"]
+    assert [job.name for job in ran] == ["a2c/trial-0", "a2c/trial-1", "a2c/trial-2"]
     trials = record["agents"]["a2c"]["trials"]
     assert trials[:2] == first["agents"]["a2c"]["trials"]
-    assert record["agents"]["a2c"]["best"]["ma"] == max(trial["ma"] for trial in trials)
     for number, trial in enumerate(trials):
         lines = (tmp_path / f"a2c/trial-{number}/metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["ma"] == trial["ma"]
-    assert json.loads((tmp_path / "tuning.json").read_text()) == record
-    shown = capsys.readouterr().out
-    assert "as it was" in shown and f"'a2c': {record['agents']['a2c']['changed']}," in shown
-
-
-def test_what_a_search_found_can_be_put_into_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TUNED["dogs"], "ppo-hybrid", {})
-    for pictures in ("synthetic", "dogs"):
-        monkeypatch.setitem(TUNED, pictures, {})
-    found = settings_for("ppo-hybrid", "dogs", ("learning_rate=0.002", "width=128", "n_epochs=4"))
-    changed = tune_module.changed_settings("ppo-hybrid", asdict(found))
-    assert changed == {"learning_rate": 0.002, "width": 128}
-    monkeypatch.setitem(TUNED["dogs"], "ppo-hybrid", changed)
-    assert settings_for("ppo-hybrid", "medium-2") == found
-    assert settings_for("ppo-hybrid", "synthetic") != found
+    assert read_json(tmp_path / "tuning.json", "") == record
+    assert "as it was" in capsys.readouterr().out
 
 
 def test_a_search_of_nothing_is_refused() -> None:
@@ -106,18 +186,18 @@ def test_a_search_of_nothing_is_refused() -> None:
         TuneConfig(agents=("center",))
     with pytest.raises(ValueError, match="--trials is at least 1"):
         TuneConfig(trials=0)
+    with pytest.raises(ValueError, match="--agents names at least one, and each once"):
+        TuneConfig(agents=())
 
 
-@pytest.mark.parametrize("pictures", TUNED)
-def test_tuned_settings_are_what_the_record_says(pictures: str) -> None:
-    tuned, path = TUNED[pictures], RESULTS / f"tuning-{pictures}.json"  # type: ignore[index]
-    found = json.loads(path.read_text())["agents"] if path.is_file() else {}
-    # A setting that nobody recorded a search for, and a search whose best is not used.
-    assert set(tuned) <= set(found)
+@pytest.mark.parametrize("images", ["synthetic", "dogs"])
+def test_tuned_settings_are_the_best_on_record(images: str) -> None:
+    found = json.loads((RESULTS / f"tuning-{images}.json").read_text())["agents"]
+    assert set(tuned_settings(images)) == set(found)
     for agent, record in found.items():
         best = max(record["trials"], key=lambda trial: trial["ma"])
         assert best == record["best"]
         for each in fields(settings_type(agent)):  # type: ignore[arg-type]
             if "search" in each.metadata:
-                used = getattr(settings_for(agent, pictures), each.name)
+                used = getattr(settings_for(agent, images), each.name)
                 assert used == best["settings"][each.name], (agent, each.name)
