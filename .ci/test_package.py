@@ -123,7 +123,7 @@ def test_the_wheel_holds_the_packages_and_their_data(distributions: dict[str, Pa
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_neither_holds_tests_or_pictures(kind: str, distributions: dict[str, Path]) -> None:
+def test_neither_holds_tests_or_images(kind: str, distributions: dict[str, Path]) -> None:
     path = distributions[kind]
     if kind == "wheel":
         names = zipfile.ZipFile(path).namelist()
@@ -132,8 +132,8 @@ def test_neither_holds_tests_or_pictures(kind: str, distributions: dict[str, Pat
             names = [each.removeprefix(f"glimpse_env-{VERSION}/") for each in archive.getnames()]
         assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= set(names)
     assert not [each for each in names if each.split("/")[0] in ("tests", ".ci", "data", "runs")]
-    pictures = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".npy", ".pt"}
-    assert not [each for each in names if PurePosixPath(each).suffix.lower() in pictures]
+    images = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".npy", ".pt"}
+    assert not [each for each in names if PurePosixPath(each).suffix.lower() in images]
     # The encoder that ships is most of it; images or weights by mistake would be more.
     assert path.stat().st_size < 5e6
 

@@ -116,8 +116,8 @@ TORCHVISION_FILE = "googlenet-1378be20.pth"
 TORCHVISION_SHA256 = "1378be20"  # torchvision publishes the first eight digits, in the file's name
 
 SEEN_IMAGENET = (
-    "trained on all of ILSVRC 2012, so the weights have seen pictures of Stanford Dogs, validation "
-    "and test pictures included, with their ImageNet labels (not de-duplicated)"
+    "trained on all of ILSVRC 2012, so the weights have seen images of Stanford Dogs, validation "
+    "and test images included, with their ImageNet labels (not de-duplicated)"
 )
 
 _SPECS: dict[str, EncoderSpec] = {}
@@ -252,7 +252,7 @@ register_spec(
         normalisation=Normalisation(mean=(127.5, 127.5, 127.5), std=(64.0, 64.0, 64.0)),
         feature_size=128,
         seen=(
-            "trained on the `pretrain` split of the synthetic dogs, which shares no picture with "
+            "trained on the `pretrain` split of the synthetic dogs, which shares no image with "
             "the other splits"
         ),
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tyro
 
+from experiments.runtime.old_names import renamed_flags
 from experiments.runtime.output import speaking, take_flags
 from experiments.runtime.signals import Terminated, handling, raise_terminated
 
@@ -37,7 +38,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "dedup": Command(
         "experiments.prepare.config:DedupConfig", "experiments.prepare.dedup:dedup",
-        "List the ImageNet pictures that a network to be tested on dogs must not see.",
+        "List the images of ImageNet that a network to be tested on dogs must not see.",
     ),
     "pretrain": Command(
         "experiments.pretrain.config:PretrainConfig", "experiments.pretrain.train:pretrain",
@@ -61,7 +62,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "baseline": Command(
         "experiments.whole_image.config:BASELINES", "experiments.whole_image.train:baseline",
-        "Fine-tune a GoogLeNet on whole pictures: the paper's two baselines.",
+        "Fine-tune a GoogLeNet on whole images, the paper's comparison.",
     ),
     "evaluate": Command(
         "experiments.train.config:EvaluateConfig", "experiments.train.evaluate:evaluate",
@@ -214,7 +215,7 @@ def _load(path: str) -> Any:
 
 def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     """Read the options; only then, since they may be wrong, import what runs."""
-    command = COMMANDS[name]
+    command, arguments = COMMANDS[name], renamed_flags(name, arguments)
     program, options = f"glimpse {name}", _load(command.options)
     if name == "train":
         options = _on_one_screen(options, program, arguments)

@@ -104,7 +104,7 @@ def wilson(successes: int, count: int) -> Estimate:
         ValueError: nothing was counted, or more successes than trials.
     """
     if count < 1 or not 0 <= successes <= count:
-        raise ValueError(f"{successes} of {count} is no share: count at least one picture")
+        raise ValueError(f"{successes} of {count} is no share: count at least one image")
     share, z2 = successes / count, Z95**2
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
@@ -119,7 +119,7 @@ def mean_estimate(values: Float[np.ndarray, " N"]) -> Estimate:
         ValueError: there is nothing to average.
     """
     if len(values) == 0:
-        raise ValueError("no values to average: there must be at least one picture")
+        raise ValueError("no values to average: there must be at least one image")
     v = np.asarray(values, np.float64)
     half = Z95 * float(v.std(ddof=1)) / math.sqrt(len(v)) if len(v) > 1 else 0.0
     return Estimate(float(v.mean()), float(v.mean()) - half, float(v.mean()) + half)
@@ -151,7 +151,7 @@ def class_mean_difference(
         seed: Seed of the draws.
     """
     if len(labels) == 0:
-        raise ValueError("no answers to compare: there must be at least one picture")
+        raise ValueError("no answers to compare: there must be at least one image")
     change = np.asarray(second, np.int64) - np.asarray(first, np.int64)
     rng, total, value = np.random.default_rng(seed), np.zeros(resamples), 0.0
     classes = np.unique(labels)

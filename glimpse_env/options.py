@@ -171,9 +171,7 @@ class EnvOptions:
                 dataset, split, data_dir=self.data_dir, allow_missing=self.allow_missing
             )
         if len(dataset) == 0:
-            raise ValueError(
-                f"split {self.split!r} of the dataset holds no picture: choose another"
-            )
+            raise ValueError(f"split {self.split!r} of the dataset holds no image: choose another")
         return dataset
 
 

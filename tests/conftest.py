@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real pictures and weights are, and small stand-ins for both."""
+"""Shared fixtures: where the real images and weights are, and small stand-ins for both."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _find(relative: str) -> Path | None:
 
 @pytest.fixture(scope="session")
 def dogs_archives() -> Path:
-    """Folder with the shards of real Stanford Dogs pictures."""
+    """Folder with the shards of real Stanford Dogs images."""
     found = _find("stanford_dogs/lists.tar.gz")
     if found is None:
         pytest.skip("no Stanford Dogs shards: set GLIMPSE_DATA or put them in ../shared/data")
@@ -41,7 +41,7 @@ def dogs_archives() -> Path:
 
 @pytest.fixture(scope="session")
 def dogs_dir(dogs_archives: Path, request: pytest.FixtureRequest) -> Path:
-    """The first shard of real pictures (a quarter), unpacked in the official layout.
+    """The first shard of real images (a quarter), unpacked in the official layout.
 
     Kept in the cache of pytest: unpacking 23,000 files at every run costs more than most tests.
     """

@@ -211,7 +211,7 @@ def _check(env: Any) -> None:
     for name, part in parts.items() if isinstance(parts, dict) else ():
         if isinstance(part, spaces.Box) and len(part.shape) == 2:
             raise TypeError(
-                f"Stable-Baselines3 knows vectors and pictures, but {name!r} is {part}: wrap the "
+                f"Stable-Baselines3 knows vectors and images, but {name!r} is {part}: wrap the "
                 "environment with a face of glimpse_env.wrappers, which joins its rows."
             )
 

@@ -226,7 +226,7 @@ class FeatureBank:
             )
         if dataset is not None and dataset != d.dataset:
             raise BankMismatchError(
-                f"the bank in {self.folder} was made from other pictures (fingerprint "
+                f"the bank in {self.folder} was made from other images (fingerprint "
                 f"{d.dataset[:12]}, here {dataset[:12]}; another --num-images, for one, draws "
                 "others): make one of these with `glimpse bank`, in another folder, and name it by "
                 "--bank"
@@ -375,7 +375,7 @@ class FeatureBank:
         index = np.asarray(mirror).astype(np.intp)
         if not self.mirrored and index.any():
             raise BankMismatchError(
-                f"the bank in {self.folder} has no mirrored pictures: pass mirror=False "
+                f"the bank in {self.folder} has no mirrored images: pass mirror=False "
                 "(glimpse train: --mirror off), or make it with `glimpse bank --mirror`"
             )
         return index

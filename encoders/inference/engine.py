@@ -408,7 +408,7 @@ def _check_int8(
     if calibration.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         raise ValueError(f"calibration is a {form}, not {calibration.dtype} {shape}")
     if calibration.amin() == calibration.amax():
-        raise ValueError("the calibration patches are blank: give pictures")
+        raise ValueError("the calibration patches are blank: give images")
     obstacle = int8_obstacle()
     if obstacle is not None:
         raise DeviceNotAvailableError(f"int8: {obstacle}; give precision='auto'")

@@ -100,14 +100,14 @@ def _unfold(pixels, table, out, taps, stride, pad, start, stop):
     # One row of the image with its padding, and what the last patch reads beyond it.
     line = np.zeros(3 * (width + 2 * pad) + 8 * blocks, out.dtype)
     for row in range(start, stop):
-        picture, y = row // rows, row % rows - pad
+        image, y = row // rows, row % rows - pad
         if y < 0 or y >= height:
-            out[picture, y + pad] = 0
+            out[image, y + pad] = 0
             continue
         for x in range(width):
             for c in range(3):
-                line[3 * (pad + x) + c] = table[c, pixels[picture, y, x, c]]
-        target = out[picture, y + pad].reshape(-1)
+                line[3 * (pad + x) + c] = table[c, pixels[image, y, x, c]]
+        target = out[image, y + pad].reshape(-1)
         for x in range(columns):
             for block in range(blocks):
                 here, there = 8 * (blocks * x + block), 3 * stride * x + 8 * block
@@ -122,17 +122,17 @@ def _max_pool(x, out, window, stride, pad, start, stop):
     column = np.empty((width, channels), x.dtype)
     flat = column.reshape(-1)
     for row in range(start, stop):
-        picture, y = row // rows, row % rows
+        image, y = row // rows, row % rows
         top, end = max(y * stride - pad, 0), min(y * stride - pad + window, height)
-        upper = x[picture, top].reshape(-1)
-        middle = x[picture, (top + end) // 2].reshape(-1)
-        lower = x[picture, end - 1].reshape(-1)
+        upper = x[image, top].reshape(-1)
+        middle = x[image, (top + end) // 2].reshape(-1)
+        lower = x[image, end - 1].reshape(-1)
         for i in range(len(flat)):
             flat[i] = max(max(upper[i], middle[i]), lower[i])
         for ox in range(columns):
             left, right = max(ox * stride - pad, 0), min(ox * stride - pad + window, width)
             one, two, three = column[left], column[(left + right) // 2], column[right - 1]
-            target = out[picture, y, ox]
+            target = out[image, y, ox]
             for c in range(channels):
                 target[c] = max(max(one[c], two[c]), three[c])
 

@@ -152,7 +152,7 @@ def judge_places(
             row["chosen"]["follows"] = [_rounded(r) for r in follows(scenery, watched.intended[t])]
         glimpses.append(row)
     record: dict[str, Any] = {
-        "pictures": int(known.sum()),
+        "images": int(known.sum()),
         "glimpses": glimpses,
         "others": rows_of_others(_PLACES, known),
         "off_centre": None,
@@ -162,7 +162,7 @@ def judge_places(
     off = known & (ground.centre["inside"] < 0.5)
     if off.any():
         record["off_centre"] = {
-            "pictures": int(off.sum()),
+            "images": int(off.sum()),
             "learned": [
                 as_record(share_estimate(looked["inside"][t][off] > 0.5))
                 for t in range(len(watched.fixations))
@@ -173,7 +173,7 @@ def judge_places(
         }
     for name, chosen in {"all": several, "apart": scenery.apart}.items():
         if chosen.any():
-            part: dict[str, Any] = {"pictures": int(chosen.sum()), "learned": []}
+            part: dict[str, Any] = {"images": int(chosen.sum()), "learned": []}
             for t in range(len(watched.fixations)):
                 here = {key: values[t] for key, values in looked.items()}
                 row = rows_of(here, _TWO, chosen)
@@ -204,7 +204,7 @@ def _right_where(
         "several_dogs": counts > 1,
     }
     return {
-        name: {"pictures": int(chosen.sum())} | as_record(share_estimate(right[chosen]))
+        name: {"images": int(chosen.sum())} | as_record(share_estimate(right[chosen]))
         for name, chosen in groups.items()
         if chosen.any()
     }
@@ -302,7 +302,7 @@ def _judge(
     scenery = ground.scenery
     record: dict[str, Any] = facts | {
         "title": title,
-        "pictures": len(scenery.images),
+        "images": len(scenery.images),
         "fixations": {
             "mean": learned.fixations.mean(axis=1).round(4).tolist(),
             "spread": learned.fixations.std(axis=1).round(4).tolist(),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.datasets.base import ImageDataset, size_of
 
 FACE_JOINTS = (14, 15, 16, 17, 20, 21)
 """Of its 24 joints: bases of the left and right ear, nose, chin, left and right eye. The first
@@ -58,7 +58,7 @@ def read_faces(
         raise ValueError(f"{path} is of another form ({_what(error)}): {_REMEDY}") from error
     boxes = []
     for index in images.tolist():
-        size = np.array(picture_size(dataset, index), np.float64)
+        size = np.array(size_of(dataset, index), np.float64)
         scaled = [
             face * np.tile(size / original, 2)
             for original, face in found.get(dataset.name(index), [])

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 
 from experiments import geometry
 from experiments.metrics import Estimate, mean_estimate, share_estimate
-from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.datasets.base import ImageDataset, size_of
 
 SHARES = ("inside", "none", "one", "overlap", "hull", "line")
 """Measures that are true or false of one fixation."""
@@ -50,7 +50,7 @@ class Scenery:
 
 def survey(dataset: ImageDataset, images: Int64[np.ndarray, " N"]) -> Scenery:
     """Read sizes and boxes."""
-    sizes = [picture_size(dataset, index) for index in images.tolist()]
+    sizes = [size_of(dataset, index) for index in images.tolist()]
     found = [np.asarray(dataset.boxes(index), np.float64) for index in images.tolist()]
     return Scenery(np.asarray(images), sizes, found)
 

@@ -119,7 +119,7 @@ def mirrored_fixations(
         seed: Of the draw.
 
     Returns:
-        `pictures`, and for each glimpse the share that agrees among all of them and among those
+        `images`, and for each glimpse the share that agrees among all of them and among those
         looked at `off_the_line`; None where no image was drawn mirrored.
     """
     agent.seed(seed)
@@ -141,4 +141,4 @@ def mirrored_fixations(
                 "count_off_the_line": int(aside.sum()),
             }
         )
-    return {"pictures": int(chosen.sum()), "glimpses": glimpses}
+    return {"images": int(chosen.sum()), "glimpses": glimpses}

@@ -71,7 +71,7 @@ def _draw_band(band: SubFigure, run: PlotData, columns: int) -> None:
             above.axis("off")
             below.axis("off")
             continue
-        _draw_picture_map(above, run, t)
+        _draw_image_map(above, run, t)
         if len(run.in_box[t]):
             _draw_box_map(below, run.in_box[t], t)
         else:
@@ -96,7 +96,7 @@ def _draw_shares(axis: Axes, record: Mapping[str, Any]) -> None:
     _style(axis, "fixations in a dog's box, %")
     boxes = record["boxes"]
     if boxes is None:
-        axis.text(0.5, 0.5, "no boxes with these pictures", ha="center", transform=axis.transAxes)
+        axis.text(0.5, 0.5, "no boxes with these images", ha="center", transform=axis.transAxes)
         axis.set_xticks([])
         axis.set_yticks([])
         return
@@ -132,9 +132,9 @@ def _draw_answers(axis: Axes, record: Mapping[str, Any]) -> None:
     axis.grid(alpha=0.25)
 
 
-def _draw_picture_map(axis: Axes, run: PlotData, t: int) -> None:
+def _draw_image_map(axis: Axes, run: PlotData, t: int) -> None:
     """Where the agent chose to look in the image, and where the lattice took it."""
-    what = "chosen in the picture" if run.lattice is not None else "in the picture"
+    what = "chosen in the image" if run.lattice is not None else "in the image"
     _style(axis, f"glimpse {t + 1}, {what}")
     _heat(axis, run.intended[t], 1.0)
     if run.lattice is not None:

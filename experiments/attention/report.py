@@ -8,16 +8,16 @@ from typing import Any
 Row = Mapping[str, Any]
 
 _NOTES = """\
-- Boxes come with the pictures and are for this page only: no agent sees them, in training or here.
-- Intervals, in brackets, are 95% over pictures, for one trained agent: another seed may differ by
+- Boxes come with the images and are for this page only: no agent sees them, in training or here.
+- Intervals, in brackets, are 95% over images, for one trained agent: another seed may differ by
   more. Shares have Wilson's interval, mA a bootstrap within the classes, differences are paired.
-- *Random* is a fixation drawn evenly over the picture, in expectation (what boxes cover is computed
+- *Random* is a fixation drawn evenly over the image, in expectation (what boxes cover is computed
   exactly, lengths and what lies between two dogs on a fine grid). *Random on the lattice* is that
   draw moved to the nearest point of a run's bank, as the run's own fixations are.
 - A bank looks only at its lattice. *Looked* is the lattice point, *chosen* the location the agent
   named before that.
-- Distances are in short sides of the picture; 0 is inside a box. *Follows* is the correlation,
-  along x and y, of the fixation with the middle of the dog, over pictures with one box: 0 is a
+- Distances are in short sides of the image; 0 is inside a box. *Follows* is the correlation,
+  along x and y, of the fixation with the middle of the dog, over images with one box: 0 is a
   fixation that ignores the dog, however often it hits it.
 - mA after n glimpses is read from a classifier that was trained to answer after the last one. A
   model trained to answer after n may do better (`glimpse table1` trains one of each), so the gains
@@ -60,7 +60,7 @@ def format_attention(record: Row) -> str:
         lines += [*_sentences(run), ""]
         if run["boxes"] is None:
             lines += [
-                "These pictures come without boxes, so whether fixations fall on a dog cannot be "
+                "These images come without boxes, so whether fixations fall on a dog cannot be "
                 "told; what follows needs none.", "",
             ]  # fmt: skip
         lines += ["### Where it looks", "", *_places(run), ""]
@@ -76,20 +76,20 @@ def format_attention(record: Row) -> str:
 def _what(run: Row) -> str:
     people = run.get("people")
     if people is not None:
-        boxes = run["boxes"]["pictures"] if run["boxes"] else 0
+        boxes = run["boxes"]["images"] if run["boxes"] else 0
         against = f" against `{people['against']}`" if people["against"] else ""
         return (
             f"`{run['run']}`, {people['who']}: {people['sessions']:,} sessions of `glimpse play`"
-            f"{against}; {run['pictures']:,} episodes on `{run['split']}`, {boxes:,} with boxes."
+            f"{against}; {run['images']:,} episodes on `{run['split']}`, {boxes:,} with boxes."
         )
     where = (
         "live encoder" if run["lattice"] is None else f"bank of {run['lattice']} fixations"
     )  # fmt: skip
-    boxes = run["boxes"]["pictures"] if run["boxes"] else 0
+    boxes = run["boxes"]["images"] if run["boxes"] else 0
     dogs = ", two dogs in each" if run["two_dogs"] else ""
     return (
         f"`{run['run']}`, epoch {run['epoch']}, checkpoint `{run['checkpoint']}`; "
-        f"{run['pictures']:,} pictures of `{run['split']}`{dogs}, {boxes:,} with boxes; "
+        f"{run['images']:,} images of `{run['split']}`{dogs}, {boxes:,} with boxes; "
         f"encoder `{run['encoder']}`, {where}."
     )
 
@@ -124,8 +124,8 @@ def _sentences(run: Row) -> list[str]:
         first, others = boxes["glimpses"][0], boxes["others"]
         lines.append(
             f"- **On the dog?** The first fixation falls in a dog's box in "
-            f"{in_words(first['inside'])} of the pictures: "
-            f"{compared(first['inside_minus_centre'], 'the middle of the picture')} "
+            f"{in_words(first['inside'])} of the images: "
+            f"{compared(first['inside_minus_centre'], 'the middle of the image')} "
             f"({100 * others['centre']['inside']['value']:.1f}%), "
             f"{compared(first['inside_minus_random'], 'a random place')} "
             f"({100 * others['random']['inside']['value']:.1f}%)."
@@ -133,23 +133,23 @@ def _sentences(run: Row) -> list[str]:
         off = boxes["off_centre"]
         if off is not None:
             lines.append(
-                f"- **And where the middle misses?** In the {off['pictures']:,} pictures whose "
+                f"- **And where the middle misses?** In the {off['images']:,} images whose "
                 f"middle lies in no box, {in_words(off['learned'][0])} of the first fixations fall "
                 f"in one, and {100 * off['others']['random']['value']:.1f}% of random places."
             )
         chose = first.get("chosen", first)["follows"]
         known = {axis: r for axis, r in zip("xy", chose, strict=True) if r is not None}
-        single = boxes["answers"].get("one_dog", {"pictures": 0})["pictures"]
+        single = boxes["answers"].get("one_dog", {"images": 0})["images"]
         if not known and single >= 3:
             lines.append(
-                "- **Does it follow the dog?** No: it is at the same place in every picture."
+                "- **Does it follow the dog?** No: it is at the same place in every image."
             )
         elif known:
             both = " and ".join(f"{r:.2f} along {axis}" for axis, r in known.items())
             shares = " and ".join(f"{100 * r * r:.0f}%" for r in known.values())
             lines.append(
                 f"- **Does it follow the dog?** The first location chosen correlates with the "
-                f"middle of the dog, by {both}: {shares} of how it varies from picture to picture "
+                f"middle of the dog, by {both}: {shares} of how it varies from image to image "
                 "goes with where the dog is."
             )
         where = boxes["answers"]
@@ -157,7 +157,7 @@ def _sentences(run: Row) -> list[str]:
             lines.append(
                 f"- **Right where it hits?** {in_words(where['first_inside'])} of the answers are "
                 f"right where the first fixation is in a box, {in_words(where['first_outside'])} "
-                "where it is not (an association: hard pictures may be hard for both)."
+                "where it is not (an association: hard images may be hard for both)."
             )
     if boxes is not None and boxes["frame"][0]["upper_half"] is not None:
         lines.append(
@@ -211,7 +211,7 @@ def _moves(run: Row) -> list[str]:
     if mirrored is not None:
         row = mirrored["glimpses"][0]
         text = (
-            f"Of {mirrored['pictures']:,} images shown mirrored, {in_words(row['agrees'])} get the "
+            f"Of {mirrored['images']:,} images shown mirrored, {in_words(row['agrees'])} get the "
             "mirrored first fixation"
         )
         if row["off_the_line"] is not None:
@@ -299,15 +299,15 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
     """The paper's pathology: with two dogs, does it look between them (section 3)?"""
     parts = run["boxes"]["several_dogs"]
     if not parts:
-        return ["No picture here has more than one box."]
+        return ["No image here has more than one box."]
     lines = []
     if "apart" in parts:
         part = parts["apart"]
         first, others = part["learned"][0], part["others"]
         lines += [
-            f"In {part['pictures']:,} pictures there are several dogs whose boxes do not overlap. "
+            f"In {part['images']:,} images there are several dogs whose boxes do not overlap. "
             f"The first fixation falls between two of them in {in_words(first['hull'])}: "
-            f"{compared(first['hull_minus_centre'], 'the middle of the picture')} "
+            f"{compared(first['hull_minus_centre'], 'the middle of the image')} "
             f"({100 * others['centre']['hull']['value']:.1f}%), "
             f"{compared(first['hull_minus_random'], 'a random place')} "
             f"({100 * others['random']['hull']['value']:.1f}%). It falls in one of them in "
@@ -318,7 +318,7 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
     answers = run["boxes"]["answers"]
     if "one_dog" in answers and "several_dogs" in answers:
         lines += [
-            f"Answers are right in {in_words(answers['several_dogs'])} of the pictures with "
+            f"Answers are right in {in_words(answers['several_dogs'])} of the images with "
             f"several boxes, and in {in_words(answers['one_dog'])} of those with one.", "",
         ]  # fmt: skip
     lines += [
@@ -326,7 +326,7 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
         "largest; *near the line* is in no box, but at most "
         f"{near_line:g} short sides from the line between their middles.",
         "",
-        "| pictures | fixation | in none | in one | in the overlap | between | near the line |",
+        "| images | fixation | in none | in one | in the overlap | between | near the line |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, title in (("all", "several boxes"), ("apart", "several boxes, none overlapping")):
@@ -338,7 +338,7 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
         rows += list(part["others"].items())
         for who, row in rows:
             cells = [percent(row[key]) for key in ("none", "one", "overlap", "hull", "line")]
-            lines.append(f"| {title} ({part['pictures']:,}) | {who} | {' | '.join(cells)} |")
+            lines.append(f"| {title} ({part['images']:,}) | {who} | {' | '.join(cells)} |")
     return lines
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 BENCHMARKS: dict[str, str] = {
-    "scaling": "Cost by environments, resolutions, glimpses and pictures, stage by stage.",
+    "scaling": "Cost by environments, resolutions, glimpses and images, stage by stage.",
     "pyramids": "Building pyramids: under 3 times the decoding of the same files.",
     "encoder": (
         "Patches a second: at least 5 times torchvision in eager fp32, ahead of ONNX Runtime and "

@@ -67,14 +67,14 @@ def run(*, quick: bool = False) -> Result:
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     live, scales, windows, seconds = (64, 256), (64, 256, 1024), 7, 0.5
-    pictures = 1024
+    images = 1024
     name = "googlenet"
     if quick:
-        live, scales, windows, seconds, pictures, name = (2,), (4,), 2, 0.0, 12, "inception_mini"
+        live, scales, windows, seconds, images, name = (2,), (4,), 2, 0.0, 12, "inception_mini"
     machine = machine_record()
     spec = replace(get_spec(name), weights=None, sha256=None)
     encoder = make_encoder(spec, device=device)
-    dataset = SyntheticDogs("train", num_images=pictures)
+    dataset = SyntheticDogs("train", num_images=images)
     field: list[Contender] = []
     for num_envs in live:
         field.append(_play(f"free encoder, {num_envs}", dataset, _free(encoder), num_envs))
@@ -103,7 +103,7 @@ def run(*, quick: bool = False) -> Result:
         notes=_notes(found, live[0], name, device),
         measured={
             "environment": machine,
-            "settings": {"encoder": name, "num_glimpses": GLIMPSES, "pictures": pictures},
+            "settings": {"encoder": name, "num_glimpses": GLIMPSES, "images": images},
             "found": {key: round(value, 4) for key, value in found.items()},
             "glimpses_a_second": {label: rate.record() for label, rate in rates.items()},
         },
@@ -215,8 +215,8 @@ def _draw_bank(folder: Path, dataset: SyntheticDogs) -> FeatureBank:
     bank = FeatureBank.create(folder / "bank", description)
     rng = np.random.default_rng(0)
     for array in (bank.glimpse, bank.context):
-        for picture in array:
-            picture[...] = rng.random(picture.shape, np.float32)
+        for image in array:
+            image[...] = rng.random(image.shape, np.float32)
     bank.done[:] = 1
     bank.done.flush()
     return FeatureBank.open(folder / "bank")

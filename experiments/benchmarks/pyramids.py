@@ -24,7 +24,7 @@ from experiments.benchmarks.timing import (
     interleave,
     machine_record,
 )
-from glimpse_env.datasets.base import PictureFiles
+from glimpse_env.datasets.base import ImageFiles
 from glimpse_env.datasets.errors import DatasetNotFoundError
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
@@ -45,9 +45,9 @@ def run(*, quick: bool = False) -> Result:
     Args:
         quick: A few small images; proves nothing.
     """
-    windows, seconds, pictures = (2, 0.0, 8) if quick else (9, 0.5, 256)
+    windows, seconds, images = (2, 0.0, 8) if quick else (9, 0.5, 256)
     machine = machine_record(("pillow",))
-    with tempfile.TemporaryDirectory() as folder, _pictures(pictures, Path(folder)) as found:
+    with tempfile.TemporaryDirectory() as folder, _images(images, Path(folder)) as found:
         dataset, kind = found
         rates = interleave(
             [_decoding(dataset), _in_memory(dataset), _in_a_file(dataset, Path(folder))],
@@ -57,17 +57,17 @@ def run(*, quick: bool = False) -> Result:
     return Result(
         claim=CLAIM,
         holds=max(ratios.values()) < MOST,
-        header=("pictures a second", "median (quartiles) by processor time, and by the clock"),
+        header=("images a second", "median (quartiles) by processor time, and by the clock"),
         rows=(
             *((name, rate.cell()) for name, rate in rates.items()),
             *((f"time of {name} / {DECODE}", f"{ratio:.2f}x") for name, ratio in ratios.items()),
         ),
-        notes=_notes(rates, kind, pictures),
+        notes=_notes(rates, kind, images),
         measured={
             "environment": machine,
-            "settings": {"pictures": pictures, "kind": kind, "windows": windows},
+            "settings": {"images": images, "kind": kind, "windows": windows},
             "times_over_decoding": {name: round(ratio, 3) for name, ratio in ratios.items()},
-            "pictures_a_second": {name: rate.record() for name, rate in rates.items()},
+            "images_per_second": {name: rate.record() for name, rate in rates.items()},
         },
     )
 
@@ -75,7 +75,7 @@ def run(*, quick: bool = False) -> Result:
 class _Some:
     """The first images of a data set, as a data set."""
 
-    def __init__(self, dataset: PictureFiles, count: int) -> None:
+    def __init__(self, dataset: ImageFiles, count: int) -> None:
         self.dataset, self.count = dataset, min(count, len(dataset))
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class _Some:
 
 
 @contextmanager
-def _pictures(count: int, folder: Path) -> Iterator[tuple[Any, str]]:
+def _images(count: int, folder: Path) -> Iterator[tuple[Any, str]]:
     try:
         yield _Some(StanfordDogs(None, "val", allow_missing=True), count), "Stanford Dogs"
         return
@@ -96,8 +96,8 @@ def _pictures(count: int, folder: Path) -> Iterator[tuple[Any, str]]:
     target = folder / "drawn" / "dog"
     target.mkdir(parents=True)
     for index in range(count):
-        picture = Image.fromarray(drawn.image(index)).resize((500, 375))
-        picture.save(target / f"{index:05d}.jpg", quality=90)
+        image = Image.fromarray(drawn.image(index)).resize((500, 375))
+        image.save(target / f"{index:05d}.jpg", quality=90)
     yield _Some(ImageFolder(folder / "drawn", "trainval"), count), "drawn, as JPEG"
 
 
@@ -115,8 +115,8 @@ def _all(count: int, work: Callable[[int], object]) -> Callable[[], int]:
 
 def _decoding(dataset: Any) -> Contender:
     def decode(index: int) -> None:
-        with Image.open(dataset.path(index)) as picture:
-            picture.load()
+        with Image.open(dataset.path(index)) as image:
+            image.load()
 
     return Contender(DECODE, _all(len(dataset), decode))
 
@@ -151,11 +151,11 @@ def _in_a_file(dataset: Any, folder: Path) -> Contender:
     return Contender(FILE, work)
 
 
-def _notes(rates: dict[str, Rate], kind: str, pictures: int) -> tuple[str, ...]:
+def _notes(rates: dict[str, Rate], kind: str, images: int) -> tuple[str, ...]:
     file = float(np.median(rates[FILE].clock))
     size = usual_bytes(1000, RESOLUTIONS) / 1000
     return (
-        f"{torch.get_num_threads()} thread(s), {os.cpu_count()} core(s); {pictures} pictures: "
+        f"{torch.get_num_threads()} thread(s), {os.cpu_count()} core(s); {images} images: "
         f"{kind}. Files are in the system's cache.",
         f"In a file, {file * size / 1e6:,.0f} MB a second are written and synchronised to the "
         "disk, so that a machine that dies loses no finished chunk: the disk counts in.",

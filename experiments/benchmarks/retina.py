@@ -33,7 +33,7 @@ CLAIM = (
     "grid_sample, in at most twice the time of a plain memcpy of the same bytes."
 )
 OURS, FRESH, MIRRORED = "ours", "ours, into fresh memory", "ours, half of them mirrored"
-PLAIN, MEMCPY, BOTH = "ours, picture by picture", "memcpy", "memcpy by all threads"
+PLAIN, MEMCPY, BOTH = "ours, image by image", "memcpy", "memcpy by all threads"
 GRID, PEER = "grid_sample", "ap_gym"
 SIZE = (384, 512)
 # So many batches, each of other images, that none finds its own in the cache.
@@ -46,12 +46,12 @@ def run(*, quick: bool = False) -> Result:
     Args:
         quick: Few images and short windows, to see that everything runs; proves nothing.
     """
-    batches, windows, seconds, pictures = (1, 64, 256), 7, 0.4, 768
+    batches, windows, seconds, images = (1, 64, 256), 7, 0.4, 768
     if quick:
-        batches, windows, seconds, pictures = (1, 4), 2, 0.0, 4
+        batches, windows, seconds, images = (1, 4), 2, 0.0, 4
     machine = machine_record(("ap_gym",))
-    pyramids = _pyramids(pictures)
-    arena = PyramidArena.in_memory(pictures, RESOLUTIONS, sum(p.nbytes for p in pyramids))
+    pyramids = _pyramids(images)
+    arena = PyramidArena.in_memory(images, RESOLUTIONS, sum(p.nbytes for p in pyramids))
     for index, pyramid in enumerate(pyramids):
         arena.add(index, pyramid)
     measured: dict[int, dict[str, Rate]] = {}
@@ -78,7 +78,7 @@ def run(*, quick: bool = False) -> Result:
         notes=_notes(arena, ratios, peer),
         measured={
             "environment": machine,
-            "settings": {"pictures": pictures, "size": SIZE, "windows": windows},
+            "settings": {"images": images, "size": SIZE, "windows": windows},
             "ours_over": {name: round(ratio, 3) for name, ratio in ratios.items()},
             "glimpses_a_second": {
                 str(batch): {name: rate.record() for name, rate in rates.items()}
@@ -96,12 +96,12 @@ def _pyramids(count: int) -> list[Pyramid]:
 
 
 def _contenders(arena: PyramidArena, pyramids: list[Pyramid], batch: int) -> list[Contender]:
-    pictures = len(pyramids)
+    images = len(pyramids)
 
     def looks(mirrored: float) -> Callable[[], Any]:
         def draw(rng: np.random.Generator) -> Any:
             return (
-                rng.integers(0, pictures, batch),
+                rng.integers(0, images, batch),
                 rng.uniform(-1, 1, (batch, 2)),
                 rng.random(batch) < mirrored,
                 rng.integers(0, 2**64, batch, dtype=np.uint64),
@@ -192,7 +192,7 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
     data: Any = import_module("ap_gym.envs.image.image_classification_dataset")
     sensor: Any = import_module("ap_gym.envs.image.image_perception_module")
 
-    class Pictures(data.ImageClassificationDataset):
+    class Images(data.ImageClassificationDataset):
         """The same images, as ap_gym wants them: float32 in [0, 1]."""
 
         def _get_num_classes(self) -> int:
@@ -210,7 +210,7 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
     modules = []
     for name in RESOLUTIONS:
         config = sensor.ImagePerceptionConfig(
-            Pictures(),
+            Images(),
             sensor_size=(PATCH_SIDE, PATCH_SIDE),
             sensor_scale=LEVEL_SHORT_SIDE["high"] / LEVEL_SHORT_SIDE[name],
             prefetch=False,
@@ -227,7 +227,7 @@ def _ap_gym(pyramids: list[Pyramid], batch: int) -> Contender:
             module.get_glimpse(fixation)
         return batch
 
-    return Contender(PEER, work, {"input": "float32 picture", "output": "float32"})
+    return Contender(PEER, work, {"input": "float32 image", "output": "float32"})
 
 
 def _rows(measured: dict[int, dict[str, Rate]]) -> tuple[tuple[str, ...], ...]:
@@ -242,14 +242,14 @@ def _rows(measured: dict[int, dict[str, Rate]]) -> tuple[tuple[str, ...], ...]:
 
 def _notes(arena: PyramidArena, ratios: dict[str, float], peer: bool) -> tuple[str, ...]:
     notes = [
-        f"{torch.get_num_threads()} thread(s); {len(arena)} pictures of {SIZE[0]}x{SIZE[1]}, "
+        f"{torch.get_num_threads()} thread(s); {len(arena)} images of {SIZE[0]}x{SIZE[1]}, "
         f"{arena.capacity / 2**20:,.0f} MB of pyramids; a glimpse is 3 patches of 96x96, 83 kB.",
-        "Looks fall anywhere in the picture, so that much of a low patch is noise from outside it. "
+        "Looks fall anywhere in the image, so that much of a low patch is noise from outside it. "
         "A memcpy copies as many bytes in one piece, from another place of the same memory each "
         "time; ours reads 288 bytes a row from a new place.",
         "grid_sample and ap_gym give float32 and interpolate; ours gives uint8 at the nearest "
-        "pixel of a level. grid_sample has its pictures stacked beforehand, which costs it "
-        "nothing here. ap_gym samples the full picture, without smoothing, at every scale.",
+        "pixel of a level. grid_sample has its images stacked beforehand, which costs it "
+        "nothing here. ap_gym samples the full image, without smoothing, at every scale.",
     ]
     if not peer:
         notes.append("ap_gym is not installed (pip install 'glimpse-env[peers]'): no comparison.")

@@ -38,7 +38,7 @@ from glimpse_env.retina.batch import cut_from_arena
 
 CLAIM = (
     "A glimpse costs no more in a larger batch, in proportion to its resolutions, and at most half "
-    "as much again out of sixteen times the pictures; an episode costs in proportion to glimpses."
+    "as much again out of sixteen times the images; an episode costs in proportion to glimpses."
 )
 FEATURES, CLASSES, HIDDEN, BATCH = 1024, 120, 512, 128
 
@@ -53,7 +53,7 @@ class Sizes:
     """Patches, of the encoder."""
     glimpses: tuple[int, ...] = (1, 2, 3, 4, 6)
     """Looks an episode."""
-    pictures: tuple[int, ...] = (128, 512, 2048)
+    images: tuple[int, ...] = (128, 512, 2048)
     """In the arena."""
     rows: tuple[int, ...] = (4096, 16384, 65536)
     """Of the bank's table, 6 kB each."""
@@ -82,7 +82,7 @@ def run(*, quick: bool = False) -> Result:
     makers: dict[str, Callable[[], dict[str, Rate]]] = {
         "environments: cut": lambda: _cut_by_batch(sizes),
         "resolutions: cut": lambda: _cut_by_resolutions(sizes),
-        "pictures: cut": lambda: _cut_by_pictures(sizes),
+        "images: cut": lambda: _cut_by_images(sizes),
         "patches: encode": lambda: _encode(sizes),
         "environments: bank": lambda: _bank_by_batch(sizes),
         "rows: bank": lambda: _bank_by_rows(sizes),
@@ -176,18 +176,18 @@ def _cutting(
 
 
 def _cut_by_batch(sizes: Sizes) -> dict[str, Rate]:
-    arena = _arena(sizes.pictures[1])
+    arena = _arena(sizes.images[1])
     return _measure(sizes, {str(batch): _cutting(arena, batch) for batch in sizes.batches})
 
 
 def _cut_by_resolutions(sizes: Sizes) -> dict[str, Rate]:
-    arena, batch = _arena(sizes.pictures[1]), sizes.batches[-1]
+    arena, batch = _arena(sizes.images[1]), sizes.batches[-1]
     return _measure(sizes, {str(s): _cutting(arena, batch, RESOLUTIONS[:s]) for s in (1, 2, 3)})
 
 
-def _cut_by_pictures(sizes: Sizes) -> dict[str, Rate]:
+def _cut_by_images(sizes: Sizes) -> dict[str, Rate]:
     batch = sizes.batches[-1]
-    return _measure(sizes, {str(n): _cutting(_arena(n), batch) for n in sizes.pictures})
+    return _measure(sizes, {str(n): _cutting(_arena(n), batch) for n in sizes.images})
 
 
 def _encode(sizes: Sizes) -> dict[str, Rate]:
@@ -283,7 +283,7 @@ def _verdicts(curves: dict[str, dict[str, Rate]]) -> dict[str, bool]:
             verdicts[f"{name}: the largest batch costs no more a unit than the smallest"] = (
                 values[-1] <= 1.1 * values[0]
             )
-        elif kind in ("pictures", "rows"):
+        elif kind in ("images", "rows"):
             verdicts[f"{name}: the most cost at most half more than the fewest"] = (
                 values[-1] <= 1.5 * values[0]
             )

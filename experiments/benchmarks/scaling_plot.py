@@ -12,7 +12,7 @@ _PANELS = (
     ("a glimpse, microseconds", ("resolutions: cut",), "resolutions"),
     ("an episode learned from, microseconds", ("glimpses: learn", "resolutions: learn"),
      "glimpses, resolutions"),
-    ("a glimpse, microseconds", ("pictures: cut", "rows: bank"), "pictures, rows"),
+    ("a glimpse, microseconds", ("images: cut", "rows: bank"), "images, rows"),
 )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
     right.set_xlabel("mA, %\ncircle: equal steps; square: equal time\nhollow: stopped short")
     right.grid(alpha=0.25, axis="x")
     figure.suptitle(
-        f"{record['environment']}, {next(iter(agents.values()))['num_images']} held-out pictures: "
+        f"{record['environment']}, {next(iter(agents.values()))['num_images']} held-out images: "
         "interquartile mean over seeds; bands: range of the seeds; bars: 95% intervals"
     )
     figure.savefig(path, dpi=110)

@@ -115,7 +115,7 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
         names = differences(stands_on(environments[0]), stands_on(other))
         if names:
             raise RunError(
-                f"the runs stand on different pictures or features ({', '.join(names)}): compare "
+                f"the runs stand on different images or features ({', '.join(names)}): compare "
                 "in another --out"
             )
     for agent in agents.values():
@@ -179,7 +179,7 @@ def format_comparison(record: dict[str, Any]) -> str:
     budget, agents = record["budget"], record["agents"]
     time = "training" if budget["clock"] == "wall" else "processor time"
     lines = [
-        f"`{record['environment']}`, {next(iter(agents.values()))['num_images']} held-out pictures "
+        f"`{record['environment']}`, {next(iter(agents.values()))['num_images']} held-out images "
         f"(`{record['split']}`), mA in %: interquartile mean over seeds and 95% bootstrap interval",
         "",
         f"| agent | at {budget['steps']:,} steps | at {budget['minutes']:g} min of {time} "
@@ -234,8 +234,8 @@ def format_comparison(record: dict[str, Any]) -> str:
         )
     if record["split"] == "val" and any(agent["settings"] for agent in agents.values()):
         lines.append(
-            "Settings were searched on these same pictures, with a seed that takes no part here: "
-            "for pictures that nothing was chosen on, `--eval-split test`."
+            "Settings were searched on these same images, with a seed that takes no part here: "
+            "for images that nothing was chosen on, `--eval-split test`."
         )
     lines += ["", *_provenance(record)]
     return "\n".join(lines)

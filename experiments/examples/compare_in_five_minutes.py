@@ -25,25 +25,25 @@ from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.wrappers import VectorLatticeAction
 
 
-def make_envs(split: str, num_envs: int, pictures: int) -> Any:
+def make_envs(split: str, num_envs: int, images: int) -> Any:
     """Environments side by side, which share one encoder call: two looks, one sharp patch each."""
     return gym.make_vec(
         "SyntheticDogsGlimpse-v0",
         num_envs,
         vectorization_mode="vector_entry_point",
-        dataset=SyntheticDogs(split, num_images=pictures),
+        dataset=SyntheticDogs(split, num_images=images),
         resolutions=("high",),
         num_glimpses=2,
         context_grid=1,
     )
 
 
-def main(steps: int = 40_000, train_pictures: int = 1_200, held_out: int = 300) -> dict[str, float]:
+def main(steps: int = 40_000, train_images: int = 1_200, held_out: int = 300) -> dict[str, float]:
     """Train both for that many steps; returns the share of held-out images that each got right.
 
     Args:
         steps: Environment steps for each agent.
-        train_pictures: To learn from.
+        train_images: To learn from.
         held_out: To answer for.
     """
     scores, seconds = {}, {}
@@ -51,7 +51,7 @@ def main(steps: int = 40_000, train_pictures: int = 1_200, held_out: int = 300) 
     # Stable-Baselines3 has no policy for a look and a name together: the face makes the action one
     # of 7 x 7 places and one of the breeds. PPO itself is as it is.
     began = time.perf_counter()
-    envs = SB3VecEnv(VectorLatticeAction(make_envs("train", 64, train_pictures), side=7))
+    envs = SB3VecEnv(VectorLatticeAction(make_envs("train", 64, train_images), side=7))
     ppo = PPO(
         "MultiInputPolicy", envs, n_steps=12, batch_size=256, n_epochs=4, gamma=1.0, ent_coef=1e-3,
         policy_kwargs={
@@ -70,7 +70,7 @@ def main(steps: int = 40_000, train_pictures: int = 1_200, held_out: int = 300) 
     # The two-deck agent acts as the environment asks, and learns from whole episodes: the
     # classification by backpropagation, the looks by REINFORCE.
     began = time.perf_counter()
-    envs = make_envs("train", 64, train_pictures)
+    envs = make_envs("train", 64, train_images)
     agent = ReinforceAgent.from_spaces(
         envs.single_observation_space,
         envs.single_action_space,
@@ -96,7 +96,7 @@ def main(steps: int = 40_000, train_pictures: int = 1_200, held_out: int = 300) 
         right.append(trajectory.success)
     scores["two-deck"] = float(np.mean([each.float().mean().item() for each in right]))
 
-    print(f"{'agent':<10} {'held-out pictures right':>24} {'seconds':>8}")
+    print(f"{'agent':<10} {'held-out images right':>24} {'seconds':>8}")
     for name, score in scores.items():
         print(f"{name:<10} {score:>24.1%} {seconds[name]:>8.0f}")
     print(f"{'chance':<10} {1 / envs.single_action_space['label'].n:>24.1%}")

@@ -70,7 +70,7 @@ def best_example(
     return int(np.where(votes == votes.max(), traveled.mean(axis=0), -1.0).argmax())
 
 
-def choose_pictures(config: FiguresConfig, num_images: int) -> dict[int, Int64[np.ndarray, " n"]]:
+def choose_images(config: FiguresConfig, num_images: int) -> dict[int, Int64[np.ndarray, " n"]]:
     """Indices each figure may show; Figure 3 shows one of its own.
 
     Raises:
@@ -79,7 +79,7 @@ def choose_pictures(config: FiguresConfig, num_images: int) -> dict[int, Int64[n
     if config.image is not None and not 0 <= config.image < num_images:
         raise ValueError(
             f"--image {config.image} is not in split {config.split!r}, which has {num_images} "
-            f"pictures: give one of 0 to {num_images - 1}"
+            f"images: give one of 0 to {num_images - 1}"
         )
     order = np.random.default_rng(config.seed).permutation(num_images)
     chosen = {n: order[: config.count or _COUNTS[n]] for n in (5, 6) if n in config.which}
@@ -109,14 +109,14 @@ def load_models(
             raise RunError(
                 f"the agent of {folder} chooses the scale of its glimpses, and the figures draw "
                 "ordinary ones: give runs without --choose-scale (`glimpse evaluate` draws its own "
-                "pictures of this one)"
+                "images of this one)"
             )
         if dataset is None:
             dataset = run.dataset
-            chosen = choose_pictures(config, len(dataset))
+            chosen = choose_images(config, len(dataset))
         elif run.dataset.fingerprint != dataset.fingerprint:
             raise RunError(
-                f"{folder} is of other pictures than {config.run[0]}: draw runs of one data set "
+                f"{folder} is of other images than {config.run[0]}: draw runs of one data set "
                 "together, the others into another --out"
             )
         images = np.unique(np.concatenate(list(chosen.values())))
@@ -131,7 +131,7 @@ def figures(config: FiguresConfig) -> dict[str, Any]:
 
     Raises:
         RunError: see `load_models`.
-        ValueError: see `choose_pictures`.
+        ValueError: see `choose_images`.
     """
     models, dataset, chosen = load_models(config)
     config.out.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def captions(record: dict[str, Any]) -> str:
         lines += [f"{shown}[{path.stem}]({path.name})", "", f"**Figure {each['figure']}.** "
                   f"{each['caption']}", ""]  # fmt: skip
     lines += [
-        f"Split `{record['split']}`, seed {record['seed']}; pictures and answers one by one in "
+        f"Split `{record['split']}`, seed {record['seed']}; images and answers one by one in "
         "`figures.json`.",
         "",
         "| model | run | checkpoint | epoch | fixations |",
@@ -198,7 +198,7 @@ def _draw_3(
         )
         index = int(pool[best_example(right, far)])
         rule = (
-            f"of {len(pool)} random pictures, among those that most of the models answer right, "
+            f"of {len(pool)} random images, among those that most of the models answer right, "
             "the one whose fixations lie furthest apart"
         )
     shown = [(model.title, model.show(dataset, index)) for model in models]
@@ -211,10 +211,10 @@ def _draw_3(
         "file": file,
         "caption": f"Glimpses with learned fixations: {letters}. The box diagram is of the second "
         "glimpse (of the first, if there is one); the composite shows at each pixel the sharpest "
-        "pixel of any glimpse, and noise where none looked. The context is not shown. Picture: "
+        "pixel of any glimpse, and noise where none looked. The context is not shown. Image: "
         f"{rule}.",
         "rule": rule,
-        "pictures": [_describe(dataset, index, models)],
+        "images": [_describe(dataset, index, models)],
     }
 
 
@@ -226,11 +226,11 @@ def _draw_5(
     return {
         "figure": 5,
         "file": file,
-        "caption": f"Random pictures of `{config.split}` by the model {model.title}: (a) the "
-        "picture, with the outline of what each glimpse covers; (b) the context, from which the "
+        "caption": f"Random images of `{config.split}` by the model {model.title}: (a) the "
+        "image, with the outline of what each glimpse covers; (b) the context, from which the "
         "first fixation is chosen; (c) the glimpses. Green frames are right answers, red ones "
         "wrong.",
-        "pictures": [_describe(dataset, index, [model]) for index in images.tolist()],
+        "images": [_describe(dataset, index, [model]) for index in images.tolist()],
     }
 
 
@@ -243,10 +243,10 @@ def _draw_6(
     return {
         "figure": 6,
         "file": file,
-        "caption": f"{len(rows)} random pictures of `{config.split}`, the same for each model: on "
-        "the left the picture with its fixations in order, on the right the composite of the "
+        "caption": f"{len(rows)} random images of `{config.split}`, the same for each model: on "
+        "the left the image with its fixations in order, on the right the composite of the "
         "glimpses. Green frames are right answers, red ones wrong.",
-        "pictures": [_describe(dataset, index, models) for index in images.tolist()],
+        "images": [_describe(dataset, index, models) for index in images.tolist()],
     }
 
 

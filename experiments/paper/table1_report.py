@@ -64,7 +64,7 @@ def _read_cell(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
 def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
     evaluations = [read_json(run / f"evaluation-{split}.json", _AGAIN) for run in runs]
     environments = [read_json(run / "environment.json", _AGAIN) for run in runs]
-    scores = [evaluation["whole picture"] for evaluation in evaluations]
+    scores = [evaluation["whole image"] for evaluation in evaluations]
     values, first = [score["ma"] for score in scores], environments[0]
     alone = [row["ma"] for run in runs for row in read_metrics(run) if row["agent"] == "new layer"]
     return {
@@ -91,8 +91,8 @@ def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, A
 
 
 def baseline_title(name: str) -> str:
-    """As a row of a table: `GoogLeNet, whole picture at 96`."""
-    return f"GoogLeNet, whole picture at {name.rsplit('-', 1)[1]}"
+    """As a row of a table: `GoogLeNet, whole image at 96`."""
+    return f"GoogLeNet, whole image at {name.rsplit('-', 1)[1]}"
 
 
 # -- statements ---------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def format_table1(record: Mapping[str, Any]) -> str:
         lines.append(f"| {baseline_title(name)} | {ours} / {paper:.1f} | | |")
     lines += [
         "",
-        "| cell | ours | seeds: mA (95% interval over pictures) | std | M scanpaths | paper |"
+        "| cell | ours | seeds: mA (95% interval over images) | std | M scanpaths | paper |"
         " training |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -214,10 +214,10 @@ def _conditions(cells: Mapping[str, Any]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name, cell in cells.items():
         train, *rest = cell["datasets"].values()
-        pictures = f"{train['images']:,} pictures to learn from"
+        images = f"{train['images']:,} images to learn from"
         if rest:
-            pictures += f", {rest[-1]['images']:,} to evaluate on"
-        parts = [pictures, f"encoder `{cell['encoder']['name']}` ({cell['weights_have_seen']})"]
+            images += f", {rest[-1]['images']:,} to evaluate on"
+        parts = [images, f"encoder `{cell['encoder']['name']}` ({cell['weights_have_seen']})"]
         if "hidden_size" in cell:
             lattice = cell["lattice"]
             where = "live encoder" if lattice is None else f"bank of {lattice['count']} fixations"

@@ -82,7 +82,7 @@ def variants(config: VariantsConfig) -> dict[str, Any]:
         if names:
             raise RunError(
                 f"the runs of {name} and of the plain model stand on something else "
-                f"({', '.join(names)}): compare runs of the same pictures, encoder and banks"
+                f"({', '.join(names)}): compare runs of the same images, encoder and banks"
             )
     record: dict[str, Any] = {"cell": config.cell, "plain": plain, "variants": {}}
     for name, (what, _) in chosen.items():

@@ -268,21 +268,21 @@ def _compute(config: BankConfig, builder: BankBuilder) -> None:
     description, encoder, total = builder.bank.description, builder.encoder, len(builder.dataset)
     split = description.split
     left = np.flatnonzero(builder.bank.done == 0).tolist()
-    pictures = sum(min(description.chunk, total - chunk * description.chunk) for chunk in left)
+    images = sum(min(description.chunk, total - chunk * description.chunk) for chunk in left)
     workers = min(config.workers, len(left)) if encoder.device.type == "cpu" else 1
-    patches = pictures * builder.patches_per_image
+    patches = images * builder.patches_per_image
     seconds = patches * _seconds_per_patch(encoder, workers) if left else 0.0
     grid = description.context_grid
     cells = f", {grid} x {grid} cells each" if grid > 1 else ""
     tqdm.write(
-        f"{split}: {total} pictures, lattice {len(description.fixations)} points, "
-        f"{builder.patches_per_image} patches a picture; contexts at "
+        f"{split}: {total} images, lattice {len(description.fixations)} points, "
+        f"{builder.patches_per_image} patches an image; contexts at "
         f"{len(description.context_fixations)} places{cells}; "
         f"{description.num_bytes / 1e9:.2f} GB on disk; about {seconds / 60:.0f} min for the "
-        f"{pictures} pictures left"
+        f"{images} images left"
     )
     if left:
-        with tqdm(total=total, initial=total - pictures, unit="img", desc=split,
+        with tqdm(total=total, initial=total - images, unit="img", desc=split,
                   smoothing=0.02) as bar:  # fmt: skip
             for count in _chunks(config, builder, left, encoder.device):
                 bar.update(count)

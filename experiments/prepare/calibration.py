@@ -14,13 +14,13 @@ from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.pyramid import RESOLUTIONS, dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
 
-_PICTURES = 96
+_IMAGES = 96
 # As far out as the outermost points of a bank's usual lattice: what lies outside an image is
 # noise, whose activations differ from an image's.
 _EXTENT = 0.8
 
 
-def calibration_patches(dataset: ImageDataset, count: int = _PICTURES) -> UInt8[Tensor, "N P P 3"]:
+def calibration_patches(dataset: ImageDataset, count: int = _IMAGES) -> UInt8[Tensor, "N P P 3"]:
     """Glimpses at random places of images spread over a training split, at every resolution.
 
     Args:

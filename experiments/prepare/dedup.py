@@ -28,7 +28,8 @@ from glimpse_env.datasets.stanford_dogs import (
     read_list,
 )
 
-_TITLE = "# ImageNet pictures to leave out of training, written by `glimpse dedup`"
+_TITLE = "# ImageNet images to leave out of training, written by `glimpse dedup`"
+_OLD_TITLE = _TITLE.replace("images", "images")
 _NAME = re.compile(r"(n\d{8})/(\1_\d+)\.JPEG")
 _STEM = re.compile(r"n\d{8}_\d+")
 
@@ -56,8 +57,8 @@ class LeaveOut:
         other = next((stem for stem in stems if _STEM.fullmatch(stem) is None), None)
         if len(kept) == len(stems) and other is not None:
             raise ValueError(
-                f"no picture is on the list {self.file}, and {other!r} is no name of ImageNet's "
-                "(such as n02085620_2650): renamed pictures cannot be told, so give a copy with "
+                f"no image is on the list {self.file}, and {other!r} is no name of ImageNet's "
+                "(such as n02085620_2650): renamed images cannot be told, so give a copy with "
                 "the original names, or leave --leave-out out"
             )
         return kept
@@ -115,7 +116,7 @@ def read_leave_out(path: Path) -> LeaveOut:
     body = "".join(f"{name}\n" for name in names)
     stated = {line.split()[1]: line.split()[2] for line in head if len(line.split()) == 3}
     if (
-        head[:1] != [_TITLE]
+        head[:1] not in ([_TITLE], [_OLD_TITLE])
         or not names
         or stated.get("count") != str(len(names))
         or stated.get("sha256") != hashlib.sha256(body.encode()).hexdigest()
@@ -146,10 +147,10 @@ def dedup(config: DedupConfig) -> Path:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(
-            f"the lists in {data_dir} share {len(twice)} pictures between splits, {twice[0]} for "
+            f"the lists in {data_dir} share {len(twice)} images between splits, {twice[0]} for "
             "one: they are not the official ones, fetch them again with `glimpse download`"
         )
     write_list(config.out, sorted(names), counts)
     parts = ", ".join(f"{count} of {split}" for split, count in counts.items())
-    print(f"{len(names)} pictures to leave out ({parts}): {config.out}")
+    print(f"{len(names)} images to leave out ({parts}): {config.out}")
     return config.out

@@ -73,10 +73,10 @@ def _download_dogs(config: DownloadConfig) -> None:
         try:
             data = StanfordDogs(data_dir, split, allow_missing=True)
         except MissingImagesError:
-            print(f"  {split:5} no pictures")
+            print(f"  {split:5} no images")
         else:
             absent = f", {data.num_missing} absent" if data.num_missing else ""
-            print(f"  {split:5} {len(data)} pictures of {len(data.class_names)} breeds{absent}")
+            print(f"  {split:5} {len(data)} images of {len(data.class_names)} breeds{absent}")
 
 
 def _download_weights(config: DownloadConfig) -> None:

@@ -47,7 +47,7 @@ def _build(config: PyramidsConfig, dataset: ImageDataset, mapped: MappedPyramids
         min(size, len(dataset) - chunk * size) for chunk in mapped.done.nonzero()[0].tolist()
     )
     tqdm.write(
-        f"{split}: {len(dataset)} pictures, {mapped.description.num_bytes / 1e9:.2f} GB on disk"
+        f"{split}: {len(dataset)} images, {mapped.description.num_bytes / 1e9:.2f} GB on disk"
     )
     workers = config.workers or os.cpu_count() or 1
     with tqdm(total=len(dataset), initial=done, unit="img", desc=split) as bar:

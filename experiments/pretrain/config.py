@@ -51,7 +51,7 @@ class PretrainConfig:
     head_steps: int = 0
     """Of these, the first so many train the heads only, so that new heads do not pull at old
     weights."""
-    pictures: int = 12
+    images: int = 12
     """Images a step, over all processes."""
     looks: int = 8
     """Random fixations an image: a step sees images x looks glimpses."""
@@ -95,7 +95,7 @@ class PretrainConfig:
         Raises:
             ValueError: naming the option.
         """
-        for name in ("steps", "pictures", "looks", "checkpoint_every", "loaders"):
+        for name in ("steps", "images", "looks", "checkpoint_every", "loaders"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{_flag(name)} is at least 1, not {getattr(self, name)}")
         for name in ("head_steps", "micro_batch", "cache_mb", "probe"):
@@ -165,7 +165,7 @@ class ProbeConfig:
                 "no --bank"
             )
         if self.fit_split == self.eval_split:
-            raise ValueError("--fit-split and --eval-split are the same: measure on other pictures")
+            raise ValueError("--fit-split and --eval-split are the same: measure on other images")
 
 
 def settled(config: PretrainConfig) -> PretrainConfig:

@@ -75,7 +75,7 @@ class PatchSampler:
     def batch(self, step: int) -> Batch:
         """Cut the glimpses of a step: the next images in shuffled order, each looked at often."""
         config = self.config
-        positions = np.arange(step * config.pictures, (step + 1) * config.pictures)
+        positions = np.arange(step * config.images, (step + 1) * config.images)
         chosen = np.concatenate(
             [
                 self._order(int(epoch))[

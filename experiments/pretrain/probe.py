@@ -25,7 +25,7 @@ from experiments.prepare.calibration import build_encoder
 from experiments.pretrain.config import ProbeConfig
 from experiments.pretrain.linear import hidden_reading, linear_reading, ridge_reading, standardise
 from experiments.runtime.runs import environment_record, write_json
-from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.datasets.base import ImageDataset, size_of
 from glimpse_env.pyramids.pyramid import dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
 
@@ -197,7 +197,7 @@ def find_dogs(
     return {
         "correlation": [round(float(r), 3) for r in pairs],
         "explained": [round(float(r), 3) for r in explained],
-        "pictures": len(truth),
+        "images": len(truth),
         **({"decay": decay} if len(decays) > 1 else {}),
     }
 
@@ -209,7 +209,7 @@ def _middles(dataset: ImageDataset) -> tuple[np.ndarray, Float[np.ndarray, "N 2"
         boxes = dataset.boxes(index)
         if len(boxes) == 1:
             left, top, right, bottom = boxes[0]
-            width, height = picture_size(dataset, index)
+            width, height = size_of(dataset, index)
             kept.append(index)
             places.append(((left + right) / width - 1, (top + bottom) / height - 1))
     return np.array(kept, np.int64), np.array(places, np.float64).reshape(-1, 2)

@@ -30,6 +30,7 @@ from encoders.towers import Towers, heads_loss
 from experiments.pretrain.config import PretrainConfig, identity, settled
 from experiments.pretrain.patches import Batch, normalise
 from experiments.runtime.distributed import Ranks
+from experiments.runtime.old_names import renamed
 from experiments.runtime.runs import differences
 
 
@@ -262,7 +263,7 @@ class Pretraining:
             raise FileNotFoundError(f"nothing to resume: no {folder}; start without --resume")
         tensors, metadata = load_checkpoint(folder)
         try:
-            theirs, facts = dict(metadata["config"]), dict(metadata["facts"])
+            theirs, facts = renamed(dict(metadata["config"])), renamed(dict(metadata["facts"]))
             state = unpack_state(tensors, metadata["state"])
             step = int(metadata["step"])
         except CheckpointError:
@@ -272,8 +273,8 @@ class Pretraining:
         names = differences(theirs, identity(self.config)) or differences(facts, self.facts)
         if names:
             raise ValueError(
-                f"{folder} is of a run with another {', '.join(names)}: give the same options and "
-                "files, or another --out"
+                f"{folder} is of a run that differs in {', '.join(names)}: give the same options "
+                "and files, or another --out"
             )
         return step, state
 

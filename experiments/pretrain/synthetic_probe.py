@@ -24,13 +24,13 @@ def look(
     encode: Encode, dogs: SyntheticDogs, short_side: int | None = None
 ) -> tuple[Float[np.ndarray, "N 2 S D"], Float[np.ndarray, "N 2"]]:
     """Features on the head and at the centre of each image, and the fixations on the heads."""
-    pictures = dogs if short_side is None else Degraded(dogs, short_side)
+    images = dogs if short_side is None else Degraded(dogs, short_side)
     features, heads = [], []
     for index in range(len(dogs)):
         scene, (left, top, right, bottom) = dogs.scene(index), dogs.head_box(index)
         heads.append(((left + right) / scene.width - 1, (top + bottom) / scene.height - 1))
         patches = cut_patches(
-            [build_pyramid(pictures.image(index))] * 2,
+            [build_pyramid(images.image(index))] * 2,
             np.array([heads[-1], (0.0, 0.0)]),
             np.zeros(2, bool),
             np.full(2, index, np.uint64),

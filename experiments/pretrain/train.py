@@ -44,7 +44,7 @@ from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.pyramids.pyramid import PATCH_SIDE
 
 
-class Pictures:
+class Images:
     """What a run trains and measures on.
 
     Attributes:
@@ -71,7 +71,7 @@ class Pictures:
         self.num_left_out = len(self.dataset) - len(kept)
         if len(kept) < 2:
             raise ValueError(
-                f"{len(kept)} pictures are left: pretraining takes two or more, since one is kept "
+                f"{len(kept)} images are left: pretraining takes two or more, since one is kept "
                 "aside at least; give more --data-dir, or another --leave-out"
             )
         order = kept[np.random.default_rng([config.seed, 0]).permutation(len(kept))]
@@ -89,7 +89,7 @@ class Pictures:
             "fingerprint": self.dataset.fingerprint,
             "trained_on": len(self.training),
             "held_out": len(self.held_out),
-            "supervision": "classes of whole pictures, at random fixations; no boxes",
+            "supervision": "classes of whole images, at random fixations; no boxes",
         }
         if self.leave_out is not None:
             record["leave_out"] = {
@@ -105,7 +105,7 @@ class Pictures:
         fresh = spec.architecture == "inception_mini" or config.from_scratch
         start = "trained from random weights" if fresh else f"{spec.seen}; then fine-tuned"
         sentence = (
-            f"{start} on {len(self.training):,} pictures of {config.data.dataset} (split "
+            f"{start} on {len(self.training):,} images of {config.data.dataset} (split "
             f"`{self.dataset.split}`)"
         )
         if self.leave_out is None:
@@ -139,9 +139,9 @@ def pretrain(config: PretrainConfig) -> Path:
 def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
     checkpoint = config.out / "checkpoint"
     weights = config.out / f"{config.name}.safetensors"
-    if config.pictures % ranks.count:
+    if config.images % ranks.count:
         raise ValueError(
-            f"--pictures {config.pictures} cannot be shared equally by {ranks.count} processes: "
+            f"--images {config.images} cannot be shared equally by {ranks.count} processes: "
             "give a multiple"
         )
     begun = has_checkpoint(checkpoint) or weights.exists()
@@ -149,44 +149,44 @@ def _pretrain(config: PretrainConfig, ranks: Ranks) -> Path:
         raise RunError(
             f"{config.out} holds a run already: continue it with --resume, or give another --out"
         )
-    pictures = Pictures(config)
-    if pictures.leave_out is not None and ranks.first:
+    images = Images(config)
+    if images.leave_out is not None and ranks.first:
         tqdm.write(
-            f"{pictures.num_left_out} pictures left out, of {len(pictures.leave_out.stems)} listed "
-            f"in {pictures.leave_out.file}"
-            + ("" if pictures.num_left_out else ": none of those listed is here, by its name")
+            f"{images.num_left_out} images left out, of {len(images.leave_out.stems)} listed "
+            f"in {images.leave_out.file}"
+            + ("" if images.num_left_out else ": none of those listed is here, by its name")
         )
     facts = {
-        "pictures": pictures.dataset.fingerprint,
+        "images": images.dataset.fingerprint,
         "core": get_spec(config.core).fingerprint,
-        "leave_out": pictures.leave_out and pictures.leave_out.sha256,
+        "leave_out": images.leave_out and images.leave_out.sha256,
     }
-    run = Pretraining(config, len(pictures.dataset.class_names), ranks, facts)
+    run = Pretraining(config, len(images.dataset.class_names), ranks, facts)
     if config.resume:
         run.load(checkpoint)
     with sole_user(config.out) if ranks.first else nullcontext():
-        _train(config, run, pictures)
-        return _finish(config, run, pictures) if ranks.first else weights
+        _train(config, run, images)
+        return _finish(config, run, images) if ranks.first else weights
 
 
-def _finish(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> Path:
+def _finish(config: PretrainConfig, run: Pretraining, images: Images) -> Path:
     """Score the finished network on images kept aside, and write it."""
-    unseen = PatchSampler(config, pictures.dataset, pictures.held_out)
+    unseen = PatchSampler(config, images.dataset, images.held_out)
     first, scores = unseen.batch(0), []
-    for batch in unseen.batches(0, -(-len(pictures.held_out) // config.pictures)):
+    for batch in unseen.batches(0, -(-len(images.held_out) // config.images)):
         scores.append(run.evaluate(batch))
     accuracy = {head: float(np.mean([s[head] for s in scores])) for head in scores[0]}
-    return _write_encoder(config, pictures, run, run.export(first), accuracy)
+    return _write_encoder(config, images, run, run.export(first), accuracy)
 
 
-def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None:
+def _train(config: PretrainConfig, run: Pretraining, images: Images) -> None:
     """Make the steps that are left; the first process logs and saves them."""
     log, ranks = config.out / "metrics.jsonl", run.ranks
     if ranks.first:
         rows = read_rows(log, {"step": int}) if config.resume and log.exists() else []
         write_rows(log, [row for row in rows if row["step"] <= run.step])
     share = (ranks.rank, ranks.count)
-    sampler = PatchSampler(config, pictures.dataset, pictures.training, share)
+    sampler = PatchSampler(config, images.dataset, images.training, share)
     with stopping() as stop, tqdm(
         total=config.steps, initial=run.step, desc="pretrain", unit="step", disable=not ranks.first
     ) as bar:  # fmt: skip
@@ -212,7 +212,7 @@ def _train(config: PretrainConfig, run: Pretraining, pictures: Pictures) -> None
 
 def _write_encoder(
     config: PretrainConfig,
-    pictures: Pictures,
+    images: Images,
     run: Pretraining,
     trunk: nn.Module,
     accuracy: dict[str, float],
@@ -222,7 +222,7 @@ def _write_encoder(
     stored = trunk.network if isinstance(trunk, GoogLeNetTrunk) else trunk
     content = save({name: value.contiguous() for name, value in stored.state_dict().items()})
     weights = config.out / f"{config.name}.safetensors"
-    spec, dogs = run.spec, pictures.dataset
+    spec, dogs = run.spec, images.dataset
     if isinstance(dogs, Degraded):
         dogs = dogs.dataset
     provenance: dict[str, Any] = {
@@ -233,11 +233,11 @@ def _write_encoder(
         "parameters": sum(p.numel() for p in trunk.parameters()),
         "patch_side": PATCH_SIDE,
         "normalisation": asdict(spec.normalisation),
-        "seen": pictures.seen(config, spec),
+        "seen": images.seen(config, spec),
         "command": command(config),
         "config": identity(config),
-        "data": pictures.record(config),
-        "accuracy_at_random_patches_of_held_out_pictures": accuracy,
+        "data": images.record(config),
+        "accuracy_at_random_patches_of_held_out_images": accuracy,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     if spec.architecture != "inception_mini":

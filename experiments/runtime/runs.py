@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from agents.configs import ReinforceConfig, check_types
+from experiments.runtime.old_names import renamed
 
 Config = TypeVar("Config")
 
@@ -102,7 +103,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read ({error}): {remedy}") from error
     if not isinstance(record, dict):
         raise RunError(f"{path} is not the record of a run: {remedy}")
-    return record
+    return renamed(record)
 
 
 def _dump(record: Any) -> str:
@@ -253,7 +254,7 @@ class RunFolder:
         if names:
             raise RunError(
                 f"the run in {self.path} stands on something else than what is here now "
-                f"({', '.join(names)}): resume it with its own pictures, encoder and banks, or "
+                f"({', '.join(names)}): resume it with its own images, encoder and banks, or "
                 "begin another in another --out"
             )
 
@@ -296,7 +297,7 @@ def read_rows(path: Path, kinds: Mapping[str, type]) -> list[dict[str, Any]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        rows = [renamed(json.loads(line)) for line in lines if line.endswith("\n")]
         for row in rows:
             for name, kind in kinds.items():
                 if not isinstance(row[name], kind):

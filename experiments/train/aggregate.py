@@ -209,7 +209,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def format_report(record: dict[str, Any]) -> str:
     """The record as a Markdown table."""
     lines = [
-        "| fixations | mA % (mean over seeds) | std over seeds | 95% intervals over pictures |",
+        "| fixations | mA % (mean over seeds) | std over seeds | 95% intervals over images |",
         "|---|---|---|---|",
     ]
     for name, row in record["results"].items():

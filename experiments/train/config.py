@@ -93,7 +93,7 @@ class TrainConfig:
             raise ValueError(f"context_grid is at least 1 or 'auto', not {self.context_grid}")
         if self.train_split == "trainval" and self.eval_split == "val":
             raise ValueError(
-                "train_split 'trainval' contains the pictures of 'val': evaluate on 'test', or "
+                "train_split 'trainval' contains the images of 'val': evaluate on 'test', or "
                 "train on 'train'"
             )
         if self.network.choose_scale and not self.choose_scale:
@@ -144,8 +144,8 @@ class EvaluateConfig:
     """M, scanpaths an image in Monte-Carlo evaluation; 1 leaves it out (default: the run's)."""
     oracle: bool | None = None
     """Report the oracle, as many evaluations as the lattice has points (default: as the run)."""
-    pictures: int = 8
-    """Scanpath images to draw into the run's folder."""
+    examples: int = 8
+    """Scanpaths to draw into the run's folder."""
     seed: int | None = None
     """Seed of the noise outside the images and of sampled scanpaths (default: the run's)."""
     best: bool = False
@@ -178,8 +178,8 @@ class DemoConfig:
     """Lattice points a side of the feature banks."""
     epochs: int = 16
     """Passes over the training images."""
-    pictures: int = 8
-    """Scanpath images to draw."""
+    examples: int = 8
+    """Scanpaths to draw."""
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is computed.
@@ -187,7 +187,7 @@ class DemoConfig:
         Raises:
             ValueError: naming the option.
         """
-        least = {"seeds": 1, "num_images": 128, "side": 1, "epochs": 1, "pictures": 0}
+        least = {"seeds": 1, "num_images": 128, "side": 1, "epochs": 1, "examples": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 flag = name.replace("_", "-")

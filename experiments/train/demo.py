@@ -49,7 +49,7 @@ def demo(config: DemoConfig) -> dict[str, Any]:
 
     env = build_env(run, "val")
     answers = play(load_run(run.out, run, env)["learned"], env)
-    draw_examples(env.dataset, answers, run.resolutions, config.out / "pictures", config.pictures)
-    print(f"\nheld-out pictures, {seconds:.0f} s\n\n{format_report(result)}")
-    print(f"\nresult: {config.out / 'result.json'}\npictures: {config.out / 'pictures'}")
+    draw_examples(env.dataset, answers, run.resolutions, config.out / "examples", config.examples)
+    print(f"\nheld-out images, {seconds:.0f} s\n\n{format_report(result)}")
+    print(f"\nresult: {config.out / 'result.json'}\nexamples: {config.out / 'examples'}")
     return result

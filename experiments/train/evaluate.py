@@ -323,10 +323,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     path = out / evaluation_name(settings, own, environment, best=config.best)
     write_json(path, {"settings": settings, **record})
     print(f"written: {path}")
-    if config.pictures:
-        pictures = out / "pictures"
-        draw_examples(env.dataset, answers["learned"], run.resolutions, pictures, config.pictures)
-        print(f"pictures: {pictures}")
+    if config.examples:
+        examples = out / "examples"
+        draw_examples(env.dataset, answers["learned"], run.resolutions, examples, config.examples)
+        print(f"examples: {examples}")
     return record
 
 

@@ -162,7 +162,7 @@ def open_run(
         if config.data.dataset != "synthetic":
             raise RunError(
                 f"two dogs can be drawn for synthetic runs only, and {folder} is of "
-                f"{config.data.dataset!r}: leave --two-dogs out, its own pictures with several "
+                f"{config.data.dataset!r}: leave --two-dogs out, its own images with several "
                 "boxes are told apart anyway"
             )
         dataset = build_dataset(config.data, split, creatures=2)

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float32, Int64
 
 from experiments.geometry import areas, centres
-from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.datasets.base import ImageDataset, size_of
 from glimpse_env.datasets.degraded import Degraded
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
@@ -127,7 +127,7 @@ class PrivilegedVectorEnv(VectorWrapper):
 
 def context_frame(dataset: ImageDataset, image: int) -> Float32[np.ndarray, " 2"]:
     """Half the width and height of a centred context, in the coordinates of fixations."""
-    size = np.array(picture_size(dataset, image), np.float64)
+    size = np.array(size_of(dataset, image), np.float64)
     return (size.min() / size).astype(np.float32)
 
 
@@ -151,8 +151,8 @@ def dog_place(dataset: ImageDataset, image: int, *, head: bool) -> Float32[np.nd
     if not len(boxes):
         raise ValueError(
             f"the policy asks for the dog's box, and {dataset.name(image)} has none: choose "
-            "pictures with boxes, or another policy"
+            "images with boxes, or another policy"
         )
     middle = centres(boxes)[areas(boxes).argmax()]
-    place = middle / np.array(picture_size(dataset, image), np.float64) * 2.0 - 1.0
+    place = middle / np.array(size_of(dataset, image), np.float64) * 2.0 - 1.0
     return place.clip(-1.0, 1.0).astype(np.float32)

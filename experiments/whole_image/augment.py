@@ -57,7 +57,7 @@ def pad_square(
 
 
 @dataclass(frozen=True)
-class WholePictures:
+class WholeImages:
     """A split's images, decoded and padded once, in memory."""
 
     pixels: UInt8[Tensor, "N S S 3"]
@@ -84,7 +84,7 @@ def _prepare(
     return square, box, square[top:bottom, left:right].mean((0, 1), dtype=np.float64)
 
 
-def load_pictures(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) -> WholePictures:
+def load_images(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) -> WholeImages:
     """Decode, shrink and pad all images of a split, on every core.
 
     At side 224 an image takes 150 KB: 1.4 GB for the 9,521 that a network usually trains on here.
@@ -98,13 +98,13 @@ def load_pictures(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) 
     prepare = partial(_prepare, dataset=dataset, side=side, fill=fill)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # In portions: a pool takes all its work at once, and results would pile up.
-        with tqdm(total=count, unit="picture", desc=f"pictures of {dataset.split}") as bar:
+        with tqdm(total=count, unit="image", desc=f"images of {dataset.split}") as bar:
             for start in range(0, count, 256):
                 portion = range(start, min(start + 256, count))
                 for index, found in zip(portion, pool.map(prepare, portion), strict=True):
                     pixels[index], boxes[index], means[index] = found
                 bar.update(len(portion))
-    return WholePictures(
+    return WholeImages(
         torch.from_numpy(pixels),
         torch.from_numpy(boxes),
         torch.from_numpy(means),

@@ -114,14 +114,14 @@ class BaselineConfig:
             raise ValueError("with no epochs and no layer_steps nothing is learned: give either")
         if self.train_split == "trainval" and self.eval_split == "val":
             raise ValueError(
-                "train_split 'trainval' contains the pictures of 'val': evaluate on 'test', or "
+                "train_split 'trainval' contains the images of 'val': evaluate on 'test', or "
                 "train on 'train'"
             )
 
 
 def _named(name: str, config: BaselineConfig) -> tuple[str, BaselineConfig]:
     size = f"{config.side} x {config.side}"
-    text = f"GoogLeNet, whole picture padded square to {size}: {expected(name)}."
+    text = f"GoogLeNet, whole image padded square to {size}: {expected(name)}."
     return text, replace(config, out=Path("runs") / name)
 
 

@@ -16,7 +16,7 @@ from encoders.googlenet import GoogLeNetTrunk
 from encoders.inference.engine import Encoder, build_network, fast_form
 from encoders.inference.fused import fuse_googlenet
 from encoders.spec import EncoderSpec
-from experiments.whole_image.augment import WholePictures
+from experiments.whole_image.augment import WholeImages
 
 # Images handed to the encoder at once; it cuts them smaller itself.
 _PORTION = 512
@@ -40,7 +40,7 @@ def trainable_trunk(spec: EncoderSpec) -> nn.Module:
     return trunk.eval().requires_grad_(True)
 
 
-class WholePictureNetwork(nn.Module):
+class WholeImageNetwork(nn.Module):
     """A trunk and a new linear layer on its averaged features, dropout between them.
 
     Weights stay in fp32 and in torch's usual layout (a fused optimiser steps through weights and
@@ -104,12 +104,12 @@ class WholePictureNetwork(nn.Module):
         )
 
     @torch.no_grad()
-    def features(self, pictures: WholePictures, *, mirrored: bool = False) -> Float[Tensor, "N D"]:
+    def features(self, images: WholeImages, *, mirrored: bool = False) -> Float[Tensor, "N D"]:
         """Features of all images, unchanged or mirrored."""
         encoder, found = self.frozen(), []
-        name = "features of mirrored pictures" if mirrored else "features"
-        with tqdm(total=len(pictures), unit="picture", desc=name, leave=False) as bar:
-            for pixels in pictures.pixels.split(_PORTION):
+        name = "features of mirrored images" if mirrored else "features"
+        with tqdm(total=len(images), unit="image", desc=name, leave=False) as bar:
+            for pixels in images.pixels.split(_PORTION):
                 found.append(encoder(pixels.flip(2) if mirrored else pixels))
                 bar.update(len(pixels))
         return torch.cat(found)
@@ -127,7 +127,7 @@ def schedule(step: int, total: int, warm_up: float = 0.05) -> float:
 
 
 def fit_layer(
-    network: WholePictureNetwork,
+    network: WholeImageNetwork,
     views: Float[Tensor, "V N D"],
     labels: Int64[Tensor, " N"],
     *,

@@ -25,15 +25,15 @@ from experiments.metrics import Answers
 from experiments.runtime.runs import RunFolder, environment_record, sole_user, write_json
 from experiments.train.factory import describe_dataset, describe_encoder
 from experiments.train.trainer import epoch_batches
-from experiments.whole_image.augment import WholePictures, augment, draw, load_pictures
+from experiments.whole_image.augment import WholeImages, augment, draw, load_images
 from experiments.whole_image.config import BASELINES, BaselineConfig
-from experiments.whole_image.network import WholePictureNetwork, fit_layer, schedule
+from experiments.whole_image.network import WholeImageNetwork, fit_layer, schedule
 from glimpse_env.datasets.base import ImageDataset
 
 __all__ = ["BASELINES", "BaselineConfig", "Finetuning", "baseline"]
 
 # Names of the two parts of a run in metrics.jsonl and TensorBoard.
-LAYER, WHOLE = "new layer", "whole picture"
+LAYER, WHOLE = "new layer", "whole image"
 # Bound on the gradient's norm; a healthy run stays far below it.
 _MAX_NORM = 10.0
 
@@ -58,12 +58,12 @@ class Finetuning:
         self.steps = len(self.train_set) // config.batch_size
         if self.steps == 0:
             raise ValueError(
-                f"{len(self.train_set)} training pictures do not fill a batch of "
+                f"{len(self.train_set)} training images do not fill a batch of "
                 f"{config.batch_size}: give a smaller --batch-size"
             )
         device = resolve_device(config.device)
         self.spec = get_spec(config.encoder)
-        self.network = WholePictureNetwork(
+        self.network = WholeImageNetwork(
             self.spec,
             len(self.train_set.class_names),
             dropout=config.dropout,
@@ -72,7 +72,7 @@ class Finetuning:
         self.optimizer = self._make_optimizer()
         self.step, self.seconds = 0, 0.0
         self.epoch_sums: dict[str, float] = {"loss": 0.0, "right": 0.0, "seconds": 0.0}
-        self._pictures: dict[str, WholePictures] = {}
+        self._images: dict[str, WholeImages] = {}
         self._answered: tuple[int, np.ndarray] | None = None
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
@@ -114,11 +114,11 @@ class Finetuning:
         red, green, blue = (round(value) for value in self.spec.normalisation.mean)
         return red, green, blue
 
-    def pictures(self, dataset: ImageDataset) -> WholePictures:
+    def images(self, dataset: ImageDataset) -> WholeImages:
         """Images of a split, read when first asked for."""
-        if dataset.split not in self._pictures:
-            self._pictures[dataset.split] = load_pictures(dataset, self.config.side, self.fill)
-        return self._pictures[dataset.split]
+        if dataset.split not in self._images:
+            self._images[dataset.split] = load_images(dataset, self.config.side, self.fill)
+        return self._images[dataset.split]
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -152,16 +152,16 @@ class Finetuning:
         config = self.config
         if config.layer_steps == 0:
             return
-        pictures = self.pictures(self.train_set)
+        images = self.images(self.train_set)
         start = time.perf_counter()
         views = [
-            self.network.features(pictures, mirrored=mirrored)
+            self.network.features(images, mirrored=mirrored)
             for mirrored in ((False, True) if config.layer_mirror else (False,))
         ]
         row = fit_layer(
             self.network,
             torch.stack(views),
-            pictures.labels,
+            images.labels,
             steps=config.layer_steps,
             learning_rate=config.layer_learning_rate,
             weight_decay=config.weight_decay,
@@ -196,7 +196,7 @@ class Finetuning:
             "loss": sums["loss"] / self.steps,
             "accuracy": sums["right"] / seen,
             "seconds": sums["seconds"],
-            "pictures_per_second": seen / sums["seconds"],
+            "images_per_second": seen / sums["seconds"],
         }
         self.epoch_sums = dict.fromkeys(sums, 0.0)
         due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
@@ -211,19 +211,19 @@ class Finetuning:
         Raises:
             FloatingPointError: the loss or the gradient is not finite.
         """
-        config, pictures = self.config, self.pictures(self.train_set)
+        config, data = self.config, self.images(self.train_set)
         rng = np.random.default_rng((config.seed, self.step, 0xBA5E))
         draws = draw(config.augment, len(images), rng)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         chosen, device = torch.from_numpy(images), self.network.device
         pixels = augment(
-            pictures.pixels[chosen].to(device),
-            pictures.boxes[chosen].to(device),
-            pictures.means[chosen].to(device),
-            pictures.fill,
+            data.pixels[chosen].to(device),
+            data.boxes[chosen].to(device),
+            data.means[chosen].to(device),
+            data.fill,
             draws,
         )
-        labels = pictures.labels[chosen].to(device)
+        labels = data.labels[chosen].to(device)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * schedule(self.step, self.total)
         scores = self.network(pixels, generator)
@@ -280,17 +280,17 @@ class Finetuning:
             mirrored: Add the mean of the log-probabilities of each image and its mirror image,
                 which no number of the paper's has: report both.
         """
-        pictures, network = self.pictures(self.eval_set), self.network
+        images, network = self.images(self.eval_set), self.network
         if self._answered is None or self._answered[0] != self.step:
-            self._answered = self.step, network.log_probs(network.features(pictures))
+            self._answered = self.step, network.log_probs(network.features(images))
         plain = self._answered[1]
         found = {WHOLE: plain}
         if mirrored:
-            other = network.log_probs(network.features(pictures, mirrored=True))
+            other = network.log_probs(network.features(images, mirrored=True))
             found[f"{WHOLE}, mean with its mirror image"] = (plain + other) / 2
-        nowhere = np.zeros((0, len(pictures), 2), np.float32)
+        nowhere = np.zeros((0, len(images), 2), np.float32)
         return {
-            name: Answers(pictures.labels.numpy(), log_probs, nowhere)
+            name: Answers(images.labels.numpy(), log_probs, nowhere)
             for name, log_probs in found.items()
         }
 

@@ -74,7 +74,7 @@ class ImageDataset(Protocol):
         ...
 
 
-def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
+def size_of(dataset: ImageDataset, index: int) -> tuple[int, int]:
     """Return the width and height of an image, undecoded where the dataset has a `size`."""
     size = getattr(dataset, "size", None)
     if size is not None:
@@ -83,7 +83,7 @@ def picture_size(dataset: ImageDataset, index: int) -> tuple[int, int]:
     return width, height
 
 
-class PictureFiles:
+class ImageFiles:
     """Images in files below one folder: what Stanford Dogs and an image folder have in common.
 
     Attributes:
@@ -144,7 +144,7 @@ class PictureFiles:
             else:
                 remedy = "fetch them, or choose a split that is there"
             raise MissingImagesError(
-                f"{len(absent)} of the {len(names)} pictures of split {split!r} are absent from "
+                f"{len(absent)} of the {len(names)} images of split {split!r} are absent from "
                 f"{root}: {first_names(absent)}; {remedy} "
                 "(for Stanford Dogs: `glimpse download`)"
             )

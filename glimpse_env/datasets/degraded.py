@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
-from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.datasets.base import ImageDataset, size_of
 
 
 class Degraded:
@@ -29,7 +29,7 @@ class Degraded:
             ValueError: For a shorter side.
         """
         if short_side < 8:
-            raise ValueError(f"the short side of a picture is at least 8 pixels, not {short_side}")
+            raise ValueError(f"the short side of an image is at least 8 pixels, not {short_side}")
         self.dataset, self.short_side = dataset, short_side
         self.split = dataset.split
         self.training = dataset.training
@@ -52,18 +52,18 @@ class Degraded:
         height, width = self._shape(image.shape[0], image.shape[1])
         if (height, width) == image.shape[:2]:
             return image
-        picture = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        return np.array(picture)
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        return np.array(resized)
 
     def size(self, index: int) -> tuple[int, int]:
         """Return the width and height of the reduced image."""
-        width, height = picture_size(self.dataset, index)
+        width, height = size_of(self.dataset, index)
         height, width = self._shape(height, width)
         return width, height
 
     def boxes(self, index: int) -> Float[np.ndarray, "M 4"]:
         """Return the boxes, in pixels of the reduced image."""
-        scale = np.array(self.size(index)) / picture_size(self.dataset, index)
+        scale = np.array(self.size(index)) / size_of(self.dataset, index)
         return self.dataset.boxes(index) * np.tile(scale, 2).astype(np.float32)
 
     @property

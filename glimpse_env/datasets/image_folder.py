@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64
 
-from glimpse_env.datasets.base import PictureFiles, first_names, image_size
+from glimpse_env.datasets.base import ImageFiles, first_names, image_size
 from glimpse_env.datasets.duplicates import equal_files
 from glimpse_env.datasets.errors import (
     AnnotationError,
@@ -42,7 +42,7 @@ class _Listing(NamedTuple):
     """What this split is trained for, or evaluates: the other side, for comparing images."""
 
 
-class ImageFolder(PictureFiles):
+class ImageFolder(ImageFiles):
     """A split of your own images, in one of three layouts, recognised by what is there.
 
     - CUB-200-2011 (`images.txt`, `classes.txt`, `image_class_labels.txt`, `train_test_split.txt`):
@@ -96,7 +96,7 @@ class ImageFolder(PictureFiles):
         root = Path(os.path.expanduser(root))
         if not root.is_dir():
             raise DatasetNotFoundError(
-                f"no folder {root}: give one with a subfolder of pictures for each class"
+                f"no folder {root}: give one with a subfolder of images for each class"
             )
         left_out, roles = LeftOut(), split_roles(root)
         if is_cub(root):
@@ -107,7 +107,7 @@ class ImageFolder(PictureFiles):
             listing = _read_class_folders(root, split, holdout, seed, left_out)
         left_out.warn(root)
         if not listing.names:
-            raise DatasetFormatError(f"{root} has no picture left for split {split!r}")
+            raise DatasetFormatError(f"{root} has no image left for split {split!r}")
         self._boxes = listing.boxes
         # Boxes are for the pixels as they are stored.
         self.upright = listing.boxes is None
@@ -160,7 +160,7 @@ class ImageFolder(PictureFiles):
         cut = np.clip(edges, 0, limit)
         if (np.abs(cut - edges) > 2 + 0.02 * limit).any():  # less is how people draw boxes
             raise AnnotationError(
-                f"the box of {name} reaches beyond the picture of {columns} x {rows}: the picture "
+                f"the box of {name} reaches beyond the image of {columns} x {rows}: the image "
                 "is not of its published size"
             )
         return cut.astype(np.float32)
@@ -171,13 +171,13 @@ def _read_class_folders(
 ) -> _Listing:
     if split == "test":
         raise ValueError(
-            f"{root} has no test split: put the pictures in train/CLASS/ and test/CLASS/"
+            f"{root} has no test split: put the images in train/CLASS/ and test/CLASS/"
         )
     classes = subfolders(root, left_out)
     if not classes:
         lower = f"; or give {root.parent}, if {root} is one of its classes"
         raise DatasetNotFoundError(
-            f"{root} has no subfolders: give a folder with a subfolder of pictures for each class"
+            f"{root} has no subfolders: give a folder with a subfolder of images for each class"
             + (lower if left_out.beside else "")
         )
     refuse_wrong_root(root, classes)
@@ -258,7 +258,7 @@ def _read_cub(root: Path, split: str, holdout: float, seed: int) -> _Listing:
     for identity, name in images.items():
         if class_of.get(identity) not in numbers or in_training.get(identity) not in ("0", "1"):
             raise DatasetFormatError(
-                f"picture {identity} ({name}) in {root / 'images.txt'} has no class or no split in "
+                f"image {identity} ({name}) in {root / 'images.txt'} has no class or no split in "
                 "the files beside it: fetch the archive again"
             )
         posix, windows = PurePosixPath(name), PureWindowsPath(name)

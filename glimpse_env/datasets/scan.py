@@ -132,7 +132,7 @@ def scan(
             _walk(root / prefix / folder, f"{prefix}{folder}", above | others, names, left_out)
         if must_exist and len(names) == before:
             raise DatasetFormatError(
-                f"{root / prefix / folder} has no pictures: fill or remove the folder (pictures "
+                f"{root / prefix / folder} has no images: fill or remove the folder (images "
                 f"end in {', '.join(sorted(SUFFIXES))})" + _deeper(root / prefix, classes)
             )
         labels += [label] * (len(names) - before)

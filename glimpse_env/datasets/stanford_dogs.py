@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from encoders.folders import data_root
-from glimpse_env.datasets.base import PictureFiles, image_size
+from glimpse_env.datasets.base import ImageFiles, image_size
 from glimpse_env.datasets.errors import AnnotationError, DatasetFormatError, DatasetNotFoundError
 from glimpse_env.datasets.matlab import read_mat
 from glimpse_env.datasets.split import stratified_split
@@ -38,7 +38,7 @@ def default_data_dir() -> Path:
     return data_root() / "stanford_dogs"
 
 
-class StanfordDogs(PictureFiles):
+class StanfordDogs(ImageFiles):
     """A split of Stanford Dogs: 120 breeds, 12,000 training and 8,580 test images.
 
     `train` and `val` are a stratified 80/20 cut of the official training list with a fixed seed,
@@ -113,7 +113,7 @@ class StanfordDogs(PictureFiles):
         # Both sides shrink alike, but for rounding to whole pixels.
         if abs(scale[0] / scale[1] - 1) > 0.03 + 1 / min(width, height):
             raise AnnotationError(
-                f"{path} says that {name} is {size[0]:g} x {size[1]:g}, but the picture is "
+                f"{path} says that {name} is {size[0]:g} x {size[1]:g}, but the image is "
                 f"{width} x {height}: one of the two is not the official file; unpack both again"
             )
         corners[:, 2:] += 1
@@ -183,11 +183,11 @@ def read_list(path: Path) -> tuple[list[str], Int64[np.ndarray, " N"]]:
             or any(len(os.fsencode(part)) > 255 for part in name.split("/"))
         ):
             raise DatasetFormatError(
-                f"{path} lists {name!r}, which is not of the form n01234567-Breed/picture.jpg: "
+                f"{path} lists {name!r}, which is not of the form n01234567-Breed/image.jpg: "
                 "fetch the lists again with `glimpse download`"
             )
     if len(set(names)) != len(names):
-        raise DatasetFormatError(f"{path} lists a picture twice: fetch the lists again")
+        raise DatasetFormatError(f"{path} lists an image twice: fetch the lists again")
     return names, labels - 1
 
 
@@ -234,7 +234,7 @@ def _read_annotation(
             f"cannot read {path} ({error}): fetch the annotations again with `glimpse download`"
         ) from error
     if not ((size > 0) & np.isfinite(size)).all():
-        raise AnnotationError(f"{path} gives no size of the picture: the scale cannot be known")
+        raise AnnotationError(f"{path} gives no size of the image: the scale cannot be known")
     edges = np.array(corners, dtype=np.float64).reshape(-1, 4)
     if not np.isfinite(edges).all() or (edges[:, :2] > edges[:, 2:]).any():
         raise AnnotationError(

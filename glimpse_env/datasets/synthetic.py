@@ -182,7 +182,7 @@ class SyntheticDogs:
     def _source(self, index: int) -> tuple[str, int]:
         """Split and number an image is drawn from."""
         if not 0 <= index < self._num_images:
-            raise IndexError(f"picture {index} of {self._num_images}")
+            raise IndexError(f"image {index} of {self._num_images}")
         if self.split != "trainval":
             return self.split, int(index)
         if index < self._num_train:

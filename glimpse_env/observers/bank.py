@@ -53,7 +53,7 @@ class BankObserver:
             )
         if flips and not bank.mirrored:
             raise ValueError(
-                "the bank holds no mirrored pictures, which mirror="
+                "the bank holds no mirrored images, which mirror="
                 f"{options.mirror!r} asks for: pass mirror=False, or make a mirrored bank"
             )
         places = len(bank.context_fixations)

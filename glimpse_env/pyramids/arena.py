@@ -150,7 +150,7 @@ class PyramidArena:
             KeyError: If the image is not kept.
         """
         if self.start[index, 0] < 0:
-            raise KeyError(f"picture {index} is not kept")
+            raise KeyError(f"image {index} is not kept")
         levels = {}
         for s, name in enumerate(self.resolutions):
             height, width = self.shape[index, s].tolist()

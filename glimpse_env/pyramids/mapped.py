@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from encoders.folders import lay_out
-from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.datasets.base import ImageDataset, size_of
 from glimpse_env.pyramids.arena import PyramidArena, pyramid_bytes
 from glimpse_env.pyramids.pyramid import (
     RESOLUTIONS,
@@ -88,7 +88,7 @@ class MappedPyramids:
         self.done: Any = self._map("done.u8", np.uint8, (description.num_chunks,), mode)
         if sizes.size and not 0 < sizes.min() <= sizes.max() <= _MAX_SIDE:
             raise PyramidsMismatchError(
-                f"{folder} is damaged: a picture of {sizes.min()} or {sizes.max()} pixels; delete "
+                f"{folder} is damaged: an image of {sizes.min()} or {sizes.max()} pixels; delete "
                 "it and run `glimpse pyramids` again"
             )
         arena = PyramidArena(
@@ -144,7 +144,7 @@ class MappedPyramids:
             _check(found, dataset, names, exactly=True)
             return found
         folder.mkdir(parents=True, exist_ok=True)
-        sizes = np.array([picture_size(dataset, i)[::-1] for i in range(len(dataset))], np.int32)
+        sizes = np.array([size_of(dataset, i)[::-1] for i in range(len(dataset))], np.int32)
         sizes = sizes.reshape(-1, 2)
         description = MappedDescription(
             split=dataset.split,
@@ -233,7 +233,7 @@ def _check(
     held = found.description
     if held.dataset != dataset.fingerprint or held.split != dataset.split:
         raise PyramidsMismatchError(
-            f"{found.folder} holds pyramids of {held.num_images:,} pictures of split "
+            f"{found.folder} holds pyramids of {held.num_images:,} images of split "
             f"{held.split!r} (fingerprint {held.dataset[:12]}), not of the {len(dataset):,} of "
             f"{dataset.split!r} asked for here ({dataset.fingerprint[:12]}): make them with "
             "`glimpse pyramids` in another folder, or open the data set that they were made of"

@@ -108,19 +108,19 @@ def build_pyramid(
         )
     shape = (image.shape[0], image.shape[1])
     if min(shape) == 0:
-        raise ValueError(f"the picture has no pixels: its shape is {image.shape}")
+        raise ValueError(f"the image has no pixels: its shape is {image.shape}")
     if max(shape) > MAX_ASPECT * min(shape):
         raise ValueError(
-            f"a picture of {shape[1]}x{shape[0]} is more elongated than {MAX_ASPECT}:1; crop it"
+            f"an image of {shape[1]}x{shape[0]} is more elongated than {MAX_ASPECT}:1; crop it"
         )
     # torch refuses negative strides, and warns of memory that it may not write to.
     usable = image.flags.c_contiguous and image.flags.writeable and min(image.strides) > 0
     # A batch of one, in the layout that torch knows as channels-last: levels come out in it too.
-    picture = torch.from_numpy(image if usable else image.copy(order="C"))[None]
+    pixels = torch.from_numpy(image if usable else image.copy(order="C"))[None]
     levels = {}
     for name in names:
         level = F.interpolate(
-            picture.permute(0, 3, 1, 2), level_shape(shape, name), mode="bilinear",
+            pixels.permute(0, 3, 1, 2), level_shape(shape, name), mode="bilinear",
             antialias=True, align_corners=False,
         )  # fmt: skip
         levels[name] = level[0].permute(1, 2, 0).contiguous().numpy()
@@ -209,7 +209,7 @@ class PyramidStore:
         """
         index = int(index)
         if not 0 <= index < len(self.dataset):
-            raise IndexError(f"picture {index} of {len(self.dataset)}")
+            raise IndexError(f"image {index} of {len(self.dataset)}")
         pyramid = self.kept(index)
         if pyramid is None:
             pyramid = dataset_pyramid(self.dataset, index, self.resolutions)

@@ -72,14 +72,14 @@ def choose_storage(
         ValueError: If `device` is asked for and the encoder is not on CUDA.
     """
     if asked not in STORAGES:
-        return StorageChoice("mapped", 0, f"pictures are mapped from {os.fspath(asked)}")
+        return StorageChoice("mapped", 0, f"images are mapped from {os.fspath(asked)}")
     needed = usual_bytes(count, resolutions)
-    size = f"{count:,} pictures need about {_amount(needed)}"
+    size = f"{count:,} images need about {_amount(needed)}"
     if asked == "demand":
         return StorageChoice("demand", 0, f"{size}, none are kept: each is decoded when it comes")
     if asked == "device" and device.type != "cuda":
         raise ValueError(
-            f"storage='device' keeps pictures on a CUDA device, and the encoder is on {device}: "
+            f"storage='device' keeps images on a CUDA device, and the encoder is on {device}: "
             "pass storage='host' or 'auto'"
         )
     if asked == "auto" and num_envs == 1:

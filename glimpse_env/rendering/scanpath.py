@@ -81,7 +81,7 @@ def draw_scanpath(
     """
     height, width = image.shape[:2]
     if max(height, width) > 8000:
-        raise ValueError(f"a picture of {width}x{height} is too big to draw on; scale it down")
+        raise ValueError(f"an image of {width}x{height} is too big to draw on; scale it down")
     # Drawn large on a transparent layer and scaled down: Pillow's own lines are not anti-aliased.
     zoom = max(1, min(3, 4000 // max(height, width)))
     layer = Image.new("RGBA", (width * zoom, height * zoom), (0, 0, 0, 0))
@@ -279,8 +279,8 @@ def scanpath_panel(
     height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
     boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, names, scales)
     boxes = boxes * np.tile([width / image.shape[1], height / image.shape[0]], 2)
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    fitted = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    source = Image.fromarray(np.ascontiguousarray(image))
+    fitted = np.asarray(source.resize((width, height), Image.Resampling.LANCZOS))
     parts = [("scanpath", draw_scanpath(fitted, fixations, boxes, correct=correct))]
     if patches is not None and looks:
         side = min((body - 4 * (looks - 1)) // looks, 150)

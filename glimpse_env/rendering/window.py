@@ -40,12 +40,12 @@ def draw_frame(dynamics: GlimpseDynamics, row: int) -> UInt8[np.ndarray, "480 48
     looks = int(dynamics.looks[row])
     if looks == NEVER_RESET:
         raise ResetNeeded("render called before the first reset: call reset() first")
-    picture = dynamics.dataset.image(int(dynamics.image[row]))
+    image = dynamics.dataset.image(int(dynamics.image[row]))
     if dynamics.mirror[row]:
-        picture = picture[:, ::-1]
-    share = FRAME_SIDE / max(picture.shape[:2])
-    height, width = (max(1, round(side * share)) for side in picture.shape[:2])
-    fitted = np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize((width, height)))
+        image = image[:, ::-1]
+    share = FRAME_SIDE / max(image.shape[:2])
+    height, width = (max(1, round(side * share)) for side in image.shape[:2])
+    fitted = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height)))
 
     taken = min(looks, dynamics.num_glimpses)
     fixations = dynamics.scanpath[row, :taken]

@@ -92,13 +92,13 @@ def plan_patches(
     """
     if not len(image) == len(fixation) == len(mirror) == len(noise_key):
         raise ValueError(
-            f"{len(image)} pictures, {len(fixation)} fixations, {len(mirror)} mirror flags and "
-            f"{len(noise_key)} noise keys: one of each per picture is needed"
+            f"{len(image)} images, {len(fixation)} fixations, {len(mirror)} mirror flags and "
+            f"{len(noise_key)} noise keys: one of each per image is needed"
         )
     columns = arena.columns(resolutions)
     start = arena.start[image][:, columns].reshape(-1)
     if len(start) and start.min() < 0:
-        raise KeyError("a picture is not in the arena: add it first")
+        raise KeyError("an image is not in the arena: add it first")
     count = len(columns)
     shape = arena.shape[image][:, columns].reshape(-1, 2)
     flipped = np.repeat(np.asarray(mirror, bool), count)

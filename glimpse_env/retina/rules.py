@@ -174,7 +174,7 @@ def cut_patches(
     if not batch == len(fixation) == len(mirror) == len(noise_key):
         raise ValueError(
             f"{batch} pyramids, {len(fixation)} fixations, {len(mirror)} mirror flags and "
-            f"{len(noise_key)} noise keys: one of each per picture is needed"
+            f"{len(noise_key)} noise keys: one of each per image is needed"
         )
     out = prepare_out(out, batch, count)
     try:
@@ -320,7 +320,7 @@ def cut_scaled_patches(
         raise ValueError(
             f"{len(images)} images, {len(fixation)} fixations, {len(scale)} scales, "
             f"{len(mirror)} mirror flags and {len(noise_key)} noise keys: "
-            "one of each per picture is needed"
+            "one of each per image is needed"
         )
     fixation, scale = _clip_fixation(np.asarray(fixation)), _clip_scale(np.asarray(scale))
     out = noise_patches(noise_key, names)

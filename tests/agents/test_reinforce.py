@@ -155,7 +155,7 @@ def test_update_lowers_the_loss_on_a_batch_it_has_seen():
     assert agent.updates == 150
 
 
-def test_noise_does_not_drive_the_locations_out_of_the_picture():
+def test_noise_does_not_drive_the_locations_out_of_the_image():
     """Features that do not depend on where one looks: all the policy gradient holds is noise."""
     furthest = {}
     for weight in (0.0, 1.0):

@@ -143,7 +143,7 @@ def test_three_whole_episodes_by_clicks(against: PlayConfig, person: Any, tmp_pa
         assert found == pytest.approx((2 * x - 1, 2 * y - 1), abs=0.02)
     record = attention(AttentionConfig(runs=(against.out,), out=tmp_path / "attention"))
     people, agent = record["runs"]
-    assert people["pictures"] == agent["pictures"] == 3 == score[1]
+    assert people["images"] == agent["images"] == 3 == score[1]
     right = [e["label"] == e["truth"] for e in events if e["kind"] == "answer"]
     assert sum(right) == score[0]
 

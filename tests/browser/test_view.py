@@ -168,7 +168,7 @@ def test_the_context_patch_is_the_agents_own(open_page: Any, made: Path) -> None
 def test_two_runs_side_by_side(open_page: Any, made: Path) -> None:
     page = open_page(made)
     page.select_option("#versus", "2")
-    assert page.locator("#grid.paired .pictures.two").count() > 0
+    assert page.locator("#grid.paired .images.two").count() > 0
     page.locator("#disagree").check()
     total = int(re.match(r"(\d+) of", page.locator("#count").inner_text())[1])
     assert 0 < total < 80

@@ -98,14 +98,14 @@ def test_channel_window_sum_by_hand() -> None:
     assert channel_window_sum(x, 5).flatten().tolist() == [6, 10, 15, 20, 18, 15]
 
 
-def test_resampled_stem_is_a_stride_two_convolution_on_the_enlarged_picture() -> None:
+def test_resampled_stem_is_a_stride_two_convolution_on_the_enlarged_image() -> None:
     weight = torch.randn(4, 3, 7, 7, dtype=torch.float64)
-    picture = torch.rand(1, 3, 20, 24, dtype=torch.float64)
-    enlarged = F.interpolate(picture, scale_factor=2, mode="bilinear", align_corners=False)
+    image = torch.rand(1, 3, 20, 24, dtype=torch.float64)
+    enlarged = F.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
     expected = F.conv2d(enlarged, weight, stride=2, padding=3)
-    got = F.conv2d(picture, resample_stem(weight), stride=1, padding=2)
+    got = F.conv2d(image, resample_stem(weight), stride=1, padding=2)
     assert got.shape == expected.shape
-    # At the picture's edge the enlargement replicates, the folded kernel meets zero padding.
+    # At the image's edge the enlargement replicates, the folded kernel meets zero padding.
     torch.testing.assert_close(got[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
@@ -185,12 +185,12 @@ def test_another_architecture_is_refused() -> None:
 
 def _crop(path: Path, resize: int, side: int) -> np.ndarray:
     """Resize the short side, crop the centre: ILSVRC's usual evaluation."""
-    picture = Image.open(path).convert("RGB")
-    scale = resize / min(picture.size)
-    width, height = (round(length * scale) for length in picture.size)
+    image = Image.open(path).convert("RGB")
+    scale = resize / min(image.size)
+    width, height = (round(length * scale) for length in image.size)
     left, top = (width - side) // 2, (height - side) // 2
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture.crop((left, top, left + side, top + side)))
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image.crop((left, top, left + side, top + side)))
 
 
 def _breed_category(folder: str) -> int:

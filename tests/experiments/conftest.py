@@ -49,12 +49,12 @@ def watched_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 CONTEST_DATA = DataConfig(dataset="synthetic", num_images=128)
-"""As many pictures as a batch of the two-deck agent takes."""
+"""As many images as a batch of the two-deck agent takes."""
 
 
 @pytest.fixture(scope="session")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Banks of a few synthetic pictures for contests, 2 x 2 fixations."""
+    """Banks of a few synthetic images for contests, 2 x 2 fixations."""
     config = BankConfig(
         out=tmp_path_factory.mktemp("banks"), data=CONTEST_DATA, encoder="inception_mini",
         resolutions=("high",), side=2, mirror=False, context="center", workers=1,

@@ -1,4 +1,4 @@
-"""Options of the pictures are used or refused, never ignored."""
+"""Options of the images are used or refused, never ignored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_dogs_are_drawn_by_the_rules_of_one() -> None:
         build_dataset(DataConfig("image_folder", data_dir=Path("x")), "val", creatures=2)
 
 
-def test_missing_pictures_of_a_folder_can_be_allowed(tmp_path: Path) -> None:
+def test_missing_images_of_a_folder_can_be_allowed(tmp_path: Path) -> None:
     names = [f"{k}/{i}.png" for k in ("a", "b") for i in range(2)]
     lines = enumerate(names, start=1)
     tables = {

@@ -14,7 +14,7 @@ SIZE = (100, 60)
 
 @st.composite
 def some_boxes(draw: st.DrawFn, least: int = 1, most: int = 4) -> np.ndarray:
-    """Boxes inside a picture of `SIZE`, of whole pixels."""
+    """Boxes inside an image of `SIZE`, of whole pixels."""
     found = []
     for _ in range(draw(st.integers(least, most))):
         x = sorted(draw(st.lists(st.integers(0, 100), min_size=2, max_size=2, unique=True)))
@@ -53,7 +53,7 @@ def test_coverage_counts_every_pixel_once(boxes: np.ndarray) -> None:
     assert geometry.overlap(boxes) == (expected[2] > 0)
 
 
-def test_coverage_of_no_box_and_of_one_that_leaves_the_picture() -> None:
+def test_coverage_of_no_box_and_of_one_that_leaves_the_image() -> None:
     assert geometry.coverage(np.zeros((0, 4)), SIZE) == (1.0, 0.0, 0.0)
     none, one, _ = geometry.coverage(np.array([[-50.0, 0.0, 50.0, 200.0]]), SIZE)
     assert (none, one) == (pytest.approx(0.5), pytest.approx(0.5))

@@ -27,13 +27,13 @@ def scored(right: list[int], wrong: list[int]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(labels), np.array(predictions)
 
 
-def test_mean_class_accuracy_weighs_classes_not_pictures() -> None:
+def test_mean_class_accuracy_weighs_classes_not_images() -> None:
     labels, predictions = scored([90, 1], [0, 9])
     assert mean_class_accuracy(labels, predictions, 2) == pytest.approx((1.0 + 0.1) / 2)
     assert accuracy(labels, predictions) == pytest.approx(91 / 100)
 
 
-def test_classes_without_pictures_are_left_out() -> None:
+def test_classes_without_images_are_left_out() -> None:
     labels, predictions = np.array([0, 0, 3]), np.array([0, 1, 3])
     assert mean_class_accuracy(labels, predictions, 120) == pytest.approx((0.5 + 1.0) / 2)
 
@@ -77,7 +77,7 @@ def test_interval_of_many_classes_is_that_of_the_normal(confidence: float) -> No
     assert high == pytest.approx(share.mean() + reach, abs=0.06 * deviation)
 
 
-def test_interval_agrees_with_resampling_pictures_one_by_one() -> None:
+def test_interval_agrees_with_resampling_images_one_by_one() -> None:
     labels, predictions = scored([7, 3, 12], [3, 9, 0])
     rng = np.random.default_rng(1)
     means = []

@@ -1,4 +1,4 @@
-"""Readers of pictures and of what belongs to them: archives, lists, boxes, folders, pyramids."""
+"""Readers of images and of what belongs to them: archives, lists, boxes, folders, pyramids."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _dogs_folder(folder: Path) -> Path:
     for which in ("train", "test", "file"):
         (folder / "lists" / f"{which}_list.mat").write_bytes(_mat(_DOGS, labels))
     for name in _DOGS:
-        for part, content in (("Images", _picture("PNG")), ("Annotation", _XML.encode())):
+        for part, content in (("Images", _image("PNG")), ("Annotation", _XML.encode())):
             path = folder / part / name
             path = path if part == "Images" else path.with_suffix("")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,19 +275,19 @@ _FORMATS = (
 )  # fmt: skip
 
 
-def _picture(form: str, mode: str = "RGB") -> bytes:
+def _image(form: str, mode: str = "RGB") -> bytes:
     ramp = (np.arange(8 * 6 * 3, dtype=np.uint8) * 5).reshape(6, 8, 3)
     buffer = io.BytesIO()
     Image.fromarray(ramp).convert(mode).save(buffer, form)
     return buffer.getvalue()
 
 
-def _prepare_pictures(folder: Path) -> list[bytes]:
+def _prepare_images(folder: Path) -> list[bytes]:
     good = []
     for form in _FORMATS:
         for mode in ("RGB", "L", "P", "RGBA", "CMYK", "1", "I", "LA", "F"):
             try:
-                good.append(_picture(form, mode))
+                good.append(_image(form, mode))
             except (OSError, ValueError):  # formats that have no such mode
                 continue
     buffer = io.BytesIO()
@@ -301,8 +301,8 @@ def _prepare_pictures(folder: Path) -> list[bytes]:
     return [*good, buffer.getvalue()]
 
 
-def _read_picture(good: list[bytes], source: random.Random, inside: Path) -> None:
-    path = inside / source.choice(("picture.jpg", "picture.png"))
+def _read_image(good: list[bytes], source: random.Random, inside: Path) -> None:
+    path = inside / source.choice(("image.jpg", "image.png"))
     path.write_bytes(mutate_bytes(source, source.choice(good), good))
     width, height = image_size(path)
     pixels = read_image(path)
@@ -315,7 +315,7 @@ def _prepare_cub(folder: Path) -> dict[str, str]:
     for name in names:
         path = folder / "cub" / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_picture("PNG"))
+        path.write_bytes(_image("PNG"))
     rows = list(enumerate(names, start=1))
     return {
         "images.txt": "".join(f"{i} {name}\n" for i, name in rows),
@@ -357,7 +357,7 @@ def _folder(good: Any, source: random.Random, inside: Path) -> None:
             elif kind == 1:
                 path.mkdir()
             else:
-                path.write_bytes(good if kind > 2 else b"no picture")
+                path.write_bytes(good if kind > 2 else b"no image")
         except OSError:  # a file where a folder is asked for
             continue
     found = ImageFolder(
@@ -415,10 +415,10 @@ TARGETS = (
     Target("archive", (ArchiveError,), _prepare_archives, _archive),
     Target("mat_list", _DATASET, _prepare_lists, _list),
     Target("annotation_xml", (AnnotationError,), _prepare_boxes, _boxes),
-    Target("picture", (UnreadableImageError,), _prepare_pictures, _read_picture),
+    Target("image", (UnreadableImageError,), _prepare_images, _read_image),
     Target("cub_lists", (*_DATASET, AnnotationError), _prepare_cub, _cub),
     # ValueError: no such split in this layout.
-    Target("image_folder", (*_DATASET, ValueError), lambda _: _picture("PNG"), _folder),
+    Target("image_folder", (*_DATASET, ValueError), lambda _: _image("PNG"), _folder),
     Target(
         "mapped_pyramids",
         (PyramidsMismatchError, PyramidsIncompleteError),

@@ -215,7 +215,7 @@ def _agent(prepared: Any, source: random.Random, inside: Path) -> None:
 
 def _prepare_pretraining(folder: Path) -> tuple[Pretraining, bytes, dict[str, Any]]:
     config = PretrainConfig(steps=2, resolutions=("low",), precision="fp32", probe=0)
-    run = Pretraining(config, 2, facts={"pictures": "p"})
+    run = Pretraining(config, 2, facts={"images": "p"})
     for parameter in run.towers.parameters():
         parameter.grad = torch.zeros_like(parameter)
     run.optimizer.step()

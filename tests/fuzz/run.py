@@ -34,7 +34,7 @@ _KEPT = 20
 def fuzz(name: str, first: int, count: int, seconds: float, folder: Path, out: Connection) -> None:
     """Give a reader inputs from seed `first` on; report after each thousand and at the end."""
     logging.disable(logging.CRITICAL)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff writes there of every damaged picture
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff writes there of every damaged image
     # Every input would have the same annotations evaluated again, which takes most of the time.
     agents.configs.get_type_hints = lru_cache(get_type_hints)
     runs.get_type_hints = lru_cache(get_type_hints)

@@ -180,15 +180,15 @@ def test_annotations_that_are_refused(text: str, tmp_path: Path) -> None:
         dogs.boxes(0)
 
 
-# -- pictures ---------------------------------------------------------------------------------
+# -- images ---------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_picture_beyond_the_limit_is_refused_not_warned_of(
+def test_an_image_beyond_the_limit_is_refused_not_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "p.png"
-    path.write_bytes(data_targets._picture("PNG"))
+    path.write_bytes(data_targets._image("PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48)
     assert read_image(path).shape == (6, 8, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 47)  # Pillow itself refuses from twice that
@@ -198,18 +198,18 @@ def test_a_picture_beyond_the_limit_is_refused_not_warned_of(
 
 
 def test_formats_that_start_programs_are_not_tried(tmp_path: Path) -> None:
-    (tmp_path / "p.jpg").write_bytes(data_targets._picture("EPS"))
-    with Image.open(tmp_path / "p.jpg") as picture:
-        assert picture.format == "EPS"
+    (tmp_path / "p.jpg").write_bytes(data_targets._image("EPS"))
+    with Image.open(tmp_path / "p.jpg") as image:
+        assert image.format == "EPS"
     with pytest.raises(UnreadableImageError):
         image_size(tmp_path / "p.jpg")
 
 
-def test_links_in_a_circle_are_no_pictures(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_no_images(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
     for name in ("p.png", "q.png"):
-        (folder / name).write_bytes(data_targets._picture("PNG"))
+        (folder / name).write_bytes(data_targets._image("PNG"))
     (folder / "r.png").symlink_to("r.png")
     (tmp_path / "b").symlink_to("b")
     assert len(ImageFolder(tmp_path, "trainval", allow_missing=True)) == 2
@@ -218,7 +218,7 @@ def test_links_in_a_circle_are_no_pictures(tmp_path: Path) -> None:
 def test_a_name_that_is_no_utf8_has_a_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     try:
-        (tmp_path / "a" / "\udc80.png").write_bytes(data_targets._picture("PNG"))
+        (tmp_path / "a" / "\udc80.png").write_bytes(data_targets._image("PNG"))
     except OSError:
         pytest.skip("this file system takes no such names")
     assert len(ImageFolder(tmp_path, "trainval").fingerprint) == 64

@@ -95,7 +95,7 @@ def test_an_empty_dataset_is_refused():
         def __len__(self) -> int:
             return 0
 
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         DogsGlimpseEnv(dataset=Empty("val", num_images=2), observation="pixels")
 
 
@@ -128,7 +128,7 @@ def test_a_bank_that_does_not_fit_is_refused(tmp_path):
     DogsGlimpseEnv(**fitting)
     for change, error, says in (
         ({"dataset": dogs("val", 4)}, BankMismatchError, "split"),
-        ({"dataset": dogs("train", 5)}, BankMismatchError, "other pictures"),
+        ({"dataset": dogs("train", 5)}, BankMismatchError, "other images"),
         ({"resolutions": ("medium",)}, BankMismatchError, "medium"),
         ({"mirror": "auto"}, ValueError, "mirror=False"),
         ({"mirror": True}, ValueError, "mirror=False"),

@@ -1,4 +1,4 @@
-"""The walk over the pictures, the draws of an episode, and what the rules leave untouched."""
+"""The walk over the images, the draws of an episode, and what the rules leave untouched."""
 
 from __future__ import annotations
 

@@ -37,11 +37,11 @@ from tests.glimpse_env.helpers import (
 
 
 def low_level(index: int) -> np.ndarray:
-    """The picture with short side 96, straight from Pillow."""
-    picture = Image.fromarray(dogs().image(index))
-    share = 96 / min(picture.size)
-    size = [round(side * share) for side in picture.size]
-    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
+    """The image with short side 96, straight from Pillow."""
+    image = Image.fromarray(dogs().image(index))
+    share = 96 / min(image.size)
+    size = [round(side * share) for side in image.size]
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
 def looks_like(patch: np.ndarray, window: np.ndarray) -> bool:
@@ -141,7 +141,7 @@ def test_axis_s_follows_the_order_of_resolutions():
     assert not np.array_equal(full["low"], full["medium"])
 
 
-def test_a_centred_context_is_the_middle_of_the_small_picture():
+def test_a_centred_context_is_the_middle_of_the_small_image():
     env = DogsGlimpseEnv(**options())
     for index in range(4):
         context = env.reset(options={"image": index})[0]["context"]
@@ -155,7 +155,7 @@ def test_a_random_context_slides_along_the_long_side_and_stays_inside():
     env = DogsGlimpseEnv(**options(context="random"))
     level = low_level(0)
     slack = max(level.shape[:2]) - 96
-    assert slack > 4, "choose a picture that is not square"
+    assert slack > 4, "choose an image that is not square"
     windows = [
         level[a : a + 96, b : b + 96]
         for a in range(level.shape[0] - 95)
@@ -169,7 +169,7 @@ def test_a_random_context_slides_along_the_long_side_and_stays_inside():
     assert min(places) <= slack * 0.2 and max(places) >= slack * 0.8
 
 
-def test_mirroring_shows_the_flipped_picture_about_half_the_time():
+def test_mirroring_shows_the_flipped_image_about_half_the_time():
     env = DogsGlimpseEnv(**options(mirror=True))
     plain = DogsGlimpseEnv(**options())
     level = low_level(0)
@@ -193,7 +193,7 @@ def test_mirroring_shows_the_flipped_picture_about_half_the_time():
 
 
 def test_a_mirrored_look_left_is_a_plain_look_right():
-    """Inside the picture, where there is no noise, the glimpse at x is the flip of that at -x."""
+    """Inside the image, where there is no noise, the glimpse at x is the flip of that at -x."""
     env = DogsGlimpseEnv(**options(mirror=True, resolutions=("high",)))
     plain = DogsGlimpseEnv(**options(resolutions=("high",)))
     seed = next(s for s in range(20) if env.reset(seed=s) and env._dynamics.mirror[0])
@@ -217,7 +217,7 @@ def test_fixations_beyond_the_edge_are_clipped():
     np.testing.assert_array_equal(seen[0]["fixation"], np.float32([1, -1]))
 
 
-def test_noise_outside_the_picture_is_new_at_each_look_and_each_seed():
+def test_noise_outside_the_image_is_new_at_each_look_and_each_seed():
     env = DogsGlimpseEnv(**options(num_glimpses=2, resolutions=("low",)))
     patches = []
     for seed in (0, 1):
@@ -508,7 +508,7 @@ def test_gymnasiums_checker_passes_without_a_warning(observation, monkeypatch):
         env.close()
 
 
-def test_rgb_array_shows_the_picture_and_then_the_scanpath():
+def test_rgb_array_shows_the_image_and_then_the_scanpath():
     env = DogsGlimpseEnv(**options(num_glimpses=2, render_mode="rgb_array"))
     env.reset(seed=0)
     frames = [env.render()]
@@ -521,7 +521,7 @@ def test_rgb_array_shows_the_picture_and_then_the_scanpath():
     assert all(not np.array_equal(a, b) for a, b in zip(frames, frames[1:], strict=False))
 
 
-def test_a_mirrored_picture_is_drawn_mirrored():
+def test_a_mirrored_image_is_drawn_mirrored():
     env = DogsGlimpseEnv(**options(mirror=True, render_mode="rgb_array"))
     frames = {}
     for seed in range(20):
@@ -573,10 +573,10 @@ def test_human_survives_a_screen_that_does_not_answer(monkeypatch, caplog):
     assert "987" in caplog.text
 
 
-# -- real pictures, real weights ---------------------------------------------------------------
+# -- real images, real weights ---------------------------------------------------------------
 
 
-def test_real_pictures_play_by_the_same_rules(dogs_dir):
+def test_real_images_play_by_the_same_rules(dogs_dir):
     with pytest.raises(MissingImagesError, match="allow_missing"):
         gymnasium.make("DogsGlimpse-v0", data_dir=dogs_dir, observation="pixels")
     common = {"data_dir": dogs_dir, "allow_missing": True, "observation": "pixels"}

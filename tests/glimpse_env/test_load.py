@@ -319,10 +319,10 @@ def test_a_window_shows_each_step_and_closes(screen, form):
         ended = env.step(env.action_space.sample())[2]
         if not batch and ended:
             env.reset()
-        picture = env._window._label.image
-        assert (picture.width(), picture.height()) == side
-        shown.add(str(picture))
-    assert len(shown) == 4, "a picture of its own for every step"
+        image = env._window._label.image
+        assert (image.width(), image.height()) == side
+        shown.add(str(image))
+    assert len(shown) == 4, "an image of its own for every step"
     copied = pickle.loads(pickle.dumps(env))
     assert copied._window is None and env._window._root is not None
     copied.render()

@@ -81,7 +81,7 @@ def _assert_alike(mine: Any, theirs: Any) -> None:
     np.testing.assert_array_equal(mine, theirs)
 
 
-def test_a_pickled_environment_leaves_the_pictures_behind():
+def test_a_pickled_environment_leaves_the_images_behind():
     env = DogsGlimpseVectorEnv(2, **options(num_glimpses=1))
     env.reset(seed=0)
     early = len(pickle.dumps(env))

@@ -74,7 +74,7 @@ const levelOf = (resolution, scale) => (scale ? 'high' : resolution);
 
 // One patch: the box of the image in 96 x 96 pixels. Returns once it is drawn.
 async function drawPatch(canvas, place, box, resolution, scale = 0) {
-  const level = await picture(place, levelOf(resolution, scale));
+  const level = await loadImage(place, levelOf(resolution, scale));
   const context = canvas.getContext('2d');
   noise(context, PATCH, PATCH);
   const [width, height] = data.images[place].size;

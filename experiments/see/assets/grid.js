@@ -43,18 +43,18 @@ function card([number, place], position) {
   const many = both.length > 1 || selected().length > 1;
   const button = make('button', { type: 'button', class: 'card', 'data-position': position },
     make('span', { class: 'truth' }, breedName(data.labels[image.at])));
-  const pictures = make('span', { class: both.length > 1 ? 'pictures two' : 'pictures' });
+  const images = make('span', { class: both.length > 1 ? 'images two' : 'images' });
   for (const each of both) {
     const right = data.players[each].answers[image.at] === data.labels[image.at];
     const [width, height] = image.size;
     const frame = make('span', { class: `frame ${right ? 'is-right' : 'is-wrong'} ${height > width ? 'tall' : ''}` });
     frame.style.aspectRatio = `${width} / ${height}`;
     frame.append(thumbnail(place), overlay(data.players[each], place));
-    pictures.append(make('span', { class: 'slot' },
+    images.append(make('span', { class: 'slot' },
       make('span', { class: 'stage' }, frame), verdict(each, image.at),
       many ? make('span', { class: 'who' }, named(nameOf(data.players[each]))) : ''));
   }
-  button.append(pictures);
+  button.append(images);
   button.addEventListener('click', () => openEpisode(position));
   return make('li', {}, button);
 }

@@ -90,7 +90,7 @@ function source(place, level) {
 const hasLevel = (level) => byId(`pixels-0-${level}`) !== null;
 
 const loaded = new Map();
-function picture(place, level) {
+function loadImage(place, level) {
   const key = `${place}-${level}`;
   if (!loaded.has(key)) {
     if (loaded.size > 60) loaded.delete(loaded.keys().next().value);

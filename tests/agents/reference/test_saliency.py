@@ -22,8 +22,8 @@ def test_it_is_the_paper_s() -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, MAP_SIDE, MAP_SIDE, 3), generator=generator)
     found = spectral_residual(pixels.to(torch.uint8)).double().numpy()
-    for picture, own in zip(pixels.numpy(), found, strict=True):
-        grey = picture / 255.0 @ np.array([0.299, 0.587, 0.114])
+    for image, own in zip(pixels.numpy(), found, strict=True):
+        grey = image / 255.0 @ np.array([0.299, 0.587, 0.114])
         np.testing.assert_allclose(own, slow_residual(grey), rtol=2e-3, atol=1e-6)
 
 
@@ -43,7 +43,7 @@ def test_what_is_unlike_the_rest_stands_out(row: int, column: int) -> None:
     assert (place - expected).abs().max() < 0.15
 
 
-def test_a_plain_picture_has_a_map_too() -> None:
+def test_a_plain_image_has_a_map_too() -> None:
     plain = spectral_residual(torch.full((1, 96, 96, 3), 128, dtype=torch.uint8))
     assert bool(plain.isfinite().all()) and bool((plain >= 0).all())
 
@@ -59,8 +59,8 @@ def test_peaks_descend_and_are_inhibited() -> None:
     torch.testing.assert_close(found[1, 0], torch.tensor([10.5 / 10 - 1, 5.5 / 5 - 1]))
 
 
-def test_the_context_is_mapped_into_the_picture_and_each_glimpse_gets_its_own() -> None:
-    """In a picture twice as wide as high the context takes the middle half of the width."""
+def test_the_context_is_mapped_into_the_image_and_each_glimpse_gets_its_own() -> None:
+    """In an image twice as wide as high the context takes the middle half of the width."""
     choose = by_saliency()
     pixels = odd_one_out([(24, 72), (72, 20)], [6, 4]).expand(3, -1, -1, -1)
     frame = torch.tensor([[1.0, 1.0], [0.5, 1.0], [1.0, 0.5]])

@@ -99,7 +99,7 @@ def test_lattice_points() -> None:
     np.testing.assert_allclose(lattice(2), [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]])
     nine = lattice(3, 0.5)
     assert nine.min() == -0.5 and nine.max() == 0.5 and (nine[4] == 0).all()
-    # A mirrored picture's lattice is the lattice mirrored.
+    # A mirrored image's lattice is the lattice mirrored.
     np.testing.assert_allclose(sorted((-nine[:, 0]).tolist()), sorted(nine[:, 0].tolist()))
     for side in range(1, 60, 2):  # exactly: the centre is looked for by comparison
         assert (lattice(side)[side * side // 2] == 0).all()
@@ -160,7 +160,7 @@ def test_a_bank_of_the_old_form_opens_and_is_gone_on_with_as_grid_1(tmp_path: Pa
     "wanted, word",
     [
         ({"split": "val"}, "split"),
-        ({"dataset": "x" * 64}, "other pictures"),
+        ({"dataset": "x" * 64}, "other images"),
         ({"encoder": "x" * 64}, "encoder"),
         ({"resolutions": ("low", "medium")}, "medium"),
     ],
@@ -172,7 +172,7 @@ def test_what_it_is_not_is_refused(wanted: dict, word: str, tmp_path: Path) -> N
         bank.check(**wanted)
 
 
-def test_mirrored_pictures_that_are_not_there(tmp_path: Path) -> None:
+def test_mirrored_images_that_are_not_there(tmp_path: Path) -> None:
     bank = filled(tmp_path / "b", mirrored=False)
     one = np.array([1])
     with pytest.raises(BankMismatchError, match=r"mirror=False \(glimpse train: --mirror off\)"):

@@ -36,7 +36,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device 
 
 
 def patches(count: int, seed: int = 0) -> torch.Tensor:
-    """Smooth random pictures: white noise would exercise no structure."""
+    """Smooth random images: white noise would exercise no structure."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 12, 12, generator=generator) * 255
     fine = nn.functional.interpolate(coarse, size=(96, 96), mode="bicubic").clamp(0, 255)

@@ -30,7 +30,7 @@ from tests.encoders.test_googlenet import randomly
 
 @pytest.fixture(scope="module")
 def real_patches(dogs_dir: Path) -> torch.Tensor:
-    """The middle of 160 real pictures, seen at low resolution."""
+    """The middle of 160 real images, seen at low resolution."""
     dogs = StanfordDogs(dogs_dir, "train", allow_missing=True)
     chosen = range(0, len(dogs), len(dogs) // 160)[:160]
     pyramids = [build_pyramid(dogs.image(index), ("low",)) for index in chosen]
@@ -98,7 +98,7 @@ def test_real_weights_on_patches_like_those_of_the_calibration(
     exact = make_encoder(spec, device="cpu", precision="fp32")(x)
     got = make_encoder(spec, device="cpu", precision="int8", calibration=calibration)(x)
     assert relative_error(got, exact) < 0.15
-    # Which picture is which is as clear as before: each is nearest to itself.
+    # Which image is which is as clear as before: each is nearest to itself.
     distances = torch.cdist(got - exact.mean(0), exact - exact.mean(0))
     assert (distances.argmin(1) == torch.arange(len(x))).all()
 

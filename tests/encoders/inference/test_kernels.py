@@ -45,7 +45,7 @@ def activations(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> t
 def test_pooling_is_torchs(shape, window, stride, pad, ceil, dtype) -> None:
     pool = nn.MaxPool2d(window, stride=stride, padding=pad, ceil_mode=ceil)
     x = activations(sum(shape), *shape, dtype=dtype)
-    # torch pools bytes in tiny pictures only; as floats they are the same.
+    # torch pools bytes in tiny images only; as floats they are the same.
     expected = pool(x.float()).to(dtype)
     torch.testing.assert_close(kernels.KernelMaxPool(pool)(x), expected, rtol=0, atol=0)
 

@@ -145,8 +145,8 @@ def test_a_tilde_in_the_data_folder_is_home(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    monkeypatch.setenv("GLIMPSE_DATA", "~/pictures")
-    assert default_weights_dir() == tmp_path / "pictures" / "weights"
+    monkeypatch.setenv("GLIMPSE_DATA", "~/photographs")
+    assert default_weights_dir() == tmp_path / "photographs" / "weights"
     assert search_folders()[1] == (tmp_path / "weights").resolve()
 
 

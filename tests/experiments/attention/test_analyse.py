@@ -35,7 +35,7 @@ from experiments.train.evaluate import play
 from experiments.train.playback import Watched, open_run, run_titles, watch
 from glimpse_env.datasets.synthetic import SyntheticDogs
 
-# Two dogs, apart, in a picture 200 wide and 100 high.
+# Two dogs, apart, in an image 200 wide and 100 high.
 PAIR = np.array([[20.0, 40.0, 60.0, 80.0], [140.0, 40.0, 180.0, 80.0]])
 SIZE = (200, 100)
 
@@ -51,7 +51,7 @@ def watched_at(fixations: np.ndarray, classes: int = 3) -> Watched:
     )  # fmt: skip
 
 
-def test_measures_of_a_picture_with_two_dogs() -> None:
+def test_measures_of_an_image_with_two_dogs() -> None:
     points = np.array([
         [40.0, 60.0],   # the middle of one
         [100.0, 60.0],  # halfway between
@@ -118,11 +118,11 @@ def test_one_who_always_looks_at_the_dog() -> None:
     assert first["inside_minus_random"]["low"] > 0
     assert record["several_dogs"] == {}
     misses = np.abs(corners + 30 - np.array(SIZE) / 2).max(axis=1) > 30
-    assert record["off_centre"]["pictures"] == misses.sum()
+    assert record["off_centre"]["images"] == misses.sum()
     assert record["off_centre"]["learned"][0]["value"] == 1
     assert record["off_centre"]["others"]["centre"]["value"] == 0
-    assert record["answers"]["one_dog"] == {"pictures": 60} | record["answers"]["first_inside"] | {
-        "pictures": 60
+    assert record["answers"]["one_dog"] == {"images": 60} | record["answers"]["first_inside"] | {
+        "images": 60
     }
     np.testing.assert_allclose(in_dogs_frame(scenery, middles), 0, atol=1e-9)
 
@@ -140,15 +140,15 @@ def test_two_dogs_are_told_apart_from_one_and_from_none() -> None:
     between, on_one = [0.0, 0.2], [-0.6, 0.2]
     looked = np.array([[between, on_one, between, on_one, between]])
     record = judge_places(watched_at(looked), Ground.of(scenery), None)
-    assert record["pictures"] == 4
+    assert record["images"] == 4
     apart = record["several_dogs"]["apart"]
-    assert apart["pictures"] == 2
+    assert apart["images"] == 2
     assert apart["learned"][0]["hull"]["value"] == 0.5
     assert apart["learned"][0]["one"]["value"] == 0.5
     assert apart["others"]["centre"]["hull"]["value"] == 1.0
     assert apart["learned"][0]["hull_minus_centre"]["value"] == -0.5
     every = record["several_dogs"]["all"]
-    assert every["pictures"] == 3 and every["learned"][0]["overlap"]["value"] == pytest.approx(
+    assert every["images"] == 3 and every["learned"][0]["overlap"]["value"] == pytest.approx(
         1 / 3, abs=1e-4
     )
 
@@ -161,7 +161,7 @@ def test_pixels_as_the_paper_counts_them() -> None:
 
 
 def test_answers_glimpse_by_glimpse() -> None:
-    """Wrong after one glimpse in half the pictures, right after two."""
+    """Wrong after one glimpse in half the images, right after two."""
     looked = watched_at(np.zeros((2, 40, 2)), classes=4)
     first = np.array(looked.log_probs)
     first[0, ::8] = np.roll(first[0, ::8], 1, axis=1)
@@ -201,8 +201,8 @@ def test_attention_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) ->
     folders = (watched_runs["high"], watched_runs["both"])
     record = attention(AttentionConfig(runs=folders, out=tmp_path))
     assert json.loads((tmp_path / "attention.json").read_text()) == record
-    with Image.open(tmp_path / "attention.png") as picture:
-        assert picture.width > 1000 and picture.height > 1200
+    with Image.open(tmp_path / "attention.png") as image:
+        assert image.width > 1000 and image.height > 1200
     page = (tmp_path / "attention.md").read_text()
     high, both = record["runs"]
     assert high["title"] == "high only, 2 glimpses" and both["title"] == "high + medium, 1 glimpse"
@@ -227,13 +227,13 @@ def test_attention_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) ->
     assert high["boxes"]["glimpses"][0]["inside"]["value"] == round(float(np.mean(hits)), 4)
 
 
-def test_pictures_without_boxes(
+def test_images_without_boxes(
     watched_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SyntheticDogs, "boxes", lambda self, index: np.zeros((0, 4), np.float32))
     record = attention(AttentionConfig(runs=(watched_runs["high"],), out=tmp_path, count=7))
     (run,) = record["runs"]
-    assert run["boxes"] is None and run["pictures"] == 7
+    assert run["boxes"] is None and run["images"] == 7
     page = (tmp_path / "attention.md").read_text()
     assert "come without boxes" in page and "Two dogs" not in page
     assert (tmp_path / "attention.png").is_file()
@@ -245,9 +245,9 @@ def test_two_dogs_on_request(watched_runs: dict[str, Path], tmp_path: Path) -> N
     )
     record = attention(config)
     part = record["runs"][0]["boxes"]["several_dogs"]["all"]
-    assert part["pictures"] == 8 and record["runs"][0]["lattice"] is None
+    assert part["images"] == 8 and record["runs"][0]["lattice"] is None
     mirrored = record["runs"][0]["mirrored"]
-    assert mirrored is None or 0 < mirrored["pictures"] <= 8
+    assert mirrored is None or 0 < mirrored["images"] <= 8
     row = part["learned"][0]
     assert sum(row[key]["value"] for key in ("none", "one", "overlap")) == pytest.approx(1)
     page = format_attention(record)

@@ -50,7 +50,7 @@ def test_a_mirrored_image_gets_the_mirrored_fixation(follows, monkeypatch) -> No
     monkeypatch.setattr(moves, "episodes", played)
     agent, env = SimpleNamespace(seed=lambda seed: None), SimpleNamespace()
     found = mirrored_fixations(agent, env, np.arange(10), plain, 0)
-    assert found["pictures"] == 5
+    assert found["images"] == 5
     for row, here in zip(found["glimpses"], plain, strict=True):
         aside = np.abs(here[flipped, 0]) > 0.1
         assert row["count_off_the_line"] == aside.sum()

@@ -59,7 +59,7 @@ def test_people_are_judged_like_agents(watched_runs: Runs, tmp_path: Path) -> No
     agent, people, same = record["runs"]
     assert "people" not in agent
     assert people["title"] == f"{PEOPLE}, high only, 2 glimpses"
-    assert same["title"].startswith(AGENT) and same["pictures"] == people["pictures"] == 6
+    assert same["title"].startswith(AGENT) and same["images"] == people["images"] == 6
     assert people["boxes"]["glimpses"][0]["inside"]["value"] == 1.0
     assert people["answers"][-1]["learned"]["value"] == 1.0
     own = same["answers"][-1]["learned"]["value"]
@@ -78,7 +78,7 @@ def test_people_are_judged_like_agents(watched_runs: Runs, tmp_path: Path) -> No
     # One record alone, and without an agent's run beside it.
     file = min(folder.iterdir())
     alone = attention(AttentionConfig(runs=(file,), out=tmp_path / "alone"))
-    assert [row["pictures"] for row in alone["runs"]] == [3, 3]
+    assert [row["images"] for row in alone["runs"]] == [3, 3]
 
 
 def test_what_the_record_holds_of_the_agent_is_what_it_did(

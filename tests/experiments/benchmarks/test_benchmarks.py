@@ -34,7 +34,7 @@ def test_retina(tmp_path: Path) -> None:
     record = run("retina", tmp_path)
     rates = record["glimpses_a_second"]["4"]
     ours = rates["ours"]["clock"]["median"]
-    assert {"memcpy", "grid_sample", "ours, picture by picture"} <= rates.keys()
+    assert {"memcpy", "grid_sample", "ours, image by image"} <= rates.keys()
     for name, ratio in record["ours_over"].items():
         assert ratio == pytest.approx(ours / rates[name]["clock"]["median"], rel=1e-2, abs=1e-3)
     over = record["ours_over"]
@@ -62,7 +62,7 @@ def test_a_free_encoder_is_free_and_right_in_shape() -> None:
     assert environment.GLIMPSES == 3
 
 
-def test_pyramids_of_drawn_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyramids_of_drawn_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIMPSE_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -71,11 +71,11 @@ def test_pyramids_of_drawn_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert record["holds"] == (max(record["times_over_decoding"].values()) < 3)
 
 
-def test_pyramids_are_of_the_first_pictures(tmp_path: Path) -> None:
-    with pyramids._pictures(3, tmp_path) as (dataset, _):
+def test_pyramids_are_of_the_first_images(tmp_path: Path) -> None:
+    with pyramids._images(3, tmp_path) as (dataset, _):
         assert len(dataset) == 3
-        with Image.open(dataset.path(2)) as picture:
-            assert np.asarray(picture.convert("RGB")).shape == dataset.image(2).shape
+        with Image.open(dataset.path(2)) as image:
+            assert np.asarray(image.convert("RGB")).shape == dataset.image(2).shape
 
 
 def test_encoder(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_scaling(tmp_path: Path) -> None:
     record = run("scaling", tmp_path)
     assert record["holds"] == all(record["parts_of_the_claim"].values())
     assert len(record["parts_of_the_claim"]) == len(record["microseconds"]) == 9
-    with Image.open(tmp_path / "benchmark-scaling.png") as picture:
-        assert picture.size[0] > 1000
+    with Image.open(tmp_path / "benchmark-scaling.png") as image:
+        assert image.size[0] > 1000
 
 
 def test_flops_are_counted_as_two_a_multiply_add() -> None:

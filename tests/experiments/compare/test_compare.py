@@ -256,7 +256,7 @@ class Softmax:
     "agent",
     [
         "random", "lattice-scan", "box-oracle",
-        pytest.param("saliency", marks=pytest.mark.slow),  # draws the pictures
+        pytest.param("saliency", marks=pytest.mark.slow),  # draws the images
     ],
 )  # fmt: skip
 def test_references_take_part_by_name(agent: str, bank: Path, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_anybodys_policy_takes_part_and_learns(bank: Path, tmp_path: Path) -> No
     config = a_contest(agent, bank, tmp_path / "run", steps=30 * 384, set=("rate=0.02",))
     record = contest(config)
     assert record["learns"] and record["run"]["policy_options"] == {"rate": "0.02"}
-    # Its loss tells what 32 held-out pictures cannot: one of them more is three points.
+    # Its loss tells what 32 held-out images cannot: one of them more is three points.
     assert len(Softmax.losses) >= 20
     assert np.mean(Softmax.losses[-5:]) < np.mean(Softmax.losses[:5]) - 0.1
     with pytest.raises(ValueError, match="cannot be built .*speed"):
@@ -391,7 +391,7 @@ def test_an_agent_that_was_stopped_short_is_marked(
     row = next(line for line in text.splitlines() if line.startswith("| a2c"))
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[4].endswith(") †") and cells[5].endswith(")")
-    assert "reward alone" in text and "searched on these same pictures" in text
+    assert "reward alone" in text and "searched on these same images" in text
     jobs = contest_jobs(config)
     reached = read_last(jobs[0].folder)["steps"]
     assert f"† {reached:,} steps" in text and "stopped after 0.002 min" in text
@@ -426,7 +426,7 @@ def test_bad_comparisons_are_refused_before_anything_runs() -> None:
         CompareConfig(seeds=0)
 
 
-def test_other_numbers_of_pictures_have_banks_of_their_own() -> None:
+def test_other_numbers_of_images_have_banks_of_their_own() -> None:
     usual, own = ContestConfig("ppo").run().bank, Path("elsewhere")
     few = DataConfig(num_images=64)
     assert ContestConfig("ppo", data=few).run().bank not in (usual, None)

@@ -13,14 +13,14 @@ from PIL import Image
 
 from experiments.paper import sheets
 from experiments.paper.figure_parts import Shown, box_diagram, figure_3, figure_5, figure_6
-from experiments.paper.figures import FiguresConfig, best_example, choose_pictures, figures, travel
+from experiments.paper.figures import FiguresConfig, best_example, choose_images, figures, travel
 from experiments.runtime.runs import RunError
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.rendering.scanpath import GLIMPSE_COLORS, RIGHT_COLOR, WRONG_COLOR
 
 
-def counted(picture: np.ndarray, color: tuple[int, int, int]) -> int:
-    return int((picture == np.array(color, np.uint8)).all(axis=-1).sum())
+def counted(image: np.ndarray, color: tuple[int, int, int]) -> int:
+    return int((image == np.array(color, np.uint8)).all(axis=-1).sum())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_sheets_are_as_wide_as_print_and_white_around(
             assert (edge == 255).all()
 
 
-def test_pictures_of_any_shape_fit(shown: Shown) -> None:
+def test_images_of_any_shape_fit(shown: Shown) -> None:
     for shape in ((40, 400), (500, 60), (97, 97)):
         image = np.full((*shape, 3), 90, np.uint8)
         odd = replace(shown, image=image)
@@ -69,14 +69,14 @@ def test_pictures_of_any_shape_fit(shown: Shown) -> None:
             assert sheet.shape[1] <= 1604
 
 
-def test_the_box_diagram_shows_boxes_that_leave_the_picture(shown: Shown) -> None:
+def test_the_box_diagram_shows_boxes_that_leave_the_image(shown: Shown) -> None:
     """The low patch at a corner is as long as the short side, half of it outside."""
     flat = replace(shown, image=np.full((300, 400, 3), (90, 120, 150), np.uint8))
     corner = replace(flat, fixations=np.array([[-1.0, -1.0]]), resolutions=("low",))
     sheet = box_diagram(corner, 0, 500, 500)
     inside = (sheet == (90, 120, 150)).all(axis=-1)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    # 150 of 450 rows, and 150 of 550 columns, lie above and to the left of the picture.
+    # 150 of 450 rows, and 150 of 550 columns, lie above and to the left of the image.
     assert rows[0] / sheet.shape[0] == pytest.approx(150 / 450, abs=0.04)
     assert columns[0] / sheet.shape[1] == pytest.approx(150 / 550, abs=0.04)
     assert max(sheet.shape) <= 510
@@ -111,19 +111,19 @@ def test_the_best_example_is_right_first_and_far_second() -> None:
     assert best_example(right[:, :1], np.zeros((2, 1))) == 0
 
 
-def test_pictures_are_chosen_by_the_seed_alone() -> None:
+def test_images_are_chosen_by_the_seed_alone() -> None:
     config = FiguresConfig(run=(Path("a"),), count=4)
-    one = choose_pictures(config, 100)
+    one = choose_images(config, 100)
     assert {k: len(v) for k, v in one.items()} == {5: 4, 6: 4, 3: 48}
     np.testing.assert_array_equal(one[5], one[6])
-    again = choose_pictures(replace(config, run=(Path("b"), Path("c"))), 100)
+    again = choose_images(replace(config, run=(Path("b"), Path("c"))), 100)
     for number in (3, 5, 6):
         np.testing.assert_array_equal(one[number], again[number])
-    assert not np.array_equal(one[5], choose_pictures(replace(config, seed=1), 100)[5])
-    by_hand = choose_pictures(replace(config, image=17, which=(3,)), 100)
+    assert not np.array_equal(one[5], choose_images(replace(config, seed=1), 100)[5])
+    by_hand = choose_images(replace(config, image=17, which=(3,)), 100)
     assert by_hand.keys() == {3} and by_hand[3].tolist() == [17]
     with pytest.raises(ValueError, match="give one of 0 to 99"):
-        choose_pictures(replace(config, image=100), 100)
+        choose_images(replace(config, image=100), 100)
 
 
 @pytest.mark.slow
@@ -140,10 +140,10 @@ def test_figures_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) -> N
     page = (config.out / "figures.md").read_text()
     for name in files:
         assert f"]({name})" in page
-        with Image.open(config.out / name) as picture:
-            assert picture.width >= 1500
+        with Image.open(config.out / name) as image:
+            assert image.width >= 1500
     assert all(model["checkpoint"] in page for model in record["models"])
-    six = record["figures"][-1]["pictures"]
+    six = record["figures"][-1]["images"]
     dataset = SyntheticDogs("val", num_images=12)
     for row in six:
         assert row["label"] == dataset.class_names[dataset.labels[row["image"]]]
@@ -152,7 +152,7 @@ def test_figures_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) -> N
             assert answer["right"] == (answer["answer"] == row["label"])
     # From its own record, a figure can be drawn again to the byte.
     again = replace(
-        config, out=tmp_path / "two", which=(3,), image=record["figures"][0]["pictures"][0]["image"]
+        config, out=tmp_path / "two", which=(3,), image=record["figures"][0]["images"][0]["image"]
     )
     figures(again)
     assert [p.name for p in sorted(again.out.glob("*.png"))] == ["figure-3.png"]
@@ -174,6 +174,6 @@ def test_what_cannot_be_drawn(watched_runs: dict[str, Path], tmp_path: Path) -> 
     record = json.loads((other / "config.json").read_text())
     record["data"]["num_images"], record["bank"] = 32, None
     (other / "config.json").write_text(json.dumps(record))
-    with pytest.raises(RunError, match="other pictures"):
+    with pytest.raises(RunError, match="other images"):
         figures(FiguresConfig(run=(run, other), out=tmp_path / "out", which=(6,), count=2))
     assert not (tmp_path / "out").exists()

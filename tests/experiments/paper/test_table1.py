@@ -141,7 +141,7 @@ def test_epochs_are_chosen_where_the_mean_over_the_seeds_is_best(tmp_path: Path)
 # -- what is said -------------------------------------------------------------------------------
 
 
-def test_the_interval_of_a_difference_adds_pictures_and_seeds() -> None:
+def test_the_interval_of_a_difference_adds_images_and_seeds() -> None:
     value, half = difference(cell(60.0, half=1.96, std=None), cell(50.0, half=1.96, std=None))
     assert value == 10.0 and half == pytest.approx(1.96 * 2**0.5)
     # Two seeds with a spread of sqrt(2) add a variance of 1 to each cell's 1.

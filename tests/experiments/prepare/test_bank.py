@@ -44,8 +44,8 @@ class Means(nn.Module):
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Six random pictures of odd sizes."""
+class Images:
+    """Six random images of odd sizes."""
 
     split: str = "train"
     training: bool = True
@@ -66,11 +66,11 @@ class Pictures:
         return np.zeros((0, 4), np.float32)
 
     def name(self, index: int) -> str:
-        return f"picture {index}"
+        return f"image {index}"
 
 
-class Deadly(Pictures):
-    """Pictures that end any worker process that opens one."""
+class Deadly(Images):
+    """Images that end any worker process that opens one."""
 
     def image(self, index: int) -> np.ndarray:
         if multiprocessing.parent_process() is not None:
@@ -78,8 +78,8 @@ class Deadly(Pictures):
         return super().image(index)
 
 
-class Interrupting(Pictures):
-    """Pictures that take a worker for ever."""
+class Interrupting(Images):
+    """Images that take a worker for ever."""
 
     def image(self, index: int) -> np.ndarray:
         time.sleep(600)
@@ -87,8 +87,8 @@ class Interrupting(Pictures):
 
 
 def made(folder: Path, config: BankConfig, encoder: Encoder) -> FeatureBank:
-    bank = FeatureBank.create(folder, describe(config, Pictures(), encoder))
-    builder = BankBuilder(bank, Pictures(), encoder)
+    bank = FeatureBank.create(folder, describe(config, Images(), encoder))
+    builder = BankBuilder(bank, Images(), encoder)
     for chunk in range(len(bank.done)):
         builder.build_chunk(chunk)
     return FeatureBank.open(folder)
@@ -113,15 +113,15 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_equals_the_live_encoder_everywhere(name: str, encoder: Encoder, tmp_path: Path) -> None:
-    """Against a slow loop, patch by patch, mirroring done on the picture itself."""
+    """Against a slow loop, patch by patch, mirroring done on the image itself."""
     config = CONFIGS[name]
     bank = made(tmp_path / "b", config, encoder)
 
     def live(image: int, mirror: int, fixation: np.ndarray, key: np.ndarray, resolution: str):
-        picture = Pictures().image(image)
-        picture = picture[:, ::-1] if mirror else picture
+        pixels = Images().image(image)
+        pixels = pixels[:, ::-1] if mirror else pixels
         patch = cut_patches(
-            [build_pyramid(np.ascontiguousarray(picture))],
+            [build_pyramid(np.ascontiguousarray(pixels))],
             fixation[None],
             np.zeros(1, bool),
             key,
@@ -160,7 +160,7 @@ MAPPED = {
 def test_cells_and_a_coarse_low_lattice_equal_the_live_encoder(
     name: str, mapped: Encoder, tmp_path: Path
 ) -> None:
-    """Looked up as an environment does, against patches cut one by one from the picture itself."""
+    """Looked up as an environment does, against patches cut one by one from the image itself."""
     config = MAPPED[name]
     bank = made(tmp_path / "b", config, mapped)
     grid = 2 if name == "own places" else 3
@@ -168,9 +168,9 @@ def test_cells_and_a_coarse_low_lattice_equal_the_live_encoder(
     assert bank.contexts(*np.zeros((3, 1), int), grid=grid).shape == (1, grid, grid, 3)
 
     def live(image: int, mirror: int, place: np.ndarray, key: np.ndarray, resolution: str):
-        picture = Pictures().image(image)
-        picture = np.ascontiguousarray(picture[:, ::-1] if mirror else picture)
-        pyramid, plain = [build_pyramid(picture)], np.zeros(1, bool)
+        pixels = Images().image(image)
+        pixels = np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels)
+        pyramid, plain = [build_pyramid(pixels)], np.zeros(1, bool)
         patch = cut_patches(pyramid, place[None], plain, key, (resolution,))
         features, cells = mapped.encode(torch.from_numpy(patch[0]), grid)
         return features.numpy(), cells.numpy()
@@ -203,7 +203,7 @@ def test_a_bank_counts_its_patches_and_serves_its_grid_and_one(
     mapped: Encoder, tmp_path: Path
 ) -> None:
     bank = made(tmp_path / "b", MAPPED["coarse low"], mapped)
-    assert BankBuilder(bank, Pictures(), mapped).patches_per_image == 2 * 25 + 9
+    assert BankBuilder(bank, Images(), mapped).patches_per_image == 2 * 25 + 9
     with pytest.raises(BankMismatchError, match="grid of 1 and 3, not 2"):
         bank.contexts(*np.zeros((3, 1), int), grid=2)
     files = {path.name: path.stat().st_size for path in bank.folder.iterdir()}
@@ -213,12 +213,12 @@ def test_a_bank_counts_its_patches_and_serves_its_grid_and_one(
 @pytest.mark.bad_input
 def test_a_grid_or_lattice_that_cannot_be_served_is_told(encoder: Encoder, mapped: Encoder) -> None:
     config = CONFIGS["lattice"]
-    assert describe(config, Pictures(), encoder).context_grid == 1
-    assert describe(config, Pictures(), mapped).context_grid == 3
+    assert describe(config, Images(), encoder).context_grid == 1
+    assert describe(config, Images(), mapped).context_grid == 3
     with pytest.raises(ValueError, match="needs an encoder with a feature map"):
-        describe(replace(config, context_grid=2), Pictures(), encoder)
+        describe(replace(config, context_grid=2), Images(), encoder)
     with pytest.raises(ValueError, match="6 x 6: take one of 1, 2, 3, 6"):
-        describe(replace(config, context_grid=4), Pictures(), mapped)
+        describe(replace(config, context_grid=4), Images(), mapped)
     with pytest.raises(ValueError, match="--low-side"):
         replace(config, low_side=4)
     with pytest.raises(ValueError, match="--low-side"):
@@ -227,7 +227,7 @@ def test_a_grid_or_lattice_that_cannot_be_served_is_told(encoder: Encoder, mappe
 
 def test_environment_answers_from_the_bank(encoder: Encoder, tmp_path: Path) -> None:
     bank = made(tmp_path / "b", CONFIGS["lattice"], encoder)
-    env = DogsGlimpseVectorEnv(2, dataset=Pictures(), encoder=bank, num_glimpses=1)
+    env = DogsGlimpseVectorEnv(2, dataset=Images(), encoder=bank, num_glimpses=1)
     env.reset(seed=3)
     asked = np.array([[0.4, 0.1], [-1.0, 0.9]], np.float32)
     observation, *_ = env.step({"fixation": asked, "label": np.zeros(2, np.int64)})
@@ -243,7 +243,7 @@ def test_environment_shows_the_pixels_that_a_coarse_low_lattice_was_made_of(
 ) -> None:
     bank = made(tmp_path / "b", MAPPED["coarse low"], mapped)
     env = DogsGlimpseVectorEnv(
-        2, dataset=Pictures(), encoder=bank, num_glimpses=1, observation="both", mirror=False,
+        2, dataset=Images(), encoder=bank, num_glimpses=1, observation="both", mirror=False,
         context="center",
     )  # fmt: skip
     seen = env.reset(seed=3)[0]
@@ -260,10 +260,10 @@ def test_interrupted_and_gone_on_with_equals_uninterrupted(
 ) -> None:
     config = CONFIGS["lattice"]
     whole = made(tmp_path / "whole", config, encoder)
-    description = describe(config, Pictures(), encoder)
-    BankBuilder(FeatureBank.create(tmp_path / "b", description), Pictures(), encoder).build_chunk(1)
+    description = describe(config, Images(), encoder)
+    BankBuilder(FeatureBank.create(tmp_path / "b", description), Images(), encoder).build_chunk(1)
     again = FeatureBank.create(tmp_path / "b", description)
-    builder = BankBuilder(again, Pictures(), encoder)
+    builder = BankBuilder(again, Images(), encoder)
     for chunk in np.flatnonzero(again.done == 0):
         builder.build_chunk(int(chunk))
     np.testing.assert_array_equal(FeatureBank.open(tmp_path / "b").glimpse, whole.glimpse)
@@ -271,15 +271,15 @@ def test_interrupted_and_gone_on_with_equals_uninterrupted(
 
 def test_only_training_splits_are_mirrored(encoder: Encoder) -> None:
     config = CONFIGS["lattice"]
-    assert describe(config, Pictures(), encoder).mirrored
-    assert not describe(config, replace(Pictures(), split="val", training=False), encoder).mirrored
-    assert not describe(replace(config, mirror=False), Pictures(), encoder).mirrored
+    assert describe(config, Images(), encoder).mirrored
+    assert not describe(config, replace(Images(), split="val", training=False), encoder).mirrored
+    assert not describe(replace(config, mirror=False), Images(), encoder).mirrored
 
 
 def test_too_small_a_disk_is_said_before_it_starts(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.prepare.bank.build_dataset", lambda data, split: Pictures())
+    monkeypatch.setattr("experiments.prepare.bank.build_dataset", lambda data, split: Images())
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(OSError, match="free"):
         build_bank(replace(CONFIGS["lattice"], out=tmp_path), "train", encoder)
@@ -289,7 +289,7 @@ def test_too_small_a_disk_is_said_before_it_starts(
 def test_a_bank_of_another_lattice_is_not_overwritten(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.prepare.bank.build_dataset", lambda data, split: Pictures())
+    monkeypatch.setattr("experiments.prepare.bank.build_dataset", lambda data, split: Images())
     config = replace(CONFIGS["lattice"], out=tmp_path, workers=1)
     build_bank(config, "train", encoder)
     with pytest.raises(BankMismatchError, match="fixations"):
@@ -300,7 +300,7 @@ def test_a_bank_of_another_lattice_is_not_overwritten(
 @pytest.mark.parametrize("context", ["few", "lattice", "center"])
 def test_there_is_always_a_context_at_the_centre(side: int, context: str, encoder: Encoder) -> None:
     config = replace(CONFIGS["lattice"], side=side, extent=None, context=context)
-    places = describe(config, Pictures(), encoder).context_fixations
+    places = describe(config, Images(), encoder).context_fixations
     assert places.count((0.0, 0.0)) == 1
     lattice = side**2 + (side % 2 == 0)
     assert len(places) == {"few": min(5, lattice), "lattice": lattice, "center": 1}[context]

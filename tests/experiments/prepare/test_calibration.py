@@ -17,16 +17,16 @@ from experiments.prepare.calibration import build_encoder, calibration_patches
 DATA = DataConfig(dataset="synthetic", num_images=12)
 
 
-def test_patches_depend_on_the_pictures_alone() -> None:
+def test_patches_depend_on_the_images_alone() -> None:
     dataset = build_dataset(DATA, "train")
     patches = calibration_patches(dataset, 8)
     assert patches.shape == (8 * 3, 96, 96, 3)
     assert bool((patches == calibration_patches(dataset, 8)).all())
-    # Fewer pictures than asked for: each once.
+    # Fewer images than asked for: each once.
     assert len(calibration_patches(dataset, 100)) == 12 * 3
 
 
-def test_a_mistyped_name_is_told_before_any_picture_is_read(monkeypatch) -> None:
+def test_a_mistyped_name_is_told_before_any_image_is_read(monkeypatch) -> None:
     monkeypatch.setattr("experiments.prepare.calibration.build_dataset", None)
     with pytest.raises(ValueError, match="googlenat"):
         build_encoder("googlenat", DATA, device="cpu", precision="int8")

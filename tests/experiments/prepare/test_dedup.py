@@ -14,7 +14,7 @@ from encoders.spec import get_spec
 from experiments.data import DataConfig
 from experiments.prepare.dedup import DedupConfig, dedup, imagenet_name, read_leave_out
 from experiments.pretrain.config import PretrainConfig, settled
-from experiments.pretrain.train import Pictures
+from experiments.pretrain.train import Images
 from glimpse_env.datasets.errors import DatasetNotFoundError
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
 
@@ -27,7 +27,7 @@ def dog(breed: str, number: int) -> str:
 
 @pytest.fixture
 def lists(tmp_path: Path) -> Path:
-    """The official lists of ten training and three test pictures a breed; no pictures."""
+    """The official lists of ten training and three test images a breed; no images."""
     folder = tmp_path / "dogs" / "lists"
     folder.mkdir(parents=True)
     for which, numbers in (("train", range(10)), ("test", range(100, 103))):
@@ -39,18 +39,18 @@ def lists(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path, "JPEG")
 
 
-def test_test_and_validation_pictures_are_listed_under_their_imagenet_names(
+def test_test_and_validation_images_are_listed_under_their_imagenet_names(
     lists: Path, tmp_path: Path
 ) -> None:
     path = dedup(DedupConfig(tmp_path / "out.txt", lists))
     for breed in BREEDS:
         for number in range(10):
-            picture(lists / "Images" / dog(breed, number))
+            image(lists / "Images" / dog(breed, number))
     val = StanfordDogs(lists, "val")  # the cut is the data set's own
     expected = [val.name(i) for i in range(len(val))]
     expected += [dog(breed, number) for breed in BREEDS for number in (100, 101, 102)]
@@ -73,7 +73,7 @@ def test_lists_that_are_absent_or_overlap_are_a_sentence(lists: Path, tmp_path: 
     (lists / "lists" / "test_list.mat").write_bytes(
         (lists / "lists" / "train_list.mat").read_bytes()
     )
-    with pytest.raises(ValueError, match="share 4 pictures"):
+    with pytest.raises(ValueError, match="share 4 images"):
         dedup(DedupConfig(tmp_path / "out.txt", lists))
     assert not (tmp_path / "out.txt").exists()
 
@@ -96,51 +96,58 @@ def test_a_damaged_list_is_refused(lists: Path, tmp_path: Path, damage: str) -> 
         read_leave_out(path)
 
 
+def test_a_list_with_the_title_of_before_is_read(lists: Path, tmp_path: Path) -> None:
+    path = dedup(DedupConfig(data_dir=lists, out=tmp_path / "list.txt"))
+    first, rest = path.read_text().split("\n", 1)
+    path.write_text(first.replace("images", "images") + "\n" + rest)
+    assert first.startswith("# ImageNet images") and read_leave_out(path).stems
+
+
 def test_a_list_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="glimpse dedup"):
         read_leave_out(tmp_path / "none.txt")
 
 
-def test_listed_pictures_are_neither_trained_nor_measured_on(lists: Path, tmp_path: Path) -> None:
+def test_listed_images_are_neither_trained_nor_measured_on(lists: Path, tmp_path: Path) -> None:
     """By the stem of the file: folders and suffixes of ILSVRC copies differ."""
     root = tmp_path / "ilsvrc"
     for breed in BREEDS:
         wnid = breed.split("-")[0]
         for number in (*range(10), 100, 101):  # 102 is on the list and not here
-            picture(root / wnid / f"{wnid}_{number}.JPEG")
+            image(root / wnid / f"{wnid}_{number}.JPEG")
     path = dedup(DedupConfig(tmp_path / "out.txt", lists))
     config = settled(
         PretrainConfig(data=DataConfig("image_folder", root), leave_out=path, held_out=0.2)
     )
-    pictures = Pictures(config)
+    images = Images(config)
     listed = read_leave_out(path).stems
-    drawn = {Path(pictures.dataset.name(i)).stem for i in (*pictures.training, *pictures.held_out)}
-    assert len(pictures.dataset) == 24 and len(drawn) == 16 and not drawn & listed
-    record = pictures.record(config)["leave_out"]
+    drawn = {Path(images.dataset.name(i)).stem for i in (*images.training, *images.held_out)}
+    assert len(images.dataset) == 24 and len(drawn) == 16 and not drawn & listed
+    record = images.record(config)["leave_out"]
     assert (record["listed"], record["found"], record["file"]) == (10, 8, "out.txt")
     assert len(record["sha256"]) == 64
-    assert pictures.record(config)["trained_on"] == 13
-    assert len(Pictures(replace(config, leave_out=None)).training) == 19
+    assert images.record(config)["trained_on"] == 13
+    assert len(Images(replace(config, leave_out=None)).training) == 19
 
 
-def test_a_list_is_not_held_against_renamed_pictures(lists: Path, tmp_path: Path) -> None:
+def test_a_list_is_not_held_against_renamed_images(lists: Path, tmp_path: Path) -> None:
     """They may be the listed ones: no record may say that those were left out."""
     path = dedup(DedupConfig(tmp_path / "out.txt", lists))
     for breed in BREEDS:
         for number in range(4):
-            picture(tmp_path / "renamed" / breed / f"{number:06d}.jpg")
-            picture(tmp_path / "others" / breed / dog(breed, 900 + number).split("/")[1])
+            image(tmp_path / "renamed" / breed / f"{number:06d}.jpg")
+            image(tmp_path / "others" / breed / dog(breed, 900 + number).split("/")[1])
     config = settled(
         PretrainConfig(data=DataConfig("image_folder", tmp_path / "renamed"), leave_out=path)
     )
     with pytest.raises(ValueError, match=r"no name of ImageNet's.*leave --leave-out out"):
-        Pictures(config)
-    assert len(Pictures(replace(config, leave_out=None)).training) == 7
-    # Names of ImageNet's can be told: these are other pictures, and that is said.
+        Images(config)
+    assert len(Images(replace(config, leave_out=None)).training) == 7
+    # Names of ImageNet's can be told: these are other images, and that is said.
     named = replace(config, data=DataConfig("image_folder", tmp_path / "others"))
-    pictures = Pictures(named)
-    assert len(pictures.training) == 7 and pictures.record(named)["leave_out"]["found"] == 0
-    assert pictures.seen(named, get_spec(named.core)).endswith("among them: none was there")
+    images = Images(named)
+    assert len(images.training) == 7 and images.record(named)["leave_out"]["found"] == 0
+    assert images.seen(named, get_spec(named.core)).endswith("among them: none was there")
 
 
 def test_the_official_lists(dogs_dir: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def tar(path: Path, files: dict[str, bytes]) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-def picture(index: int, side: int = 8) -> bytes:
+def image(index: int, side: int = 8) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (side, side), (index, 0, 0)).save(buffer, "jpeg")
     return buffer.getvalue()
@@ -71,7 +71,7 @@ class Site:
         self.url = ""
 
     def write_images(self, names: list[str]) -> None:
-        files = {f"Images/{name}": picture(index) for index, name in enumerate(names)}
+        files = {f"Images/{name}": image(index) for index, name in enumerate(names)}
         tar(self.folder / "images.tar", files)
 
     @property
@@ -120,7 +120,7 @@ def test_official_archives_become_the_official_layout(
     assert len(StanfordDogs(data_dir, "trainval")) == 10
     assert len(StanfordDogs(data_dir, "test")) == 4
     shown = capsys.readouterr().out
-    assert "train 8 pictures of 2 breeds" in shown and str(data_dir) in shown
+    assert "train 8 images of 2 breeds" in shown and str(data_dir) in shown
 
 
 def test_second_run_fetches_nothing(
@@ -172,7 +172,7 @@ def test_absent_on_the_server_says_where_to_put_it(site: Site, tmp_path: Path) -
         download(site.config(tmp_path / "data", sha256=hashes))
 
 
-def test_archive_that_lacks_listed_pictures(site: Site, tmp_path: Path) -> None:
+def test_archive_that_lacks_listed_images(site: Site, tmp_path: Path) -> None:
     site.write_images(site.everything[:-1])
     with pytest.raises(ArchiveError, match="images.tar does not hold all"):
         download(site.config(tmp_path / "data"))
@@ -257,7 +257,7 @@ def test_command_line() -> None:
 
 @pytest.fixture
 def shards(tmp_path: Path, site: Site) -> Path:
-    """The same dogs as archives of parts: two of pictures, one of originals."""
+    """The same dogs as archives of parts: two of images, one of originals."""
     folder = tmp_path / "shards"
     folder.mkdir()
     with tarfile.open(site.folder / "lists.tar") as lists:
@@ -267,9 +267,9 @@ def shards(tmp_path: Path, site: Site) -> Path:
         names = NAMES["train"][part::2]
         tar(
             folder / f"images-train-{part}.tar",
-            {f"Images/{name}": picture(i) for i, name in enumerate(names)},
+            {f"Images/{name}": image(i) for i, name in enumerate(names)},
         )
-    tar(folder / "originals-sample.tar", {f"Images/{NAMES['train'][0]}": picture(0, side=32)})
+    tar(folder / "originals-sample.tar", {f"Images/{NAMES['train'][0]}": image(0, side=32)})
     return folder
 
 
@@ -278,7 +278,7 @@ def test_shards(
 ) -> None:
     config = DownloadConfig(data_dir=tmp_path / "data", from_shards=shards, progress=False)
     download(config)
-    assert "test  no pictures" in capsys.readouterr().out
+    assert "test  no images" in capsys.readouterr().out
     data = StanfordDogs(tmp_path / "data", "trainval")
     assert len(data) == 10 and data.image(0).shape == (8, 8, 3)
     before = data.path(0).stat().st_mtime_ns
@@ -310,7 +310,7 @@ def test_real_shards(
     data = StanfordDogs(tmp_path / "data", "trainval", allow_missing=True)
     assert 2900 < len(data) < 3200 and len(data) + data.num_missing == 12_000
     shown = capsys.readouterr().out
-    assert "of 120 breeds" in shown and "test  no pictures" in shown
+    assert "of 120 breeds" in shown and "test  no images" in shown
     names = {data.name(i): i for i in range(len(data))}
     odd = data.image(names["n02105855-Shetland_sheepdog/n02105855_2933.jpg"])  # a PNG with alpha
     assert odd.ndim == 3 and odd.shape[2] == 3 and odd.std() > 5

@@ -30,7 +30,7 @@ TINY = PretrainConfig(
     data=DataConfig(dataset="synthetic", num_images=12),
     resolutions=("low",),
     steps=3,
-    pictures=2,
+    images=2,
     looks=1,
     held_out=0.2,
     probe=0,
@@ -92,13 +92,13 @@ def test_the_weights_are_the_trained_ones(finished: Path):
 def test_a_resampled_stem_is_not_resampled_twice(pretrained: str, tmp_path: Path):
     """A run of no consequence (a rate of almost nothing) gives the features it began with."""
     config = replace(
-        TINY, core=pretrained, from_scratch=False, steps=1, pictures=1, learning_rate=1e-12
+        TINY, core=pretrained, from_scratch=False, steps=1, images=1, learning_rate=1e-12
     )
     record = pretrain(replace(config, out=tmp_path)).with_suffix(".json")
     spec = get_spec(str(record))
     assert (spec.stem, spec.feature_size) == ("resampled", 1024)
     assert json.loads(record.read_text())["started_from"]["name"] == pretrained
-    assert spec.seen.startswith("random numbers; then fine-tuned on 10 pictures of synthetic")
+    assert spec.seen.startswith("random numbers; then fine-tuned on 10 images of synthetic")
     ours = make_encoder(spec, device="cpu", precision="fp32")(patches())
     theirs = make_encoder(get_spec(pretrained), device="cpu", precision="fp32")(patches())
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -181,7 +181,7 @@ def test_heads_are_warmed_first_and_the_trunk_follows_at_its_own_rate():
 
 def test_small_parts_add_up_to_the_batch():
     """Without dropout a step in parts is a step: same loss and gradients, less memory."""
-    whole = replace(TINY, pictures=3, dropout=0.0)
+    whole = replace(TINY, images=3, dropout=0.0)
     found = []
     for config in (whole, replace(whole, micro_batch=2)):
         run = Pretraining(config, 12)
@@ -243,12 +243,20 @@ def test_a_mini_is_never_half_pretrained(tmp_path: Path):
 
 
 def test_a_run_goes_on_from_its_own_files_only(finished: Path, tmp_path: Path):
-    """A checkpoint knows what it stands on: pictures, start and list."""
+    """A checkpoint knows what it stands on: images, start and list."""
     tensors, metadata = load_checkpoint(finished.parent / "checkpoint")
-    metadata["facts"]["pictures"] = "f" * 64
+    metadata["facts"]["images"] = "f" * 64
     save_checkpoint(tmp_path / "checkpoint", tensors, metadata)
-    with pytest.raises(ValueError, match="another pictures"):
+    with pytest.raises(ValueError, match="differs in images"):
         pretrain(replace(TINY, out=tmp_path, resume=True))
+
+
+def test_a_checkpoint_of_before_images_were_called_images(finished: Path, tmp_path: Path):
+    tensors, metadata = load_checkpoint(finished.parent / "checkpoint")
+    for part in ("config", "facts"):
+        metadata[part]["images"] = metadata[part].pop("images")
+    save_checkpoint(tmp_path / "checkpoint", tensors, metadata)
+    assert pretrain(replace(TINY, out=tmp_path, resume=True)).is_file()
 
 
 def test_an_endless_loss_is_told():

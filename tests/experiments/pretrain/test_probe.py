@@ -128,7 +128,7 @@ def test_patches_are_standardised_each_by_itself():
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[ProbeConfig, dict]:
-    """A probe of the shipped encoder on few pictures."""
+    """A probe of the shipped encoder on few images."""
     out = tmp_path_factory.mktemp("probe") / "result.json"
     config = ProbeConfig(
         out, encoder="inception_mini", data=DATA, resolutions=("low", "high"), workers=1, hidden=8
@@ -169,7 +169,7 @@ def test_a_second_reading_computes_no_features(
 
 
 def test_a_bank_gives_the_same_reading(read: tuple[ProbeConfig, dict], tmp_path: Path):
-    """Its central point is a glimpse at the centre, where nothing is outside the picture."""
+    """Its central point is a glimpse at the centre, where nothing is outside the image."""
     config, result = read
     precision = result["precision"]
     encoder = make_encoder("inception_mini", precision=precision)
@@ -217,7 +217,7 @@ def test_nothing_is_chosen_on_what_is_measured(
 @pytest.mark.parametrize(
     "option, words",
     [({"hidden": -1}, "--hidden"), ({"resolutions": ()}, "--resolutions"),
-     ({"eval_split": "train"}, "measure on other pictures"), ({"cells": (1,)}, "--cells"),
+     ({"eval_split": "train"}, "measure on other images"), ({"cells": (1,)}, "--cells"),
      ({"cells": (2,), "bank": Path("bank")}, "cells of the low patch only")],
 )  # fmt: skip
 def test_impossible_options_are_told(option: dict, words: str, tmp_path: Path):
@@ -252,7 +252,7 @@ def test_the_place_of_the_dog_is_read_from_features_that_tell_it() -> None:
             rows.append(np.square([1 + y, 1 - y, 3.0, 0.5, *rng.uniform(0.9, 1.1, 2)]))
         features.append(np.array(rows, np.float32))
     found = find_dogs(sets, *features)
-    assert found is not None and found["pictures"] == 60
+    assert found is not None and found["images"] == 60
     assert found["correlation"][1] > 0.95 and abs(found["correlation"][0]) < 0.5
     assert found["explained"][1] > 0.3 > abs(found["explained"][0])
 

@@ -30,7 +30,7 @@ TINY = PretrainConfig(
     data=DataConfig(dataset="synthetic", num_images=24),
     resolutions=("low", "medium"),
     steps=4,
-    pictures=3,
+    images=3,
     looks=2,
     held_out=0.2,
     probe=0,
@@ -39,7 +39,7 @@ TINY = PretrainConfig(
 
 
 class Colours:
-    """Pictures of one colour and a little noise; the colour is the class."""
+    """Images of one colour and a little noise; the colour is the class."""
 
     class_names = ("red", "green", "blue")
     training, split, num_missing, fingerprint = True, "train", 0, "colours"
@@ -82,7 +82,7 @@ def test_a_batch_depends_on_its_step_only():
 
 
 def test_shares_of_a_batch_are_the_batch():
-    config = replace(TINY, pictures=4, loaders=3)
+    config = replace(TINY, images=4, loaders=3)
     whole = PatchSampler(config, Colours(), np.arange(30)).batch(7)
     parts = [PatchSampler(config, Colours(), np.arange(30), (i, 2)).batch(7) for i in range(2)]
     np.testing.assert_array_equal(np.concatenate([p.patches for p in parts]), whole.patches)
@@ -91,7 +91,7 @@ def test_shares_of_a_batch_are_the_batch():
 
 def test_many_loaders_give_the_batches_of_one_and_keep_within_the_memory():
     one, many = sampler(TINY), sampler(replace(TINY, loaders=6))
-    many.store.capacity_bytes = 4 * many.store[0].nbytes  # of 30: pictures come and go
+    many.store.capacity_bytes = 4 * many.store[0].nbytes  # of 30: images come and go
     expected = [batch.patches for batch in one.batches(0, 40)]
     found = [batch.patches for batch in many.batches(0, 40)]
     for ours, theirs in zip(found, expected, strict=True):
@@ -100,25 +100,25 @@ def test_many_loaders_give_the_batches_of_one_and_keep_within_the_memory():
     assert many.store.cached_bytes == kept <= many.store.capacity_bytes
 
 
-def test_every_picture_comes_once_an_epoch_and_in_another_order():
-    config = replace(TINY, pictures=4, looks=1, cache_mb=0)
+def test_every_image_comes_once_an_epoch_and_in_another_order():
+    config = replace(TINY, images=4, looks=1, cache_mb=0)
     walk = sampler(config)
-    for step in range(15):  # 60 pictures: two epochs of 30, one batch across both
+    for step in range(15):  # 60 images: two epochs of 30, one batch across both
         walk.batch(step)
     opened = walk.dataset.opened
     assert sorted(opened[:30]) == sorted(opened[30:]) == list(range(30))
     assert opened[:30] != opened[30:]
 
 
-def test_pictures_kept_aside_are_never_drawn():
+def test_images_kept_aside_are_never_drawn():
     walk = sampler(TINY, np.arange(10, 30))
     for step in range(20):
         walk.batch(step)
     assert min(walk.dataset.opened) >= 10
 
 
-def test_patches_are_the_retinas_and_labels_their_pictures():
-    config = replace(TINY, pictures=1, looks=200, resolutions=("low",), extent=0.5)
+def test_patches_are_the_retinas_and_labels_their_images():
+    config = replace(TINY, images=1, looks=200, resolutions=("low",), extent=0.5)
     walk = sampler(config, np.array([4]))
     batch = walk.batch(0)
     assert batch.patches.shape == (200, 1, 96, 96, 3)
@@ -131,13 +131,13 @@ def test_patches_are_the_retinas_and_labels_their_pictures():
         np.zeros(1, np.uint64),
         ("low",),
     )
-    inside = outside[0, 0, :, :, 1].astype(float).std(1) < 50  # rows of the picture: little noise
+    inside = outside[0, 0, :, :, 1].astype(float).std(1) < 50  # rows of the image: little noise
     assert inside.sum() == 72
 
 
 def test_training_learns_and_the_held_out_accuracy_tells():
     config = replace(
-        TINY, steps=25, pictures=8, looks=1, resolutions=("low",), learning_rate=1e-2, extent=0.2
+        TINY, steps=25, images=8, looks=1, resolutions=("low",), learning_rate=1e-2, extent=0.2
     )
     walk, run = sampler(config), Pretraining(config, 3)
     losses = [run.train_step(batch)["loss"] for batch in walk.batches(0, 25)]
@@ -206,7 +206,7 @@ def test_a_run_leaves_weights_that_the_engine_takes(finished: Path):
 def test_the_record_says_what_was_used(finished: Path):
     record = json.loads(finished.with_suffix(".json").read_text())
     assert record["data"]["split"] == "pretrain" and len(record["data"]["fingerprint"]) == 64
-    accuracy = record["accuracy_at_random_patches_of_held_out_pictures"]
+    accuracy = record["accuracy_at_random_patches_of_held_out_images"]
     assert set(accuracy) == {"low", "medium", "low+medium"}
     assert all(0 <= value <= 1 for value in accuracy.values())
     text = finished.with_suffix(".json").read_text()
@@ -272,7 +272,7 @@ def test_a_damaged_checkpoint_is_a_sentence(finished: Path, tmp_path: Path, dama
 
 
 @pytest.mark.parametrize(
-    "option", [{"held_out": 1.0}, {"held_out": 0.0}, {"steps": 0}, {"pictures": 0}, {"looks": 0},
+    "option", [{"held_out": 1.0}, {"held_out": 0.0}, {"steps": 0}, {"images": 0}, {"looks": 0},
                {"checkpoint_every": 0}, {"dropout": 1.0}, {"extent": 1.5}, {"resolutions": ()},
                {"loaders": 0}, {"head_steps": -1}, {"micro_batch": -1}, {"learning_rate": 0.0},
                {"trunk_lr_scale": -1.0}]
@@ -287,9 +287,9 @@ def test_an_unknown_device_is_a_sentence():
         Pretraining(replace(TINY, device="foo"), 3)
 
 
-def test_flags_of_the_pictures_have_no_prefix():
+def test_flags_of_the_images_have_no_prefix():
     config = tyro.cli(PretrainConfig, args=["--dataset", "image_folder", "--data-dir", "here"])
-    # The number of synthetic dogs must not stick to pictures that are there anyway.
+    # The number of synthetic dogs must not stick to images that are there anyway.
     assert config.data == DataConfig(dataset="image_folder", data_dir=Path("here"))
     assert command(config) == "glimpse pretrain --dataset image_folder"
 
@@ -297,7 +297,7 @@ def test_flags_of_the_pictures_have_no_prefix():
 def test_resuming_needs_a_checkpoint_of_the_same_run(finished: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         pretrain(replace(TINY, out=tmp_path / "none", resume=True))
-    with pytest.raises(ValueError, match="another seed"):
+    with pytest.raises(ValueError, match="differs in seed"):
         pretrain(replace(TINY, out=finished.parent, seed=1, resume=True))
 
 
@@ -315,7 +315,7 @@ def test_the_shipped_encoder_reads_breeds_on_heads_only():
     assert found["head_found_from_context"] > 0.7
 
 
-def test_smaller_pictures_are_probed_as_they_were_trained_on(tmp_path: Path):
+def test_smaller_images_are_probed_as_they_were_trained_on(tmp_path: Path):
     small = replace(TINY, out=tmp_path, steps=1, probe=24, data=replace(TINY.data, short_side=60))
     record = json.loads(pretrain(small).with_suffix(".json").read_text())
     assert len(record["linear_probes"]) == 7

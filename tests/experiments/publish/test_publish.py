@@ -132,7 +132,7 @@ def test_the_commands_take_it_by_its_name(
     publish(PublishConfig(watched_runs["high"], out=tmp_path / "mine", push="me/all"))
     commit = hub.branches["me/all"]["main"]
     before = files_of(local_run(Path("hf://me/all")))
-    assert main(["evaluate", "--run", "hf://me/all", "--pictures", "1"]) == 0
+    assert main(["evaluate", "--run", "hf://me/all", "--examples", "1"]) == 0
     (written,) = (tmp_path / "published/me-all").glob("evaluation-val*.json")
     record = json.loads(written.read_text())
     assert record["settings"]["source"] == {"live": "float32"}

@@ -132,14 +132,14 @@ def test_the_best_checkpoint_is_kept_and_evaluated(config, monkeypatch) -> None:
     _, metadata = load_checkpoint(config.out / "checkpoint", record=BEST)
     assert dict(metadata["state"]["dict"])["epoch"] == 2
     before = (config.out / "evaluation-val.json").read_bytes()
-    evaluate(EvaluateConfig(config.out, best=True, pictures=0))
+    evaluate(EvaluateConfig(config.out, best=True, examples=0))
     assert (config.out / "evaluation-val.json").read_bytes() == before
     assert '"learned": 2' in (config.out / "evaluation-val-best.json").read_text()
     other = replace(config, keep_best=False, out=config.out.with_name("other"))
     monkeypatch.undo()
     train(other)
     with pytest.raises(RunError, match="--keep-best"):
-        evaluate(EvaluateConfig(other.out, best=True, pictures=0))
+        evaluate(EvaluateConfig(other.out, best=True, examples=0))
 
 
 # --- Two at one folder ---

@@ -21,7 +21,7 @@ from experiments.pretrain.train import _pretrain, pretrain
 from experiments.runtime.distributed import Ranks, joined
 
 ROOT = Path(__file__).resolve().parents[3]
-# No batch norm and no dropout: what one process computes of a picture does not depend on others.
+# No batch norm and no dropout: what one process computes of an image does not depend on others.
 TINY = PretrainConfig(
     core="googlenet_truncated",
     from_scratch=True,
@@ -29,7 +29,7 @@ TINY = PretrainConfig(
     resolutions=("low", "high"),
     steps=4,
     head_steps=1,
-    pictures=4,
+    images=4,
     looks=1,
     held_out=0.2,
     precision="fp32",
@@ -55,7 +55,7 @@ def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_told(tmp_path: Path):
-    with pytest.raises(ValueError, match="--pictures 4 cannot be shared equally by 3"):
+    with pytest.raises(ValueError, match="--images 4 cannot be shared equally by 3"):
         _pretrain(replace(TINY, out=tmp_path / "run"), Ranks(0, 3))
     assert not (tmp_path / "run").exists()
 

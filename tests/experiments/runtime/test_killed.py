@@ -235,7 +235,7 @@ def test_a_signal_in_the_midst_of_an_epoch_saves_and_says_where(
 @pytest.mark.slow
 def test_pretraining_killed_anywhere(tmp_path) -> None:
     base = PretrainConfig(
-        data=DATA, resolutions=("low",), steps=6, pictures=3, looks=2, held_out=0.2, probe=0,
+        data=DATA, resolutions=("low",), steps=6, images=3, looks=2, held_out=0.2, probe=0,
         precision="fp32", checkpoint_every=2, device="cpu",
     )  # fmt: skip
     start = time.monotonic()
@@ -254,7 +254,7 @@ def test_pretraining_killed_anywhere(tmp_path) -> None:
 
 def test_pretraining_killed_before_its_first_checkpoint_begins_again(tmp_path, monkeypatch) -> None:
     config = PretrainConfig(
-        data=DATA, resolutions=("low",), steps=2, pictures=2, looks=1, held_out=0.2, probe=0,
+        data=DATA, resolutions=("low",), steps=2, images=2, looks=1, held_out=0.2, probe=0,
         precision="fp32", checkpoint_every=2, device="cpu", out=tmp_path / "run",
     )  # fmt: skip
     with monkeypatch.context() as patched:

@@ -32,7 +32,7 @@ def test_configurations_survive_json(name: str) -> None:
 
 
 def test_paths_survive_json() -> None:
-    config = EvaluateConfig(run=Path("runs/x"), data_dir=Path("/pictures"))
+    config = EvaluateConfig(run=Path("runs/x"), data_dir=Path("/images"))
     assert from_record(EvaluateConfig, to_record(config)) == config
 
 

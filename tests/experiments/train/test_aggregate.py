@@ -77,7 +77,7 @@ def test_runs_in_other_places_are_still_seeds_of_one_experiment(make_run: MakeRu
     collect_runs(runs, "val")
 
 
-def test_runs_of_other_settings_or_pictures_are_refused(make_run: MakeRun) -> None:
+def test_runs_of_other_settings_or_images_are_refused(make_run: MakeRun) -> None:
     runs = make_run(0), make_run(1)
     edit(runs[1] / "environment.json", lambda record: record["datasets"]["val"].update(images=3))
     with pytest.raises(RunError, match="more than their seed .datasets.val.images"):

@@ -75,9 +75,9 @@ def test_a_run_reports_the_share_of_each_scale(config: TrainConfig) -> None:
     assert "scales" not in record["oracle"]["fixations"], "the oracle chooses no scale"
     (row, *_) = (config.out / "metrics.jsonl").read_text().splitlines()
     assert {"scale_mean", "scale_spread"} <= json.loads(row).keys()
-    again = evaluate(EvaluateConfig(run=config.out, pictures=2))
+    again = evaluate(EvaluateConfig(run=config.out, examples=2))
     assert again["learned"]["fixations"] == record["learned"]["fixations"]
-    assert len(list((config.out / "pictures").glob("*.png"))) == 2
+    assert len(list((config.out / "examples").glob("*.png"))) == 2
 
 
 def test_sampled_scales_are_those_of_the_bank(config: TrainConfig) -> None:
@@ -137,7 +137,7 @@ def test_shares_are_of_whole_scales() -> None:
     assert "scales" not in fixation_facts(np.zeros((2, 4, 2)))
 
 
-def test_pictures_show_the_zoom(tmp_path: Path) -> None:
+def test_images_show_the_zoom(tmp_path: Path) -> None:
     dataset = SyntheticDogs("val", num_images=1)
     classes = len(dataset.class_names)
     answers = Answers(

@@ -135,9 +135,9 @@ def test_a_learning_policy_leaves_what_ours_leaves(config: TrainConfig) -> None:
     about = json.loads((config.out / "environment.json").read_text())["policy"]
     assert about == {"name": f"{HERE}:Wandering", "path": f"{HERE}:Wandering"}
     saved = (config.out / "evaluation-val.json").read_bytes()
-    again = evaluate(EvaluateConfig(config.out, pictures=2))
+    again = evaluate(EvaluateConfig(config.out, examples=2))
     assert again == record and (config.out / "evaluation-val.json").read_bytes() == saved
-    assert len(list((config.out / "pictures").glob("*.png"))) == 2
+    assert len(list((config.out / "examples").glob("*.png"))) == 2
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])
@@ -186,7 +186,7 @@ def test_a_policy_that_does_not_learn_is_only_evaluated(
     right = 100 * np.mean(env.dataset.labels == 3)
     assert record["learned"]["accuracy"] == pytest.approx(right)
     assert not (config.out / "metrics.jsonl").exists()
-    assert evaluate(EvaluateConfig(config.out, pictures=0)) == record
+    assert evaluate(EvaluateConfig(config.out, examples=0)) == record
     with pytest.raises(RunError, match="answers at the end only"):
         open_run(config.out, "val")
 
@@ -232,7 +232,7 @@ def test_references_look_where_they_say(
 ) -> None:
     config = replace(config, policy=name, policy_options=options, epochs=1, scanpaths=1)
     train(config)
-    record = evaluate(EvaluateConfig(config.out, pictures=0))
+    record = evaluate(EvaluateConfig(config.out, examples=0))
     env = build_play_env(config, "val", training=False)
     agent = build_policy(name, options, config, env)
     assert isinstance(agent, ReferenceAgent)
@@ -411,5 +411,5 @@ def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
     assert record["learned"]["low"] > 20
     about = json.loads((run / "environment.json").read_text())["policy"]
     assert about["package"] == "look-at-detail 0.1.0"
-    again = glimpse("evaluate", "--run", "run", "--pictures", "1")
+    again = glimpse("evaluate", "--run", "run", "--examples", "1")
     assert again.splitlines()[:2] == out.splitlines()[:2]

@@ -12,7 +12,7 @@ from experiments.train.factory import build_env, build_source
 from tests.experiments.conftest import CONTEST_DATA
 
 
-def test_another_seed_walks_the_training_pictures_in_another_order(bank: Path) -> None:
+def test_another_seed_walks_the_training_images_in_another_order(bank: Path) -> None:
     run = TrainConfig(
         data=CONTEST_DATA, encoder="inception_mini", bank=bank, resolutions=("high",),
         num_glimpses=1, batch_size=32, mirror="off", context="center",

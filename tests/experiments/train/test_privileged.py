@@ -1,4 +1,4 @@
-"""What policies ask for besides features: right on every picture, mirrored, in every mode."""
+"""What policies ask for besides features: right on every image, mirrored, in every mode."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def expected(env: PrivilegedVectorEnv, images: np.ndarray, mirrored: np.ndarray)
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_boxes_follow_the_pictures(mode: AutoresetMode) -> None:
+def test_boxes_follow_the_images(mode: AutoresetMode) -> None:
     env = make(mode, mirror=True)
     observation, infos = env.reset(seed=1)
     mirrored = set()
@@ -99,15 +99,15 @@ def test_tensors_come_as_tensors() -> None:
 def test_a_fixation_at_the_box_shows_the_head_and_a_frame_says_where_the_context_is() -> None:
     data = SyntheticDogs("train", num_images=COUNT)
     wide = max(range(COUNT), key=lambda image: data.size(image)[0] / data.size(image)[1])
-    picture = build_pyramid(data.image(wide))
+    pyramid = build_pyramid(data.image(wide))
     frame = context_frame(data, wide)
     assert frame[0] < 1 == frame[1]
     context = cut_patches(
-        [picture], np.zeros((1, 2)), np.zeros(1, bool), np.zeros(1, np.uint64), ("low",)
+        [pyramid], np.zeros((1, 2)), np.zeros(1, bool), np.zeros(1, np.uint64), ("low",)
     )[0, 0]
     # What lies three quarters to the right in the context is what a look at its place shows.
     place = np.array([[0.5, 0.0]]) * frame
-    patch = cut_patches([picture], place, np.zeros(1, bool), np.zeros(1, np.uint64), ("high",))
+    patch = cut_patches([pyramid], place, np.zeros(1, bool), np.zeros(1, np.uint64), ("high",))
     shown = patch[0, 0].reshape(24, 4, 24, 4, 3).mean((1, 3))
     difference = np.abs(shown - context[36:60, 60:84].astype(float)).mean()
     elsewhere = np.abs(shown - context[36:60, 36:60].astype(float)).mean()
@@ -123,7 +123,7 @@ def test_the_body_s_box_is_another_and_sizes_do_not_matter() -> None:
     np.testing.assert_allclose(context_frame(small, 3), context_frame(data, 3), atol=0.01)
 
 
-def test_pictures_without_boxes_are_said_to_be(tmp_path: Path) -> None:
+def test_images_without_boxes_are_said_to_be(tmp_path: Path) -> None:
     from PIL import Image
 
     for name in ("a/1.png", "b/2.png"):

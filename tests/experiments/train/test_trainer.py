@@ -168,7 +168,7 @@ def test_a_crash_around_saving_loses_no_row(
     assert rows(config.out) == rows(whole.out)
 
 
-def test_evaluation_shows_pictures_as_they_are(config: TrainConfig) -> None:
+def test_evaluation_shows_images_as_they_are(config: TrainConfig) -> None:
     live = replace(config, bank=None, mirror="on", context="random", batch_size=48)
     encoder = make_encoder("inception_mini", precision="fp32")
 
@@ -208,11 +208,11 @@ def test_evaluate_repeats_what_training_reported(
 ) -> None:
     reported = train(config)
     written = (config.out / "evaluation-val.json").read_text()
-    found = evaluate(EvaluateConfig(run=config.out, pictures=2))
+    found = evaluate(EvaluateConfig(run=config.out, examples=2))
     for name, row in reported.items():
         assert found[name]["ma"] == row["ma"], name
     assert (config.out / "evaluation-val.json").read_text() == written
-    assert len(list((config.out / "pictures").glob("*.png"))) == 2
+    assert len(list((config.out / "examples").glob("*.png"))) == 2
     said = capsys.readouterr().out
     assert "oracle" in said and "not trained to the end" not in said
 
@@ -230,7 +230,7 @@ def test_evaluate_tells_a_run_that_was_cut_short(
     config = replace(config, references=False, scanpaths=1)
     with pytest.raises(KeyboardInterrupt):
         train(config)
-    evaluate(EvaluateConfig(run=config.out, pictures=0))
+    evaluate(EvaluateConfig(run=config.out, examples=0))
     assert "not trained to the end, epochs of 3: learned 1" in capsys.readouterr().out
 
 
@@ -243,7 +243,7 @@ def test_other_kinds_of_evaluation_go_elsewhere(config: TrainConfig, tmp_path: P
         context="center", workers=1, precision="fp32",
     )  # fmt: skip
     build_bank(finer, "val", make_encoder("inception_mini", precision="fp32"))
-    base = EvaluateConfig(run=config.out, pictures=0)
+    base = EvaluateConfig(run=config.out, examples=0)
     for other in ({"live": True}, {"seed": 3}, {"scanpaths": 2, "oracle": True},
                   {"bank": finer.out}):  # fmt: skip
         evaluate(replace(base, **other))
@@ -314,19 +314,19 @@ def test_bank_of_another_encoder(config: TrainConfig) -> None:
         train(replace(config, encoder="googlenet"))
 
 
-def test_several_scanpaths_a_picture(config: TrainConfig) -> None:
+def test_several_scanpaths_an_image(config: TrainConfig) -> None:
     learning = replace(config.learning, samples=4, baseline="leave_one_out")
     train(replace(config, epochs=1, references=False, learning=learning))
 
 
-def test_too_few_pictures_for_a_batch(config: TrainConfig) -> None:
+def test_too_few_images_for_a_batch(config: TrainConfig) -> None:
     learning = replace(config.learning, samples=2, baseline="leave_one_out")
     refused = r"48 training images \(96 scanpaths\).* 512 scanpaths.*batch-size"
     with pytest.raises(ValueError, match=refused):
         train(replace(config, batch_size=512, learning=learning))
 
 
-def test_an_epoch_shows_every_picture_once() -> None:
+def test_an_epoch_shows_every_image_once() -> None:
     seen = np.concatenate(list(epoch_batches(48, 8, 1, seed=3, epoch=2)))
     assert sorted(seen.tolist()) == list(range(48))
     blocks = np.stack(list(epoch_batches(10, 8, 4, seed=3, epoch=2)))
@@ -337,7 +337,7 @@ def test_an_epoch_shows_every_picture_once() -> None:
     assert len({epoch_seed(s, e) for s in range(5) for e in range(5)}) == 25
 
 
-def test_evaluation_plays_every_picture_once_in_order(config: TrainConfig) -> None:
+def test_evaluation_plays_every_image_once_in_order(config: TrainConfig) -> None:
     parts = batches(12, 8)
     assert [count for _, count in parts] == [8, 4]
     assert all(len(images) == 8 for images, _ in parts)

@@ -1,4 +1,4 @@
-"""Whole pictures: where padding goes, and what the random changes do and leave alone."""
+"""Whole images: where padding goes, and what the random changes do and leave alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from experiments.whole_image.augment import (
     AugmentConfig,
     Draws,
-    WholePictures,
+    WholeImages,
     augment,
     colour_maps,
     draw,
-    load_pictures,
+    load_images,
     pad_square,
 )
 from glimpse_env.datasets.synthetic import SyntheticDogs
@@ -31,7 +31,7 @@ def still(batch: int, **changes: torch.Tensor) -> Draws:
     return replace(none, **changes)
 
 
-def pictures(batch: int = 4, side: int = 12, seed: int = 0) -> WholePictures:
+def images(batch: int = 4, side: int = 12, seed: int = 0) -> WholeImages:
     rng = np.random.default_rng(seed)
     shapes = [(20, 31), (31, 20), (16, 16), (9, 40)]
     squares, boxes = zip(
@@ -42,7 +42,7 @@ def pictures(batch: int = 4, side: int = 12, seed: int = 0) -> WholePictures:
         strict=True,
     )
     means = [s[b[1] : b[3], b[0] : b[2]].mean((0, 1)) for s, b in zip(squares, boxes, strict=True)]
-    return WholePictures(
+    return WholeImages(
         torch.from_numpy(np.stack(squares)),
         torch.tensor(boxes),
         torch.tensor(np.stack(means), dtype=torch.float32),
@@ -51,7 +51,7 @@ def pictures(batch: int = 4, side: int = 12, seed: int = 0) -> WholePictures:
     )
 
 
-def change(given: WholePictures, draws: Draws) -> torch.Tensor:
+def change(given: WholeImages, draws: Draws) -> torch.Tensor:
     return augment(given.pixels, given.boxes, given.means, given.fill, draws)
 
 
@@ -66,7 +66,7 @@ def change(given: WholePictures, draws: Draws) -> torch.Tensor:
         ((1, 1000), 16, (0, 7, 16, 8)),  # a sliver keeps one pixel
     ],
 )
-def test_padding_centres_the_picture(
+def test_padding_centres_the_image(
     shape: tuple[int, int], side: int, box: tuple[int, int, int, int]
 ) -> None:
     image = np.full((*shape, 3), (200, 10, 60), np.uint8)
@@ -88,7 +88,7 @@ def test_shrinking_is_anti_aliased() -> None:
 
 def test_a_split_is_loaded_in_order_with_its_mean_colours() -> None:
     dataset = SyntheticDogs("train", num_images=5)
-    found = load_pictures(dataset, 24, FILL)
+    found = load_images(dataset, 24, FILL)
     assert len(found) == 5
     np.testing.assert_array_equal(found.labels.numpy(), dataset.labels)
     for index in range(5):
@@ -100,7 +100,7 @@ def test_a_split_is_loaded_in_order_with_its_mean_colours() -> None:
 
 
 def test_no_change_is_none() -> None:
-    given = pictures()
+    given = images()
     assert torch.equal(change(given, still(4)), given.pixels)
     nothing = AugmentConfig(False, 0, 0, 0, 0, 0)
     draws = draw(nothing, 4, np.random.default_rng(0))
@@ -108,7 +108,7 @@ def test_no_change_is_none() -> None:
 
 
 def test_mirroring_mirrors_those_chosen() -> None:
-    given = pictures()
+    given = images()
     flip = torch.tensor([True, False, True, False])
     got = change(given, still(4, flip=flip))
     assert torch.equal(got[flip], given.pixels[flip].flip(2))
@@ -116,7 +116,7 @@ def test_mirroring_mirrors_those_chosen() -> None:
 
 
 def test_range_dtype_and_padding_are_kept() -> None:
-    given = pictures(batch=64)
+    given = images(batch=64)
     draws = replace(draw(STRONG, 64, np.random.default_rng(0)), cut=torch.zeros(64))
     before = given.pixels.clone()
     got = change(given, draws)
@@ -134,7 +134,7 @@ def test_range_dtype_and_padding_are_kept() -> None:
 
 def test_draws_follow_from_the_generator_and_each_other_not_at_all() -> None:
     one, same, other = (draw(STRONG, 9, np.random.default_rng(s)) for s in (3, 3, 4))
-    given = pictures(batch=9)
+    given = images(batch=9)
     assert torch.equal(change(given, one), change(given, same))
     assert not torch.equal(change(given, one), change(given, other))
     plain = draw(replace(STRONG, hue=0.0, crop=0.0, mirror=False), 9, np.random.default_rng(3))

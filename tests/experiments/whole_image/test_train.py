@@ -20,9 +20,9 @@ from experiments.cli import _parse
 from experiments.data import DataConfig
 from experiments.runtime.runs import RunError, RunFolder
 from experiments.whole_image import train as baseline_module
-from experiments.whole_image.augment import WholePictures, load_pictures
+from experiments.whole_image.augment import WholeImages, load_images
 from experiments.whole_image.network import (
-    WholePictureNetwork,
+    WholeImageNetwork,
     fit_layer,
     schedule,
     trainable_trunk,
@@ -43,19 +43,19 @@ def random_encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def pictures_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def images_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than learning from them."""
 
-    def load(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) -> WholePictures:
+    def load(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) -> WholeImages:
         key = (dataset.fingerprint, len(dataset), side, fill)
         if key not in _DRAWN:
-            _DRAWN[key] = load_pictures(dataset, side, fill)
+            _DRAWN[key] = load_images(dataset, side, fill)
         return _DRAWN[key]
 
-    monkeypatch.setattr(baseline_module, "load_pictures", load)
+    monkeypatch.setattr(baseline_module, "load_images", load)
 
 
-_DRAWN: dict[tuple, WholePictures] = {}
+_DRAWN: dict[tuple, WholeImages] = {}
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 def rows(run: Path) -> list[dict]:
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in found:
-        row.pop("pictures_per_second", None)
+        row.pop("images_per_second", None)
         del row["seconds"]
     return found
 
@@ -118,8 +118,8 @@ def test_a_run_folder_holds_what_is_promised(config: BaselineConfig) -> None:
     layer, *epochs = rows(run)
     assert layer["agent"] == "new layer" and "eval_ma" not in layer
     assert [row["epoch"] for row in epochs] == [0, 1]
-    assert epochs[-1]["eval_ma"] == saved["whole picture"]["ma"]
-    events = EventAccumulator(str(run / "tensorboard" / "whole-picture"))
+    assert epochs[-1]["eval_ma"] == saved["whole image"]["ma"]
+    events = EventAccumulator(str(run / "tensorboard" / "whole-image"))
     events.Reload()
     assert {"loss", "eval/ma"} <= set(events.Tags()["scalars"])
     with pytest.raises(RunError, match="--resume"):
@@ -219,12 +219,12 @@ def test_the_trunk_learns_in_the_second_stage_only(config: BaselineConfig) -> No
 
 
 def test_trainval_is_not_evaluated_on_val(config: BaselineConfig) -> None:
-    with pytest.raises(ValueError, match="contains the pictures of 'val'.*train on 'train'"):
+    with pytest.raises(ValueError, match="contains the images of 'val'.*train on 'train'"):
         replace(config, train_split="trainval")
     record = baseline(
         replace(config, train_split="trainval", eval_split="test", epochs=1, layer_steps=0)
     )
-    assert record["whole picture"]["num_images"] == 6
+    assert record["whole image"]["num_images"] == 6
     assert (config.out / "evaluation-test.json").is_file()
 
 
@@ -242,7 +242,7 @@ def test_impossible_settings(config: BaselineConfig, wrong: dict, words: str) ->
         replace(config, **wrong)
 
 
-def test_too_few_pictures_leave_no_folder(config: BaselineConfig) -> None:
+def test_too_few_images_leave_no_folder(config: BaselineConfig) -> None:
     with pytest.raises(ValueError, match="--batch-size"):
         baseline(replace(config, batch_size=25))
     assert not config.out.exists()
@@ -256,15 +256,15 @@ def test_it_learns_colours(config: BaselineConfig, monkeypatch: pytest.MonkeyPat
     augment = replace(config.augment, hue=0.0, saturation=0.0)
     config = replace(config, augment=augment, side=32, dropout=0.0, batch_size=12)
     both = baseline(replace(config, layer_steps=60, epochs=1))
-    assert both["whole picture"]["ma"] > 80
+    assert both["whole image"]["ma"] > 80
     alone = replace(config, out=config.out.with_name("alone"), layer_steps=0, epochs=6)
-    assert baseline(alone)["whole picture"]["ma"] > 60
+    assert baseline(alone)["whole image"]["ma"] > 60
 
 
 def test_the_layer_fits_features_of_any_size() -> None:
     """Columns a thousand times apart: what is fitted is the layer on the features themselves."""
     generator = torch.Generator().manual_seed(0)
-    network = WholePictureNetwork(get_spec("inception_mini"), 4, dropout=0.2, dtype=torch.float32)
+    network = WholeImageNetwork(get_spec("inception_mini"), 4, dropout=0.2, dtype=torch.float32)
     labels = torch.arange(80) % 4
     features = torch.randn(80, 128, generator=generator).abs() * 1e-3
     features[torch.arange(80), labels] += 2e-3
@@ -291,14 +291,14 @@ def test_the_trainable_form_is_the_same_function(name: str) -> None:
 def test_the_network_asks_its_frozen_form_the_same(config: BaselineConfig) -> None:
     run = Finetuning(replace(config, encoder="random_googlenet"), RunFolder(config.out))
     torch.nn.init.normal_(run.network.layer.weight, generator=torch.Generator().manual_seed(0))
-    pictures = run.pictures(run.eval_set)
+    images = run.images(run.eval_set)
     with torch.no_grad():
-        scores = run.network(pictures.pixels).log_softmax(1)
+        scores = run.network(images.pixels).log_softmax(1)
     answers = run.answers(mirrored=True)
     plain, mean = answers.values()
     np.testing.assert_allclose(plain.log_probs, scores.numpy(), rtol=1e-3, atol=1e-3)
     with torch.no_grad():
-        other = run.network(pictures.pixels.flip(2)).log_softmax(1)
+        other = run.network(images.pixels.flip(2)).log_softmax(1)
     np.testing.assert_allclose(mean.log_probs, ((scores + other) / 2).numpy(), atol=1e-3)
     np.testing.assert_array_equal(plain.labels, run.eval_set.labels)
     assert plain.log_probs.shape[1] == len(run.train_set.class_names)

@@ -1,4 +1,4 @@
-"""Pictures made smaller: their sizes, boxes and identity follow; nothing else changes."""
+"""Images made smaller: their sizes, boxes and identity follow; nothing else changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.data import DataConfig, build_dataset
-from glimpse_env.datasets.base import ImageDataset, picture_size
+from glimpse_env.datasets.base import ImageDataset, size_of
 from glimpse_env.datasets.degraded import Degraded
 from glimpse_env.datasets.image_folder import ImageFolder
 from glimpse_env.datasets.synthetic import SyntheticDogs
@@ -17,7 +17,7 @@ from glimpse_env.datasets.synthetic import SyntheticDogs
 DOGS = SyntheticDogs("val", num_images=6)
 
 
-def test_it_is_a_dataset_of_the_same_pictures() -> None:
+def test_it_is_a_dataset_of_the_same_images() -> None:
     small = Degraded(DOGS, 60)
     assert isinstance(small, ImageDataset)
     assert len(small) == 6 and small.split == "val" and small.class_names == DOGS.class_names
@@ -31,7 +31,7 @@ def test_the_short_side_shrinks_and_the_shape_stays() -> None:
         assert min(after.shape[:2]) == 60 and after.dtype == np.uint8
         ratio = before.shape[0] / before.shape[1]
         assert after.shape[0] / after.shape[1] == pytest.approx(ratio, rel=0.02)
-        # Averages survive; a picture cut or shifted would not have the same.
+        # Averages survive; an image cut or shifted would not have the same.
         np.testing.assert_allclose(after.mean((0, 1)), before.mean((0, 1)), atol=2.0)
 
 
@@ -40,7 +40,7 @@ def test_nothing_is_enlarged() -> None:
     np.testing.assert_array_equal(Degraded(DOGS, 5000).boxes(1), DOGS.boxes(1))
 
 
-def test_boxes_keep_their_place_in_the_picture() -> None:
+def test_boxes_keep_their_place_in_the_image() -> None:
     small = Degraded(DOGS, 48)
     for index in range(len(DOGS)):
         (h, w), (sh, sw) = DOGS.image(index).shape[:2], small.image(index).shape[:2]
@@ -60,12 +60,12 @@ def test_sizes_without_drawing_or_decoding(tmp_path: Path, monkeypatch: pytest.M
     for kind in (SyntheticDogs, ImageFolder):
         monkeypatch.setattr(kind, "image", None)
     for each, expected, found in zip(sets, shapes, boxes, strict=True):
-        assert [picture_size(each, i) for i in range(3)] == expected
+        assert [size_of(each, i) for i in range(3)] == expected
         np.testing.assert_array_equal(each.boxes(0), found)
     monkeypatch.undo()
     # A dataset of one's own need not have sizes.
     monkeypatch.delattr(SyntheticDogs, "size")
-    assert [picture_size(Degraded(DOGS, 48), i) for i in range(3)] == shapes[1]
+    assert [size_of(Degraded(DOGS, 48), i) for i in range(3)] == shapes[1]
 
 
 def test_another_short_side_is_another_dataset() -> None:

@@ -35,7 +35,7 @@ def plain(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def birds(tmp_path: Path) -> Path:
-    """The layout of CUB-200-2011: two classes of ten, every other picture in the test set."""
+    """The layout of CUB-200-2011: two classes of ten, every other image in the test set."""
     rows = [(i + 1, i // 10, f"{i // 10 + 1:03d}.Bird_{'ba'[i // 10]}/{i}.jpg") for i in range(20)]
     files = {
         "images.txt": [f"{i} {name}" for i, _, name in rows],
@@ -85,7 +85,7 @@ def test_no_test_split_in_plain_folders(plain: Path) -> None:
         ImageFolder(plain, "all")
 
 
-def test_what_is_no_picture_is_ignored(plain: Path) -> None:
+def test_what_is_no_image_is_ignored(plain: Path) -> None:
     before = names(ImageFolder(plain, "trainval"))
     draw(plain / ".cache" / "x.png")
     draw(plain / "ant" / "._0.png")
@@ -103,15 +103,15 @@ def test_nothing_there(tmp_path: Path) -> None:
         ImageFolder(tmp_path)
 
 
-def test_class_without_pictures(plain: Path) -> None:
+def test_class_without_images(plain: Path) -> None:
     (plain / "dog").mkdir()
-    with pytest.raises(DatasetFormatError, match="dog has no pictures"):
+    with pytest.raises(DatasetFormatError, match="dog has no images"):
         ImageFolder(plain)
 
 
-def test_no_picture_left_for_validation(tmp_path: Path) -> None:
+def test_no_image_left_for_validation(tmp_path: Path) -> None:
     draw(tmp_path / "ant" / "0.png")
-    with pytest.raises(DatasetFormatError, match="no picture left for split 'val'"):
+    with pytest.raises(DatasetFormatError, match="no image left for split 'val'"):
         ImageFolder(tmp_path, "val")
 
 
@@ -183,7 +183,7 @@ def test_birds_boxes(birds: Path) -> None:
     assert ImageFolder(birds, "test").boxes(0).shape == (0, 4)
 
 
-def test_birds_absent_pictures(birds: Path) -> None:
+def test_birds_absent_images(birds: Path) -> None:
     ImageFolder(birds, "test").path(0).unlink()
     with pytest.raises(MissingImagesError, match="1 of the 10"):
         ImageFolder(birds, "test")

@@ -48,7 +48,7 @@ def test_stays_the_same_on_every_machine_and_version() -> None:
     assert held_out.tolist() == [2, 3, 11, 13, 20, 21]
 
 
-def test_every_picture_is_held_out_equally_often() -> None:
+def test_every_image_is_held_out_equally_often() -> None:
     labels = np.repeat(np.arange(2), 10)
     times = np.zeros(20)
     for seed in range(2000):

@@ -48,7 +48,7 @@ def write_annotation(path: Path, size: tuple[int, int], *boxes: tuple[int, ...])
 
 @pytest.fixture
 def dogs(tmp_path: Path) -> Path:
-    """Three breeds of ten training and two test pictures, 20 x 10, labels in the usual order."""
+    """Three breeds of ten training and two test images, 20 x 10, labels in the usual order."""
     folder = tmp_path / "dogs"
     for which, count in (("train", 10), ("test", 2)):
         names = [f"{f}/{f[:9]}_{which}{i}.jpg" for f in FOLDERS for i in range(count)]
@@ -80,9 +80,9 @@ def test_reads_the_official_layout(dogs: Path) -> None:
     assert data.wnids == ("n02085620", "n02085782", "n02099429")
     assert data.labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     assert data.name(10) == "n02085782-Japanese_spaniel/n02085782_train0.jpg"
-    picture = data.image(29)
-    assert picture.shape == (10, 20, 3) and picture.dtype == np.uint8
-    assert np.abs(picture[0, 0].astype(int) - (29, 100, 200)).max() <= 3
+    image = data.image(29)
+    assert image.shape == (10, 20, 3) and image.dtype == np.uint8
+    assert np.abs(image[0, 0].astype(int) - (29, 100, 200)).max() <= 3
 
 
 def test_labels_not_folder_order_number_the_classes(dogs: Path) -> None:
@@ -152,7 +152,7 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert default_data_dir().parts[-2:] == ("glimpse", "stanford_dogs")
 
 
-def test_absent_pictures_are_an_error_with_count_and_names(dogs: Path) -> None:
+def test_absent_images_are_an_error_with_count_and_names(dogs: Path) -> None:
     gone = StanfordDogs(dogs)
     for index in (0, 5, 9, 20):
         gone.path(index).unlink()
@@ -175,7 +175,7 @@ def test_allow_missing_leaves_them_out_and_says_how_many(dogs: Path) -> None:
     assert data.fingerprint != whole.fingerprint
 
 
-def test_absent_pictures_do_not_move_the_cut(dogs: Path) -> None:
+def test_absent_images_do_not_move_the_cut(dogs: Path) -> None:
     before = StanfordDogs(dogs, "val")
     names = [before.name(i) for i in range(len(before))]
     for _ in range(12):
@@ -246,7 +246,7 @@ def test_fewer_labels_than_names(dogs: Path) -> None:
         StanfordDogs(dogs)
 
 
-def test_picture_listed_twice(dogs: Path) -> None:
+def test_image_listed_twice(dogs: Path) -> None:
     rewrite(dogs, lambda names, labels: names.__setitem__(1, names[0]))
     with pytest.raises(DatasetFormatError, match="twice"):
         StanfordDogs(dogs)
@@ -262,7 +262,7 @@ def test_broken_list(dogs: Path, content: bytes) -> None:
 # Boxes
 
 
-def test_boxes_are_edges_and_scale_with_the_picture(dogs: Path) -> None:
+def test_boxes_are_edges_and_scale_with_the_image(dogs: Path) -> None:
     data = StanfordDogs(dogs)
     # Pixels 2..9 and 1..7 are inside: edges 2, 1, 10, 8.
     assert data.boxes(0).tolist() == [[2, 1, 10, 8]]
@@ -280,7 +280,7 @@ def test_several_boxes_none_and_one_over_the_edge(dogs: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(0, 0), (20, 0), (10, 20)], ids=str)
-def test_size_that_cannot_be_the_pictures(dogs: Path, size: tuple[int, int]) -> None:
+def test_size_that_cannot_be_the_images(dogs: Path, size: tuple[int, int]) -> None:
     data = StanfordDogs(dogs)
     write_annotation((dogs / "Annotation" / data.name(0)).with_suffix(""), size, (1, 1, 3, 3))
     with pytest.raises(AnnotationError, match="Annotation"):
@@ -298,7 +298,7 @@ def test_absent_and_broken_annotation(dogs: Path) -> None:
         data.boxes(0)
 
 
-# Pictures of every kind
+# Images of every kind
 
 GREY = np.arange(200, dtype=np.uint8).reshape(10, 20)
 
@@ -306,25 +306,25 @@ GREY = np.arange(200, dtype=np.uint8).reshape(10, 20)
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     if mode == "I;16":
-        picture = Image.fromarray(GREY.astype(np.uint16) * 257)
+        image = Image.fromarray(GREY.astype(np.uint16) * 257)
     elif mode == "I":
-        picture = Image.fromarray(GREY.astype(np.int32) * 257)
+        image = Image.fromarray(GREY.astype(np.int32) * 257)
     else:
-        picture = Image.fromarray(GREY).convert(mode)
+        image = Image.fromarray(GREY).convert(mode)
     suffix = "tiff" if mode in ("I", "CMYK") else "png"
-    path = tmp_path / "picture.jpg"
-    picture.save(path, format=suffix)
+    path = tmp_path / "image.jpg"
+    image.save(path, format=suffix)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = read_image(path)
     assert pixels.shape == (10, 20, 3) and pixels.dtype == np.uint8
-    expected = np.array(picture.convert("L")) if mode == "1" else GREY
+    expected = np.array(image.convert("L")) if mode == "1" else GREY
     assert np.abs(pixels.astype(int) - expected[..., None]).max() <= 1
 
 
 def test_palette_with_transparency(tmp_path: Path) -> None:
-    picture = Image.fromarray(GREY).convert("P")
-    picture.save(tmp_path / "p.png", transparency=bytes(range(256)))
+    image = Image.fromarray(GREY).convert("P")
+    image.save(tmp_path / "p.png", transparency=bytes(range(256)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = read_image(tmp_path / "p.png")
@@ -355,7 +355,7 @@ def test_png_named_jpg(dogs: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpeg", "png", "webp", "gif"])
-def test_truncated_picture_is_named_with_the_remedy(dogs: Path, suffix: str) -> None:
+def test_truncated_image_is_named_with_the_remedy(dogs: Path, suffix: str) -> None:
     data = StanfordDogs(dogs)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(data.path(2), format=suffix)
@@ -367,7 +367,7 @@ def test_truncated_picture_is_named_with_the_remedy(dogs: Path, suffix: str) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff", b"<html></html>", b"\x89PNG\r\n\x1a\n"])
-def test_no_picture_at_all(dogs: Path, content: bytes) -> None:
+def test_no_image_at_all(dogs: Path, content: bytes) -> None:
     data = StanfordDogs(dogs)
     data.path(2).write_bytes(content)
     with pytest.raises(UnreadableImageError, match="n02085620"):
@@ -376,7 +376,7 @@ def test_no_picture_at_all(dogs: Path, content: bytes) -> None:
         data.boxes(2)
 
 
-def test_floating_point_picture_is_refused(tmp_path: Path) -> None:
+def test_floating_point_image_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "f.tiff")
     with pytest.raises(UnreadableImageError, match="floating"):
         read_image(tmp_path / "f.tiff")
@@ -389,7 +389,7 @@ def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         read_image(tmp_path / "bomb.png")
 
 
-# The real pictures
+# The real images
 
 
 def test_real_lists(dogs_dir: Path) -> None:
@@ -406,19 +406,19 @@ def test_real_lists(dogs_dir: Path) -> None:
         )
 
 
-def test_real_pictures_are_what_the_manifest_says(dogs_dir: Path, dogs_archives: Path) -> None:
+def test_real_images_are_what_the_manifest_says(dogs_dir: Path, dogs_archives: Path) -> None:
     data = StanfordDogs(dogs_dir, "trainval", allow_missing=True)
     with gzip.open(dogs_archives / "manifest-train.csv.gz", "rt") as file:
         manifest = {row["file"]: row for row in csv.DictReader(file)}
     for index in range(0, len(data), 97):
         row = manifest[data.name(index)]
-        picture = data.image(index)
-        assert picture.shape == (int(row["height"]), int(row["width"]), 3)
+        image = data.image(index)
+        assert image.shape == (int(row["height"]), int(row["width"]), 3)
         assert int(row["label_1to120"]) - 1 == data.labels[index]
-        assert picture.std() > 5
+        assert image.std() > 5
 
 
-def test_real_boxes_lie_in_the_pictures(dogs_dir: Path) -> None:
+def test_real_boxes_lie_in_the_images(dogs_dir: Path) -> None:
     data = StanfordDogs(dogs_dir, "trainval", allow_missing=True)
     for index in range(0, len(data), 23):
         height, width = data.image(index).shape[:2]
@@ -431,7 +431,7 @@ def test_real_boxes_lie_in_the_pictures(dogs_dir: Path) -> None:
 def test_real_boxes_do_not_depend_on_the_stored_size(
     dogs_dir: Path, dogs_archives: Path, tmp_path: Path
 ) -> None:
-    """Shares of the picture are the same at native size and re-encoded smaller."""
+    """Shares of the image are the same at native size and re-encoded smaller."""
     for part in ("lists", "Annotation"):
         (tmp_path / part).symlink_to(dogs_dir / part)
     unpack(dogs_archives / "originals-sample.tar", tmp_path)

@@ -17,7 +17,7 @@ from glimpse_env.datasets.synthetic_draw import PATTERNS, paint_scene, pattern_w
 SPLITS = ("train", "val", "trainval", "test", "pretrain")
 
 
-def test_pictures_are_the_same_in_another_process():
+def test_images_are_the_same_in_another_process():
     code = (
         "import hashlib; from glimpse_env.datasets.synthetic import SyntheticDogs;"
         "d = SyntheticDogs('val', num_images=5, seed=3);"
@@ -30,7 +30,7 @@ def test_pictures_are_the_same_in_another_process():
     assert there == [hashlib.sha256(here.image(4).tobytes()).hexdigest(), here.fingerprint]
 
 
-def test_a_picture_does_not_depend_on_the_others():
+def test_an_image_does_not_depend_on_the_others():
     few, many = SyntheticDogs("train", num_images=8), SyntheticDogs("train", num_images=100)
     many.image(50)
     np.testing.assert_array_equal(few.image(7), many.image(7))
@@ -38,12 +38,12 @@ def test_a_picture_does_not_depend_on_the_others():
     assert few.name(7) == many.name(7)
 
 
-def test_splits_and_seeds_are_different_pictures():
-    pictures = [
+def test_splits_and_seeds_are_different_images():
+    images = [
         SyntheticDogs(split, num_images=10).image(0) for split in SPLITS if split != "trainval"
     ]
-    pictures.append(SyntheticDogs("train", num_images=10, seed=1).image(0))
-    assert len({picture.tobytes() for picture in pictures}) == len(pictures)
+    images.append(SyntheticDogs("train", num_images=10, seed=1).image(0))
+    assert len({image.tobytes() for image in images}) == len(images)
     names = [
         SyntheticDogs(split).name(i) for split in SPLITS if split != "trainval" for i in range(9)
     ]
@@ -139,7 +139,7 @@ def test_the_breed_is_painted_in_the_head_box_and_nowhere_else():
 
 
 def test_patterns_are_their_own_mirror_image():
-    # A flipped picture must show the same breed: flips are an augmentation (paper section 3).
+    # A flipped image must show the same breed: flips are an augmentation (paper section 3).
     line = np.linspace(-1, 1, 64, dtype=np.float32)
     u, v = line[None, :], line[:, None]
     for kind in PATTERNS:
@@ -149,7 +149,7 @@ def test_patterns_are_their_own_mirror_image():
         assert np.abs(wave).max() <= 1.3 + 1e-6
 
 
-def test_a_picture_without_a_dog_has_no_box():
+def test_an_image_without_a_dog_has_no_box():
     dogs = SyntheticDogs("pretrain", num_images=16)
     empty = int(np.flatnonzero(dogs.labels == 12)[0])
     assert dogs.boxes(empty).shape == dogs.head_boxes(empty).shape == (0, 4)

@@ -16,7 +16,7 @@ from glimpse_env.pyramids.pyramid import RESOLUTIONS, build_pyramid
 from glimpse_env.retina import batch as batch_retina
 from glimpse_env.retina.batch import cut_from_arena
 from glimpse_env.retina.rules import cut_patches
-from tests.glimpse_env.retina.test_rules import random_picture
+from tests.glimpse_env.retina.test_rules import random_image
 
 ROOT = Path(__file__).parents[3]
 SHAPES = [(96, 96), (30, 200), (200, 31), (1, 3), (101, 77), (384, 500)]
@@ -24,8 +24,7 @@ SHAPES = [(96, 96), (30, 200), (200, 31), (1, 3), (101, 77), (384, 500)]
 
 def make_pyramids(shapes, resolutions=RESOLUTIONS):
     return [
-        build_pyramid(random_picture(seed, *shape), resolutions)
-        for seed, shape in enumerate(shapes)
+        build_pyramid(random_image(seed, *shape), resolutions) for seed, shape in enumerate(shapes)
     ]
 
 
@@ -120,7 +119,7 @@ def test_an_arena_takes_what_fits_and_no_more():
     assert arena.add(1, PYRAMIDS[1]) and not arena.add(2, PYRAMIDS[2])
     assert arena.add(1, PYRAMIDS[1]) and arena.used == sizes[1]  # twice is once
     assert arena.holds(np.array([1, 2])).tolist() == [True, False]
-    with pytest.raises(KeyError, match="picture 2"):
+    with pytest.raises(KeyError, match="image 2"):
         arena.pyramid(2)
     image, *rest = parts([(2, 0.0, 0.0, False, 1)])
     with pytest.raises(KeyError, match="not in the arena"):
@@ -137,7 +136,7 @@ def test_levels_that_are_not_kept_are_named():
 
 def test_unequal_batches_are_refused():
     image, *rest = parts([(0, 0.0, 0.0, False, 1), (1, 0.0, 0.0, False, 1)])
-    with pytest.raises(ValueError, match="1 pictures, 2 fixations"):
+    with pytest.raises(ValueError, match="1 images, 2 fixations"):
         cut_from_arena(ARENA, image[:1], *rest)
 
 

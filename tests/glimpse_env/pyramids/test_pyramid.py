@@ -20,8 +20,8 @@ from glimpse_env.pyramids.pyramid import (
 from tests.glimpse_env.retina.slow_retina import slow_resize
 
 
-class Pictures:
-    """A data set of random pictures that counts how often it is asked for one."""
+class Images:
+    """A data set of random images that counts how often it is asked for one."""
 
     def __init__(self, shapes):
         self.shapes = shapes
@@ -69,7 +69,7 @@ def test_every_level_is_built_at_its_shape(image_shape):
 
 @pytest.mark.parametrize("image_shape", [(1, 1), (50, 33), (300, 450), (700, 1000)])
 def test_levels_agree_with_the_exact_filter(image_shape):
-    # Noise is the hardest picture: every wrong weight shows.
+    # Noise is the hardest image: every wrong weight shows.
     image = np.random.default_rng(1).integers(0, 256, (*image_shape, 3), dtype=np.uint8)
     for level in build_pyramid(image).levels.values():
         exact = slow_resize(image, *level.shape[:2])
@@ -77,7 +77,7 @@ def test_levels_agree_with_the_exact_filter(image_shape):
         assert np.abs(level - exact).max() < 2.0
 
 
-def test_a_big_picture_agrees_with_the_exact_filter():
+def test_a_big_image_agrees_with_the_exact_filter():
     image = np.random.default_rng(2).integers(0, 256, (1500, 4000, 3), dtype=np.uint8)
     level = build_pyramid(image, ("medium",)).levels["medium"]
     assert np.abs(level - slow_resize(image, *level.shape[:2])).mean() < 1.0
@@ -104,41 +104,41 @@ def test_wrong_resolutions_are_named(wrong):
         check_resolutions(wrong)
 
 
-def test_an_empty_or_extremely_elongated_picture_is_refused():
+def test_an_empty_or_extremely_elongated_image_is_refused():
     with pytest.raises(ValueError, match="no pixels"):
         build_pyramid(np.zeros((0, 10, 3), np.uint8))
     with pytest.raises(ValueError, match="crop it"):
         build_pyramid(np.zeros((1, MAX_ASPECT + 1, 3), np.uint8))
 
 
-# One pyramid of low levels of a 50x50 picture takes 96 * 96 * 3 bytes.
+# One pyramid of low levels of a 50x50 image takes 96 * 96 * 3 bytes.
 LOW = 96 * 96 * 3
 
 
-def test_the_store_decodes_once_while_the_picture_fits():
-    pictures = Pictures([(50, 50)] * 4)
-    store = PyramidStore(pictures, ("low",), capacity_bytes=2 * LOW)
+def test_the_store_decodes_once_while_the_image_fits():
+    images = Images([(50, 50)] * 4)
+    store = PyramidStore(images, ("low",), capacity_bytes=2 * LOW)
     first = store[0]
     assert store[0] is first
-    assert pictures.decoded == [0]
+    assert images.decoded == [0]
     np.testing.assert_array_equal(
-        first.levels["low"], build_pyramid(pictures.image(0), ("low",)).levels["low"]
+        first.levels["low"], build_pyramid(images.image(0), ("low",)).levels["low"]
     )
 
 
 def test_the_store_drops_the_least_recently_used():
-    pictures = Pictures([(50, 50)] * 4)
-    store = PyramidStore(pictures, ("low",), capacity_bytes=2 * LOW)
+    images = Images([(50, 50)] * 4)
+    store = PyramidStore(images, ("low",), capacity_bytes=2 * LOW)
     store.gather([0, 1, 0, 2])
     assert store.cached_indices == (0, 2)
     assert store.cached_bytes == 2 * LOW
     store.gather([0, 1])
-    assert pictures.decoded == [0, 1, 2, 1]
+    assert images.decoded == [0, 1, 2, 1]
 
 
 def test_the_store_never_exceeds_its_bound():
-    pictures = Pictures([(50, 50), (50, 150), (50, 50), (50, 500), (70, 50)])
-    store = PyramidStore(pictures, ("low",), capacity_bytes=4 * LOW)
+    images = Images([(50, 50), (50, 150), (50, 50), (50, 500), (70, 50)])
+    store = PyramidStore(images, ("low",), capacity_bytes=4 * LOW)
     for index in np.random.default_rng(0).integers(0, 5, 60):
         kept = store[index]
         assert kept.levels["low"].shape[0] >= 96
@@ -146,41 +146,41 @@ def test_the_store_never_exceeds_its_bound():
         assert store.cached_bytes == sum(store[i].nbytes for i in store.cached_indices)
 
 
-def test_a_picture_too_big_to_keep_is_served_and_others_stay():
-    pictures = Pictures([(50, 50), (50, 5000)])
-    store = PyramidStore(pictures, ("low",), capacity_bytes=LOW)
+def test_an_image_too_big_to_keep_is_served_and_others_stay():
+    images = Images([(50, 50), (50, 5000)])
+    store = PyramidStore(images, ("low",), capacity_bytes=LOW)
     assert store[0].nbytes == LOW
     assert store[1].nbytes > LOW
     assert store.cached_indices == (0,)
 
 
 def test_preload_says_whether_all_fits():
-    pictures = Pictures([(50, 50)] * 5)
-    roomy = PyramidStore(pictures, ("low",), capacity_bytes=5 * LOW)
+    images = Images([(50, 50)] * 5)
+    roomy = PyramidStore(images, ("low",), capacity_bytes=5 * LOW)
     assert roomy.preload()
-    pictures.decoded.clear()
+    images.decoded.clear()
     roomy.gather(range(5))
-    assert pictures.decoded == []
-    tight = PyramidStore(pictures, ("low",), capacity_bytes=3 * LOW)
+    assert images.decoded == []
+    tight = PyramidStore(images, ("low",), capacity_bytes=3 * LOW)
     assert not tight.preload()
     assert len(tight.cached_indices) == 3
-    assert len(pictures.decoded) == 4
+    assert len(images.decoded) == 4
     assert tight.preload([3])
 
 
 def test_wrong_indices_and_capacities_are_refused():
-    pictures = Pictures([(50, 50)] * 2)
-    store = PyramidStore(pictures, ("low",))
+    images = Images([(50, 50)] * 2)
+    store = PyramidStore(images, ("low",))
     assert len(store) == 2
     for index in (2, -1):
-        with pytest.raises(IndexError, match=f"picture {index} of 2"):
+        with pytest.raises(IndexError, match=f"image {index} of 2"):
             store[index]
     with pytest.raises(ValueError, match="capacity_bytes"):
-        PyramidStore(pictures, capacity_bytes=-1)
+        PyramidStore(images, capacity_bytes=-1)
 
 
-def test_a_pickled_store_leaves_the_pictures_behind():
-    store = PyramidStore(Pictures([(50, 50)] * 3), ("low",))
+def test_a_pickled_store_leaves_the_images_behind():
+    store = PyramidStore(Images([(50, 50)] * 3), ("low",))
     store.preload()
     packed = pickle.dumps(store)
     assert len(packed) < LOW
@@ -199,7 +199,7 @@ def _sum_of_low_level(store, index, answers):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_worker_can_use_the_store():
     context = multiprocessing.get_context("fork")
-    store = PyramidStore(Pictures([(50, 50)] * 3), ("low",))
+    store = PyramidStore(Images([(50, 50)] * 3), ("low",))
     answers = context.SimpleQueue()
     store[0]
     worker = context.Process(target=_sum_of_low_level, args=(store, 1, answers))

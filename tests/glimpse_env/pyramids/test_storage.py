@@ -1,4 +1,4 @@
-"""Where pictures are kept changes no byte of what is seen, and is chosen by the room there is."""
+"""Where images are kept changes no byte of what is seen, and is chosen by the room there is."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("resolutions", [RESOLUTIONS, ("high", "low"), ("medium",)])
-def test_no_byte_depends_on_where_pictures_are_kept(dataset, folder, resolutions, monkeypatch):
+def test_no_byte_depends_on_where_images_are_kept(dataset, folder, resolutions, monkeypatch):
     plain = play(dataset, storage="demand", resolutions=resolutions)
     same(play(dataset, storage="host", resolutions=resolutions), plain)
     same(play(dataset, storage=folder, resolutions=resolutions), plain)
@@ -75,7 +75,7 @@ def test_no_byte_depends_on_where_pictures_are_kept(dataset, folder, resolutions
     same(play(dataset, storage="host", resolutions=resolutions), plain)
 
 
-def test_pictures_kept_as_tensors_look_the_same(dataset, monkeypatch):
+def test_images_kept_as_tensors_look_the_same(dataset, monkeypatch):
     """What `device` does, on the CPU: the arena's bytes are a tensor."""
     plain = play(dataset, storage="demand")
 
@@ -89,7 +89,7 @@ def test_pictures_kept_as_tensors_look_the_same(dataset, monkeypatch):
     same(play(dataset, storage="host"), plain)
 
 
-def test_a_kept_picture_is_decoded_once(dataset, monkeypatch):
+def test_a_kept_image_is_decoded_once(dataset, monkeypatch):
     asked = []
     image = dataset.image
     monkeypatch.setattr(dataset, "image", lambda index: asked.append(index) or image(index))
@@ -136,7 +136,7 @@ def test_the_usual_size_is_near_the_real_one(dogs_dir):
 def test_the_choice_is_said(dataset, caplog):
     with caplog.at_level(logging.INFO, "glimpse_env"):
         play(dataset, steps=1)
-    assert any("12 pictures need about" in record.message for record in caplog.records)
+    assert any("12 images need about" in record.message for record in caplog.records)
 
 
 def test_memory_of_the_machine(tmp_path):
@@ -271,12 +271,12 @@ def test_a_description_that_makes_no_sense_is_told(folder, dataset, change):
 
 
 def test_an_environment_on_a_bank_reads_no_images(tmp_path, monkeypatch):
-    pictures = dogs()
+    images = dogs()
     seen = []
-    image = type(pictures).image
-    bank = make_bank(tmp_path, pictures)
-    monkeypatch.setattr(type(pictures), "image", lambda *at: seen.append(at) or image(*at))
-    env = DogsGlimpseVectorEnv(2, dataset=pictures, encoder=bank)
+    image = type(images).image
+    bank = make_bank(tmp_path, images)
+    monkeypatch.setattr(type(images), "image", lambda *at: seen.append(at) or image(*at))
+    env = DogsGlimpseVectorEnv(2, dataset=images, encoder=bank)
     env.reset(seed=0)
     assert not seen
 

@@ -22,7 +22,7 @@ def grey(height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 90, np.uint8)
 
 
-def noise_picture(height: int, width: int) -> np.ndarray:
+def noise_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -37,9 +37,9 @@ def patches_of(image, fixations, resolutions=("low", "medium", "high")):
     )
 
 
-def near(picture, color, tolerance=12) -> np.ndarray:
-    """Where a picture has about a colour."""
-    return (np.abs(picture.astype(int) - color) <= tolerance).all(axis=-1)
+def near(image, color, tolerance=12) -> np.ndarray:
+    """Where an image has about a colour."""
+    return (np.abs(image.astype(int) - color) <= tolerance).all(axis=-1)
 
 
 def place_of(mask) -> tuple[float, float]:
@@ -69,14 +69,14 @@ def test_the_line_joins_the_fixations_in_order():
 
 
 def test_nothing_is_drawn_on_without_fixations():
-    image = noise_picture(60, 80)
+    image = noise_image(60, 80)
     drawn = draw_scanpath(image, np.zeros((0, 2)))
     np.testing.assert_array_equal(drawn, image)
     assert not np.shares_memory(drawn, image)
 
 
-def test_the_picture_given_is_left_alone():
-    image = noise_picture(60, 80)
+def test_the_image_given_is_left_alone():
+    image = noise_image(60, 80)
     before = image.copy()
     draw_scanpath(image, np.zeros((1, 2)), correct=True)
     np.testing.assert_array_equal(image, before)
@@ -118,7 +118,7 @@ def test_any_size_can_be_drawn_on(size):
     assert (drawn != 90).any()
 
 
-def test_a_gigantic_picture_is_refused():
+def test_a_gigantic_image_is_refused():
     with pytest.raises(ValueError, match="scale it down"):
         draw_scanpath(grey(1, 8001), np.zeros((1, 2)))
 
@@ -127,7 +127,7 @@ def test_a_gigantic_picture_is_refused():
 
 
 def test_the_strip_shows_every_patch_in_its_place():
-    patches = patches_of(noise_picture(120, 160), np.array([[0.0, 0.0], [0.4, -0.3]]))
+    patches = patches_of(noise_image(120, 160), np.array([[0.0, 0.0], [0.4, -0.3]]))
     strip = glimpse_strip(patches)
     gap = 4
     height = 2 * 96 + gap
@@ -145,7 +145,7 @@ def test_the_strip_shows_every_patch_in_its_place():
 
 
 def test_named_columns_add_a_line_of_names():
-    patches = patches_of(noise_picture(120, 160), np.zeros((2, 2)), ("high", "low"))
+    patches = patches_of(noise_image(120, 160), np.zeros((2, 2)), ("high", "low"))
     named, plain = glimpse_strip(patches, ("high", "low")), glimpse_strip(patches)
     added = named.shape[0] - plain.shape[0]
     assert 10 < added < 40
@@ -156,7 +156,7 @@ def test_named_columns_add_a_line_of_names():
 
 
 def test_a_strip_can_be_scaled_and_empty():
-    patches = patches_of(noise_picture(120, 160), np.zeros((1, 2)))
+    patches = patches_of(noise_image(120, 160), np.zeros((1, 2)))
     assert glimpse_strip(patches, side=48).shape[0] == 48
     assert glimpse_strip(patches[:0]).shape[0] == 1
 
@@ -165,7 +165,7 @@ def test_a_strip_can_be_scaled_and_empty():
 
 
 def test_the_composite_shows_the_sharpest_pixel_seen():
-    image = noise_picture(384, 384)  # its high level is itself, so a block is 4x4 or 2x2 pixels
+    image = noise_image(384, 384)  # its high level is itself, so a block is 4x4 or 2x2 pixels
     levels = build_pyramid(image).levels
     shown = composite(image, np.array([[0.0, 0.0]]))
     high = np.s_[144:240, 144:240]
@@ -188,7 +188,7 @@ def test_what_no_glimpse_saw_is_noise_in_the_composite():
 
 
 def test_a_later_coarse_glimpse_does_not_hide_an_earlier_fine_one():
-    image = noise_picture(384, 384)
+    image = noise_image(384, 384)
     one = composite(image, np.array([[0.0, 0.0]]))
     two = composite(image, np.array([[0.0, 0.0], [0.05, 0.6]]))
     np.testing.assert_array_equal(two[144:240, 144:240], one[144:240, 144:240])
@@ -197,14 +197,14 @@ def test_a_later_coarse_glimpse_does_not_hide_an_earlier_fine_one():
 
 
 def test_the_composite_can_have_any_size():
-    image, fixations = noise_picture(50, 70), np.array([[0.0, 0.0]])
+    image, fixations = noise_image(50, 70), np.array([[0.0, 0.0]])
     assert composite(image, fixations).shape == (50, 70, 3)
     assert composite(image, fixations, size=(320, 448)).shape == (320, 448, 3)
     assert composite(image, np.zeros((0, 2))).shape == (50, 70, 3)
 
 
 def test_a_zoomed_glimpse_shows_as_its_neighbour_would():
-    image, fixations = noise_picture(384, 384), np.array([[0.0, 0.0], [0.25, -0.5]])
+    image, fixations = noise_image(384, 384), np.array([[0.0, 0.0], [0.25, -0.5]])
     for zoom, stand_in in ((0.0, "medium"), (1.0, "low"), (-1.0, "high")):
         shown = composite(image, fixations, ("medium",), scales=np.full(2, zoom))
         expected = composite(image, fixations, (stand_in,))
@@ -221,7 +221,7 @@ def test_a_zoomed_glimpse_shows_as_its_neighbour_would():
 @pytest.mark.parametrize("size", [(288, 384), (20, 60), (300, 100), (1, 1)])
 @pytest.mark.parametrize("looks", [1, 3, 7])
 def test_a_panel_holds_all_parts_without_overlap(size, looks):
-    image = noise_picture(*size)
+    image = noise_image(*size)
     fixations = np.random.default_rng(1).uniform(-1, 1, (looks, 2))
     patches = patches_of(image, fixations)
     panel = scanpath_panel(image, fixations, patches, correct=True, title="A dog")

@@ -1,11 +1,11 @@
 """An exact, slow retina, straight from the definition and sharing no code with the fast one.
 
-A patch is a square box of the original picture, of side short / k (k = 1, 2, 4 for low, medium,
+A patch is a square box of the original image, of side short / k (k = 1, 2, 4 for low, medium,
 high), divided into 96x96 cells. Each cell shows the average of the original pixels, weighted by a
 triangle as wide as two cells (or two pixels, where a cell is smaller than a pixel) around the
-cell's centre; weights beyond the picture count as nothing and the rest are scaled to sum to one.
-A cell whose centre lies outside the picture shows no picture. The centre of the box is the corner
-of the cell grid of the whole picture nearest to the fixation; on a tie, the one further right or
+cell's centre; weights beyond the image count as nothing and the rest are scaled to sum to one.
+A cell whose centre lies outside the image shows no image. The centre of the box is the corner
+of the cell grid of the whole image nearest to the fixation; on a tie, the one further right or
 down.
 """
 
@@ -35,7 +35,7 @@ def triangle_weights(centres: np.ndarray, cell: float, length: int) -> np.ndarra
 
 
 def slow_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The whole picture resized with the triangle filter, float64."""
+    """The whole image resized with the triangle filter, float64."""
     rows, columns = (
         triangle_weights((np.arange(n) + 0.5) * length / n, length / n, length)
         for n, length in ((height, image.shape[0]), (width, image.shape[1]))
@@ -57,7 +57,7 @@ def apply_weights(rows: np.ndarray, columns: np.ndarray, image: np.ndarray) -> n
 def slow_patch(
     image: np.ndarray, fixation: tuple[float, float], resolution: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One patch [96, 96, 3] in float64, and which of its cells show the picture [96, 96]."""
+    """One patch [96, 96, 3] in float64, and which of its cells show the image [96, 96]."""
     height, width = image.shape[:2]
     short, share = min(height, width), SHARE[resolution]
     side = short / share

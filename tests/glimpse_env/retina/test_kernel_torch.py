@@ -58,7 +58,7 @@ def test_a_batch_larger_than_a_portion():
     np.testing.assert_array_equal(cut_from_arena(TENSORS, image, *rest).numpy(), plain)
 
 
-def test_pictures_come_back_from_tensors():
+def test_images_come_back_from_tensors():
     for index, pyramid in enumerate(PYRAMIDS):
         for name, level in TENSORS.pyramid(index).levels.items():
             np.testing.assert_array_equal(level, pyramid.levels[name])

@@ -29,12 +29,12 @@ seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=30, deadline=None)
 
 
-def random_picture(seed: int, height: int, width: int) -> np.ndarray:
+def random_image(seed: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def natural_picture(seed: int, height: int, width: int) -> np.ndarray:
-    """A random field with a natural picture's spectrum: octaves whose strength falls as 1/f."""
+def natural_image(seed: int, height: int, width: int) -> np.ndarray:
+    """A random field with a natural image's spectrum: octaves whose strength falls as 1/f."""
     generator = np.random.default_rng(seed)
     field = np.full((height, width, 3), 128, np.float32)
     waves = 2
@@ -49,7 +49,7 @@ def natural_picture(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def look(image, fixation, mirror=False, key=0, resolutions=RESOLUTIONS):
-    """One glimpse [S, P, P, 3] of one picture."""
+    """One glimpse [S, P, P, 3] of one image."""
     return cut_patches(
         [build_pyramid(image, resolutions)],
         np.array([fixation], np.float64),
@@ -78,14 +78,14 @@ BIG_SHAPES = [(4000, 2500), (1334, 4000), (4000, 1334), (2999, 2000)]
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_patches_agree_with_the_slow_reference(shape, resolution):
-    image = natural_picture(0, *shape)
+    image = natural_image(0, *shape)
     for fixation in [(0, 0), (-1, -1), (1, 1), (-1, 0.93), (0.31, -0.77), (1, -0.2)]:
         assert_agrees_with_reference(image, fixation, resolution)
 
 
 @pytest.mark.parametrize("shape", BIG_SHAPES)
-def test_patches_of_big_pictures_agree_with_the_slow_reference(shape):
-    image = natural_picture(1, *shape)
+def test_patches_of_big_images_agree_with_the_slow_reference(shape):
+    image = natural_image(1, *shape)
     for resolution, fixation in zip(RESOLUTIONS, [(-0.3, 0.4), (1, -1), (0.62, 0.97)], strict=True):
         assert_agrees_with_reference(image, fixation, resolution)
 
@@ -102,11 +102,11 @@ def test_patches_agree_with_the_slow_reference_anywhere(
     short, aspect, upright, fixation, resolution
 ):
     shape = (short, round(short * aspect))
-    image = natural_picture(short, *(shape[::-1] if upright else shape))
+    image = natural_image(short, *(shape[::-1] if upright else shape))
     assert_agrees_with_reference(image, fixation, resolution)
 
 
-def test_patches_of_real_pictures_agree_with_the_slow_reference(dogs_dir: Path):
+def test_patches_of_real_images_agree_with_the_slow_reference(dogs_dir: Path):
     files = sorted((dogs_dir / "Images").rglob("*.jpg"))[:: max(1, 3000 // 6)]
     assert len(files) >= 3
     for number, file in enumerate(files):
@@ -121,7 +121,7 @@ def test_patches_of_real_pictures_agree_with_the_slow_reference(dogs_dir: Path):
 
 
 def test_a_patch_inside_is_a_copy_of_the_level():
-    image = random_picture(0, 384, 512)  # the high level is the picture itself
+    image = random_image(0, 384, 512)  # the high level is the image itself
     patch = look(image, (0.25, -0.5), resolutions=("high",))[0]
     # x = 1.25 / 2 * 512 = 320, y = 0.5 / 2 * 384 = 96: from 320 - 48 and 96 - 48 on.
     np.testing.assert_array_equal(patch, image[48:144, 272:368])
@@ -136,8 +136,8 @@ def test_a_patch_inside_is_a_copy_of_the_level():
         ((1, 1), np.s_[:48, :48], np.s_[-48:, -48:]),
     ],
 )
-def test_at_a_corner_one_quarter_is_picture_and_the_rest_noise(fixation, patch_part, level_part):
-    image = random_picture(1, 384, 500)
+def test_at_a_corner_one_quarter_is_image_and_the_rest_noise(fixation, patch_part, level_part):
+    image = random_image(1, 384, 500)
     expected = noise_patches(np.array([5], np.uint64), ("high",))[0, 0]
     expected[patch_part] = image[level_part]
     patch = look(image, fixation, key=5, resolutions=("high",))[0]
@@ -166,7 +166,7 @@ def test_snapping_moves_a_fixation_by_at_most_half_a_patch_pixel(size, fixation)
 
 @few
 @given(size=sizes, fixation=st.tuples(coordinates, coordinates))
-def test_boxes_say_exactly_which_pixels_are_picture(size, fixation):
+def test_boxes_say_exactly_which_pixels_are_image(size, fixation):
     # Noise equals this grey at a pixel with probability 2 ** -24.
     image = np.full((*size, 3), 131, np.uint8)
     seen = (look(image, fixation, key=99) == 131).all(axis=-1)
@@ -181,13 +181,13 @@ def test_boxes_say_exactly_which_pixels_are_picture(size, fixation):
 
 
 def test_a_fixation_beyond_the_edge_is_clipped():
-    image = random_picture(2, 60, 80)
+    image = random_image(2, 60, 80)
     np.testing.assert_array_equal(look(image, (1.7, -np.inf)), look(image, (1.0, -1.0)))
 
 
 def test_a_nan_fixation_is_refused():
     with pytest.raises(ValueError, match="NaN"):
-        look(random_picture(3, 60, 80), (0.0, np.nan))
+        look(random_image(3, 60, 80), (0.0, np.nan))
     with pytest.raises(ValueError, match="NaN"):
         patch_boxes((60, 80), np.array([[np.nan, 0.0]]))
 
@@ -195,7 +195,7 @@ def test_a_nan_fixation_is_refused():
 @few
 @given(size=sizes, fixation=st.tuples(coordinates, coordinates), key=seeds)
 def test_origins_and_patches_tell_the_same_story(size, fixation, key):
-    image = random_picture(key, *size)
+    image = random_image(key, *size)
     level = build_pyramid(image, ("medium",)).levels["medium"]
     origin = patch_origins(
         np.array([fixation], np.float64), np.array([level.shape[:2]]), np.array([False])
@@ -213,16 +213,16 @@ def test_origins_and_patches_tell_the_same_story(size, fixation, key):
 
 @few
 @given(size=sizes, fixation=st.tuples(coordinates, coordinates), key=seeds)
-def test_a_mirrored_look_is_a_look_at_the_mirrored_picture(size, fixation, key):
-    image = random_picture(key, *size)
+def test_a_mirrored_look_is_a_look_at_the_mirrored_image(size, fixation, key):
+    image = random_image(key, *size)
     np.testing.assert_array_equal(
         look(image, fixation, mirror=True, key=key), look(image[:, ::-1], fixation, key=key)
     )
 
 
-def test_ties_snap_alike_in_the_mirrored_picture():
+def test_ties_snap_alike_in_the_mirrored_image():
     # Every half pixel of a level of odd width: x = (k + 1/2) / 97.
-    image = random_picture(4, 96, 97)
+    image = random_image(4, 96, 97)
     for k in range(0, 97, 8):
         fixation = ((2 * k + 1) / 97 - 1, 0.0)
         np.testing.assert_array_equal(
@@ -231,7 +231,7 @@ def test_ties_snap_alike_in_the_mirrored_picture():
         )
 
 
-def test_a_mirrored_real_picture_is_looked_at_alike(dogs_dir: Path):
+def test_a_mirrored_real_image_is_looked_at_alike(dogs_dir: Path):
     file = sorted((dogs_dir / "Images").rglob("*.jpg"))[17]
     with Image.open(file) as opened:
         image = np.asarray(opened.convert("RGB"))
@@ -282,7 +282,7 @@ def test_noise_of_many_keys_is_distinct():
     assert len(np.unique(starts, axis=0)) > 1990
 
 
-def test_the_same_key_shows_the_same_noise_around_any_picture():
+def test_the_same_key_shows_the_same_noise_around_any_image():
     one = look(np.zeros((50, 80, 3), np.uint8), (-1, -1), key=3)
     other = look(np.zeros((90, 70, 3), np.uint8), (-1, -1), key=3)
     np.testing.assert_array_equal(one, other)
@@ -312,7 +312,7 @@ def test_splitmix64_takes_any_shape(shape):
 def batch_of(count: int):
     generator = np.random.default_rng(8)
     shapes = generator.integers(30, 200, (count, 2))
-    pyramids = [build_pyramid(random_picture(i, *shape)) for i, shape in enumerate(shapes.tolist())]
+    pyramids = [build_pyramid(random_image(i, *shape)) for i, shape in enumerate(shapes.tolist())]
     return (
         pyramids,
         generator.uniform(-1, 1, (count, 2)).astype(np.float32),
@@ -323,7 +323,7 @@ def batch_of(count: int):
 
 @pytest.mark.parametrize("count", [0, 1, 7])
 @pytest.mark.parametrize("resolutions", [RESOLUTIONS, ("high",), ("medium", "low")])
-def test_a_batch_is_its_pictures_one_by_one(count, resolutions):
+def test_a_batch_is_its_images_one_by_one(count, resolutions):
     batch = batch_of(count)
     patches = cut_patches(*batch, resolutions)
     assert patches.shape == (count, len(resolutions), PATCH_SIDE, PATCH_SIDE, 3)
@@ -388,18 +388,18 @@ def look_scaled(image, fixation, scale, mirror=False, key=0, resolutions=RESOLUT
 @given(size=sizes, fixation=st.tuples(coordinates, coordinates), mirror=st.booleans(), key=seeds)
 @example(size=(97, 91), fixation=(0.0, 0.0), mirror=False, key=0)
 def test_scale_zero_is_the_ordinary_retina(size, fixation, mirror, key):
-    image = random_picture(key, *size)
+    image = random_image(key, *size)
     plain = look(image, fixation, mirror, key).astype(np.int64)
     scaled = look_scaled(image, fixation, 0.0, mirror, key)
     # Pillow rounds after each axis and takes first whichever is cheaper, which for a patch need not
     # be the one that it was for the level (97x91: 97 rows make 102 of the level, but 96 of the
     # patch). Then two averages of rounding errors (deviation <= sqrt(1/12) each) lie between the
     # two, so |difference| <= sqrt(2/12) = 0.41 on average. Even a tenth of a pixel's shift of this
-    # picture would be several grey levels.
+    # image would be several grey levels.
     difference = plain - scaled
     assert np.abs(difference).max() <= 2
     assert np.abs(difference).mean() < 0.41
-    assert abs(difference.mean()) < 0.1  # a picture of few pixels has few errors to average
+    assert abs(difference.mean()) < 0.1  # an image of few pixels has few errors to average
 
 
 def test_scale_multiplies_the_sides():
@@ -429,7 +429,7 @@ def test_every_scaled_pixel_shows_what_its_box_says(fixation, scale, resolution)
     inside = (edges[:-1] >= -1e-5) & (edges[1:] <= np.array([width, height]) + 1e-5)
     shown = inside[:, 1][:, None] & inside[:, 0][None, :]
     assert shown.any()
-    # The picture's values are near the border averages of what lies inside only.
+    # The image's values are near the border averages of what lies inside only.
     centres = np.clip((edges[:-1] + edges[1:]) / 2, pixel / 2, [width, height] - pixel / 2)
     reach = max(1.5, pixel.max())
     expected = np.broadcast_arrays(centres[None, :, 0], centres[:, 1][:, None])
@@ -444,8 +444,8 @@ def test_every_scaled_pixel_shows_what_its_box_says(fixation, scale, resolution)
 
 @few
 @given(size=sizes, fixation=st.tuples(coordinates, coordinates), scale=st.floats(-1, 1), key=seeds)
-def test_a_mirrored_scaled_look_is_a_look_at_the_mirrored_picture(size, fixation, scale, key):
-    image = random_picture(key, *size)
+def test_a_mirrored_scaled_look_is_a_look_at_the_mirrored_image(size, fixation, scale, key):
+    image = random_image(key, *size)
     np.testing.assert_array_equal(
         look_scaled(image, fixation, scale, mirror=True, key=key),
         look_scaled(image[:, ::-1], fixation, scale, key=key),
@@ -462,7 +462,7 @@ def test_any_size_can_be_scaled(size, scale):
 
 
 def test_a_scale_is_clipped_and_never_nan():
-    image = random_picture(5, 40, 60)
+    image = random_image(5, 40, 60)
     np.testing.assert_array_equal(look_scaled(image, (0, 0), 5.0), look_scaled(image, (0, 0), 1.0))
     with pytest.raises(ValueError, match="scale is NaN"):
         look_scaled(image, (0, 0), np.nan)

@@ -1,4 +1,4 @@
-"""Pictures of scanpaths: as many as asked for, and none left over from before."""
+"""Images of scanpaths: as many as asked for, and none left over from before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from experiments.train.evaluate import draw_examples
 from glimpse_env.datasets.synthetic import SyntheticDogs
 
 
-def test_pictures_of_an_earlier_evaluation_go_and_others_stay(tmp_path: Path) -> None:
+def test_images_of_an_earlier_evaluation_go_and_others_stay(tmp_path: Path) -> None:
     dataset = SyntheticDogs("val", num_images=6)
     classes = len(dataset.class_names)
     right = Answers(

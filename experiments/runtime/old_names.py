@@ -1,0 +1,69 @@
+"""Keys that records of earlier versions use, and their names of today.
+
+Files are written with today's keys only. Whatever reads a record passes it through `renamed`, so
+that runs, evaluations and checkpoints of earlier versions stay readable.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+RENAMED_KEYS = {
+    "images": "images",
+    "images_per_second": "images_per_second",
+    "images_per_second": "images_per_second",
+    "accuracy_at_random_patches_of_held_out_images": (
+        "accuracy_at_random_patches_of_held_out_images"
+    ),
+    "whole image": "whole image",
+    "whole image, mean with its mirror image": "whole image, mean with its mirror image",
+}
+"""By the old name."""
+
+RENAMED_FLAGS = {
+    "pretrain": {"--images": "--images"},
+    "evaluate": {"--images": "--examples"},
+    "demo": {"--images": "--examples"},
+}
+"""Flags by command and old name; help pages list today's only."""
+
+
+def renamed(record: Any) -> Any:
+    """Replace old keys in a record, however deep, and old names of a row's agent.
+
+    Args:
+        record: What JSON gives: objects, lists, numbers, strings.
+
+    Returns:
+        A copy with today's keys.
+
+    Example:
+        >>> renamed({"config": {"images": 12}, "agent": "whole image"})
+        {'config': {'images': 12}, 'agent': 'whole image'}
+    """
+    if isinstance(record, list):
+        return [renamed(item) for item in record]
+    if not isinstance(record, dict):
+        return record
+    found = {RENAMED_KEYS.get(key, key): renamed(value) for key, value in record.items()}
+    agent = found.get("agent")
+    return found | {"agent": RENAMED_KEYS.get(agent, agent)} if isinstance(agent, str) else found
+
+
+def renamed_flags(command: str, arguments: list[str]) -> list[str]:
+    """Replace old flags on a command line.
+
+    Args:
+        command: Name of the sub-command.
+        arguments: What follows it.
+
+    Returns:
+        The arguments with today's flags.
+
+    Example:
+        >>> renamed_flags("pretrain", ["--images=32", "--looks", "1"])
+        ['--images=32', '--looks', '1']
+    """
+    flags = RENAMED_FLAGS.get(command, {})
+    parts = [argument.partition("=") for argument in arguments]
+    return [flags.get(flag, flag) + sign + value for flag, sign, value in parts]
