@@ -29,7 +29,7 @@ from glimpse_env.datasets.stanford_dogs import (
 )
 
 _TITLE = "# ImageNet images to leave out of training, written by `glimpse dedup`"
-_OLD_TITLE = _TITLE.replace("images", "images")
+_OLD_TITLE = _TITLE.replace("images", "pictures")
 _NAME = re.compile(r"(n\d{8})/(\1_\d+)\.JPEG")
 _STEM = re.compile(r"n\d{8}_\d+")
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 RENAMED_KEYS = {
-    "images": "images",
-    "images_per_second": "images_per_second",
-    "images_per_second": "images_per_second",
-    "accuracy_at_random_patches_of_held_out_images": (
+    "pictures": "images",
+    "pictures_a_second": "images_per_second",
+    "pictures_per_second": "images_per_second",
+    "accuracy_at_random_patches_of_held_out_pictures": (
         "accuracy_at_random_patches_of_held_out_images"
     ),
-    "whole image": "whole image",
-    "whole image, mean with its mirror image": "whole image, mean with its mirror image",
+    "whole picture": "whole image",
+    "whole picture, mean with its mirror image": "whole image, mean with its mirror image",
 }
 """By the old name."""
 
 RENAMED_FLAGS = {
-    "pretrain": {"--images": "--images"},
-    "evaluate": {"--images": "--examples"},
-    "demo": {"--images": "--examples"},
+    "pretrain": {"--pictures": "--images"},
+    "evaluate": {"--pictures": "--examples"},
+    "demo": {"--pictures": "--examples"},
 }
 """Flags by command and old name; help pages list today's only."""
 
@@ -38,7 +38,7 @@ def renamed(record: Any) -> Any:
         A copy with today's keys.
 
     Example:
-        >>> renamed({"config": {"images": 12}, "agent": "whole image"})
+        >>> renamed({"config": {"pictures": 12}, "agent": "whole picture"})
         {'config': {'images': 12}, 'agent': 'whole image'}
     """
     if isinstance(record, list):
@@ -61,7 +61,7 @@ def renamed_flags(command: str, arguments: list[str]) -> list[str]:
         The arguments with today's flags.
 
     Example:
-        >>> renamed_flags("pretrain", ["--images=32", "--looks", "1"])
+        >>> renamed_flags("pretrain", ["--pictures=32", "--looks", "1"])
         ['--images=32', '--looks', '1']
     """
     flags = RENAMED_FLAGS.get(command, {})

@@ -99,7 +99,7 @@ def test_a_damaged_list_is_refused(lists: Path, tmp_path: Path, damage: str) -> 
 def test_a_list_with_the_title_of_before_is_read(lists: Path, tmp_path: Path) -> None:
     path = dedup(DedupConfig(data_dir=lists, out=tmp_path / "list.txt"))
     first, rest = path.read_text().split("\n", 1)
-    path.write_text(first.replace("images", "images") + "\n" + rest)
+    path.write_text(first.replace("images", "pictures") + "\n" + rest)
     assert first.startswith("# ImageNet images") and read_leave_out(path).stems
 
 

@@ -251,10 +251,10 @@ def test_a_run_goes_on_from_its_own_files_only(finished: Path, tmp_path: Path):
         pretrain(replace(TINY, out=tmp_path, resume=True))
 
 
-def test_a_checkpoint_of_before_images_were_called_images(finished: Path, tmp_path: Path):
+def test_a_checkpoint_of_before_pictures_were_called_images(finished: Path, tmp_path: Path):
     tensors, metadata = load_checkpoint(finished.parent / "checkpoint")
     for part in ("config", "facts"):
-        metadata[part]["images"] = metadata[part].pop("images")
+        metadata[part]["pictures"] = metadata[part].pop("images")
     save_checkpoint(tmp_path / "checkpoint", tensors, metadata)
     assert pretrain(replace(TINY, out=tmp_path, resume=True)).is_file()
 

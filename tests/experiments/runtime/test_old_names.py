@@ -14,7 +14,7 @@ from experiments.runtime.runs import read_json, read_rows, write_rows
 
 def test_an_evaluation_of_before_is_read_by_its_names_of_today(tmp_path: Path) -> None:
     path = tmp_path / "evaluation-val.json"
-    old = {"whole image": {"ma": 71.0}, "whole image, mean with its mirror image": {"ma": 72.0}}
+    old = {"whole picture": {"ma": 71.0}, "whole picture, mean with its mirror image": {"ma": 72.0}}
     path.write_text(json.dumps(old))
     found = read_json(path, "evaluate again")
     assert found["whole image"] == {"ma": 71.0}
@@ -23,20 +23,20 @@ def test_an_evaluation_of_before_is_read_by_its_names_of_today(tmp_path: Path) -
 
 def test_an_attention_record_of_before(tmp_path: Path) -> None:
     path = tmp_path / "attention.json"
-    path.write_text(json.dumps({"runs": [{"images": 7, "boxes": {"images": 5}}]}))
+    path.write_text(json.dumps({"runs": [{"pictures": 7, "boxes": {"pictures": 5}}]}))
     assert read_json(path, "again") == {"runs": [{"images": 7, "boxes": {"images": 5}}]}
 
 
 def test_rows_of_before_count_as_rows_of_today(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    write_rows(path, [{"agent": "whole image", "epoch": 0, "images_per_second": 3.5}])
+    write_rows(path, [{"agent": "whole picture", "epoch": 0, "pictures_per_second": 3.5}])
     assert read_rows(path, {"agent": str}) == [
         {"agent": "whole image", "epoch": 0, "images_per_second": 3.5}
     ]
 
 
 def test_what_has_no_old_name_stays_as_it_is() -> None:
-    record = {"images": 3, "agent": {"images in a text": "images"}, "list": [1, "images"]}
+    record = {"images": 3, "agent": {"pictures in a text": "pictures"}, "list": [1, "pictures"]}
     assert renamed(record) == record
 
 
@@ -45,16 +45,16 @@ def test_old_flags_are_taken_and_not_offered(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (flag,) = RENAMED_FLAGS[command].values()
-    assert renamed_flags(command, ["--images", "3"]) == [flag, "3"]
-    assert renamed_flags(command, ["--out", "--images=3"]) == ["--out", f"{flag}=3"]
-    assert renamed_flags("bank", ["--images", "3"]) == ["--images", "3"]
+    assert renamed_flags(command, ["--pictures", "3"]) == [flag, "3"]
+    assert renamed_flags(command, ["--out", "--pictures=3"]) == ["--out", f"{flag}=3"]
+    assert renamed_flags("bank", ["--pictures", "3"]) == ["--pictures", "3"]
     with pytest.raises(SystemExit):
         main([command, "--help"])
     shown = capsys.readouterr().out
-    assert flag in shown and "--images" not in shown
+    assert flag in shown and "--pictures" not in shown
 
 
 def test_an_old_flag_reaches_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["pretrain", "--images", "0"])
+        main(["pretrain", "--pictures", "0"])
     assert "--images is at least 1, not 0" in capsys.readouterr().err
