@@ -175,9 +175,12 @@ def test_a_folder_that_hides_a_package_is_named(installed: Path, tmp_path: Path,
         code = code.replace("experiments.cli", "glimpse_env, experiments.cli")
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     found = subprocess.run(
-        [str(installed / "python"), "-c", code], cwd=tmp_path, env=kept, capture_output=True,
+        [str(installed / "python"), "-c", code],
+        cwd=tmp_path,
+        env=kept,
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     line = found.stderr.strip().splitlines()[-1]
     assert found.returncode == 1 and "ShadowedPackageError" in line
     assert f"{name!r} is taken from {tmp_path / name}" in line and "rename that folder" in line

@@ -94,9 +94,12 @@ def _fetch(repository: str, revision: str | None) -> Found:
     where = f"hf://{repository}" + (f"@{revision}" if revision else "")
     try:
         folder = hub.snapshot_download(
-            repository, revision=revision, allow_patterns=list(FILES), endpoint=_endpoint(),
+            repository,
+            revision=revision,
+            allow_patterns=list(FILES),
+            endpoint=_endpoint(),
             library_name="glimpse-env",
-        )  # fmt: skip
+        )
     except errors.RevisionNotFoundError as error:
         raise PretrainedError(
             f"{repository} has no revision {revision!r} on the hub: name a branch, a tag or a "
@@ -150,9 +153,12 @@ def upload(
         api = hub.HfApi(endpoint=_endpoint(), library_name="glimpse-env")
         api.create_repo(repository, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, revision=revision, commit_message=message,
+            repo_id=repository,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
             allow_patterns=list(FILES),
-        )  # fmt: skip
+        )
     except hub.errors.HFValidationError as error:
         raise PretrainedError(f"{repository!r} is no name of a repository: {error}") from error
     except _failures(hub) as error:

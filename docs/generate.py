@@ -75,20 +75,36 @@ def environment_pages() -> dict[str, str]:
             if keywords
             else ("The id changes no default of the options below.")
         )
-        pages[f"environments/{name}.md"] = "\n".join([
-            f"# {name}", "", title, "",
-            "```python", "import gymnasium", "import glimpse_env", "",
-            f'env = gymnasium.make("{name}")',
-            f'envs = gymnasium.make_vec("{name}", num_envs=8, '
-            'vectorization_mode="vector_entry_point")',
-            "```", "",
-            f"Entry points: `{spec.entry_point}` and `{spec.vector_entry_point}`. {defaults}", "",
-            body.strip(), "",
-            "## Every option", "", _options(), "",
-            "## Versions", "",
-            "- v0: the first version. An id gets a new version when its spaces, rewards or "
-            "default options change in a released version.", "",
-        ])  # fmt: skip
+        pages[f"environments/{name}.md"] = "\n".join(
+            [
+                f"# {name}",
+                "",
+                title,
+                "",
+                "```python",
+                "import gymnasium",
+                "import glimpse_env",
+                "",
+                f'env = gymnasium.make("{name}")',
+                f'envs = gymnasium.make_vec("{name}", num_envs=8, '
+                'vectorization_mode="vector_entry_point")',
+                "```",
+                "",
+                f"Entry points: `{spec.entry_point}` and `{spec.vector_entry_point}`. {defaults}",
+                "",
+                body.strip(),
+                "",
+                "## Every option",
+                "",
+                _options(),
+                "",
+                "## Versions",
+                "",
+                "- v0: the first version. An id gets a new version when its spaces, rewards or "
+                "default options change in a released version.",
+                "",
+            ]
+        )
     return pages
 
 

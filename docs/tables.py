@@ -10,8 +10,10 @@ RESULTS = ROOT / "experiments" / "results"
 BEGIN = "<!-- results: written by `python docs/tables.py`, from experiments/results -->"
 END = "<!-- end of results -->"
 _ROWS = ("high", "medium", "low", "high-medium", "high-medium-low")
-_WHOLE_IMAGE = {"googlenet-96": "GoogLeNet, whole image at 96",
-                "googlenet-224": "GoogLeNet, whole image at 224"}  # fmt: skip
+_WHOLE_IMAGE = {
+    "googlenet-96": "GoogLeNet, whole image at 96",
+    "googlenet-224": "GoogLeNet, whole image at 224",
+}
 
 
 def results_table() -> str:

@@ -33,98 +33,121 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "download": Command(
-        "experiments.prepare.config:DownloadConfig", "experiments.prepare.download:download",
+        "experiments.prepare.config:DownloadConfig",
+        "experiments.prepare.download:download",
         "Fetch Stanford Dogs and pretrained weights, or unpack archives.",
     ),
     "dedup": Command(
-        "experiments.prepare.config:DedupConfig", "experiments.prepare.dedup:dedup",
+        "experiments.prepare.config:DedupConfig",
+        "experiments.prepare.dedup:dedup",
         "List the images of ImageNet that a network to be tested on dogs must not see.",
     ),
     "pretrain": Command(
-        "experiments.pretrain.config:PretrainConfig", "experiments.pretrain.train:pretrain",
+        "experiments.pretrain.config:PretrainConfig",
+        "experiments.pretrain.train:pretrain",
         "Train an encoder on random multi-scale patches (paper Figure 4).",
     ),
     "pyramids": Command(
-        "experiments.prepare.config:PyramidsConfig", "experiments.prepare.pyramids:pyramids",
+        "experiments.prepare.config:PyramidsConfig",
+        "experiments.prepare.pyramids:pyramids",
         "Decode whole splits into files to be mapped, for machines of little memory.",
     ),
     "bank": Command(
-        "experiments.prepare.config:BankConfig", "experiments.prepare.bank:bank",
+        "experiments.prepare.config:BankConfig",
+        "experiments.prepare.bank:bank",
         "Compute a split's features on a lattice of fixations, once.",
     ),
     "probe": Command(
-        "experiments.pretrain.config:ProbeConfig", "experiments.pretrain.probe:read_encoder",
+        "experiments.pretrain.config:ProbeConfig",
+        "experiments.pretrain.probe:read_encoder",
         "Measure what an encoder's features tell, by linear classifiers.",
     ),
     "train": Command(
-        "experiments.train.presets:EXPERIMENTS", "experiments.train.trainer:train",
+        "experiments.train.presets:EXPERIMENTS",
+        "experiments.train.trainer:train",
         "Train the two-deck agent and its references.",
     ),
     "baseline": Command(
-        "experiments.whole_image.config:BASELINES", "experiments.whole_image.train:baseline",
+        "experiments.whole_image.config:BASELINES",
+        "experiments.whole_image.train:baseline",
         "Fine-tune a GoogLeNet on whole images, the paper's comparison.",
     ),
     "evaluate": Command(
-        "experiments.train.config:EvaluateConfig", "experiments.train.evaluate:evaluate",
+        "experiments.train.config:EvaluateConfig",
+        "experiments.train.evaluate:evaluate",
         "Evaluate the agents of a run.",
     ),
     "report": Command(
-        "experiments.train.config:ReportConfig", "experiments.train.aggregate:report",
+        "experiments.train.config:ReportConfig",
+        "experiments.train.aggregate:report",
         "Sum up runs of several seeds as one record and one table.",
     ),
     "compare": Command(
-        "experiments.compare.config:CompareConfig", "experiments.compare.compare:compare",
+        "experiments.compare.config:CompareConfig",
+        "experiments.compare.compare:compare",
         "Train any agents on one environment, and compare what they learn.",
     ),
     "contest": Command(
-        "experiments.compare.config:ContestConfig", "experiments.compare.run:contest",
+        "experiments.compare.config:ContestConfig",
+        "experiments.compare.run:contest",
         "Train one agent of a comparison within a budget.",
     ),
     "tune": Command(
-        "experiments.compare.config:TuneConfig", "experiments.compare.tune:tune",
+        "experiments.compare.config:TuneConfig",
+        "experiments.compare.tune:tune",
         "Search settings of agents, with equal effort for each.",
     ),
     "table1": Command(
-        "experiments.paper.config:Table1Config", "experiments.paper.table1:table1",
+        "experiments.paper.config:Table1Config",
+        "experiments.paper.table1:table1",
         "Run the cells of the paper's Table 1 and lay them out beside its numbers.",
     ),
     "variants": Command(
-        "experiments.paper.config:VariantsConfig", "experiments.paper.variants:variants",
+        "experiments.paper.config:VariantsConfig",
+        "experiments.paper.variants:variants",
         "Train variants of one cell and compare each with the plain model.",
     ),
     "figures": Command(
-        "experiments.paper.config:FiguresConfig", "experiments.paper.figures:figures",
+        "experiments.paper.config:FiguresConfig",
+        "experiments.paper.figures:figures",
         "Draw the paper's Figures 3, 5 and 6 from finished runs.",
     ),
     "attention": Command(
-        "experiments.attention.config:AttentionConfig", "experiments.attention.analyse:attention",
+        "experiments.attention.config:AttentionConfig",
+        "experiments.attention.analyse:attention",
         "Say where agents look, against the dogs' boxes, and what it is worth.",
     ),
     "play": Command(
-        "experiments.play.config:PlayConfig", "experiments.play.command:play",
+        "experiments.play.config:PlayConfig",
+        "experiments.play.command:play",
         "Play the task yourself in a browser, against an agent.",
     ),
     "publish": Command(
-        "experiments.publish.config:PublishConfig", "experiments.publish.command:publish",
+        "experiments.publish.config:PublishConfig",
+        "experiments.publish.command:publish",
         "Write a run's agent for others, with a model card; upload it.",
     ),
     "record": Command(
-        "experiments.see.config:RecordConfig", "experiments.see.record:record",
+        "experiments.see.config:RecordConfig",
+        "experiments.see.record:record",
         "Record an agent's episodes as a Minari data set.",
     ),
     "view": Command(
-        "experiments.see.config:ViewConfig", "experiments.see.view:view",
+        "experiments.see.config:ViewConfig",
+        "experiments.see.view:view",
         "Write what agents did as one HTML page to step through.",
     ),
     "benchmark": Command(
-        "experiments.benchmarks:BenchmarkConfig", "experiments.benchmarks.command:benchmark",
+        "experiments.benchmarks:BenchmarkConfig",
+        "experiments.benchmarks.command:benchmark",
         "Measure what the project claims about speed, on this machine.",
     ),
     "demo": Command(
-        "experiments.train.config:DemoConfig", "experiments.train.demo:demo",
+        "experiments.train.config:DemoConfig",
+        "experiments.train.demo:demo",
         "Learn where to look on synthetic dogs, in a few minutes, nothing to download.",
     ),
-}  # fmt: skip
+}
 """By name, in the order of the help page."""
 
 

@@ -47,7 +47,11 @@ def build_dataset(config: DataConfig, split: str, *, creatures: int = 1) -> Imag
     from glimpse_env.datasets.registry import open_dataset
 
     dataset = open_dataset(
-        config.dataset, split, data_dir=config.data_dir, allow_missing=config.allow_missing,
-        num_images=config.num_images, creatures=creatures,
-    )  # fmt: skip
+        config.dataset,
+        split,
+        data_dir=config.data_dir,
+        allow_missing=config.allow_missing,
+        num_images=config.num_images,
+        creatures=creatures,
+    )
     return dataset if config.short_side is None else Degraded(dataset, config.short_side)

@@ -28,10 +28,13 @@ def make() -> tuple[Any, Any]:
     return (
         gymnasium.make("SyntheticDogsGlimpse-v0", split="val", **options),
         gymnasium.make_vec(
-            "SyntheticDogsGlimpse-v0", num_envs=2, split="train",
-            vectorization_mode="vector_entry_point", **options,
+            "SyntheticDogsGlimpse-v0",
+            num_envs=2,
+            split="train",
+            vectorization_mode="vector_entry_point",
+            **options,
         ),
-    )  # fmt: skip
+    )
 
 
 def play(made: tuple[Any, Any] | None = None) -> tuple[str, np.ndarray]:

@@ -133,8 +133,11 @@ def attempts(code: str, home: Path) -> str:
     folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "GLIMPSE_DATA"), str(home))
     found = subprocess.run(
         [sys.executable, "-c", "".join(dedent(part) for part in (_WATCH, code, _TELL))],
-        cwd=ROOT, env=os.environ | folders, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | folders,
+        capture_output=True,
+        text=True,
+    )
     assert found.returncode == 0, found.stderr
     return found.stdout.splitlines()[-1]
 

@@ -290,13 +290,24 @@ def test_a_state_of_the_process_changes_nothing(
 def test_the_state_is_as_it_was_afterwards(usual: Episode) -> None:
     def state() -> tuple[object, ...]:
         return (
-            torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
-            torch.are_deterministic_algorithms_enabled(), torch.get_rng_state().tolist(),
-            random.getstate(), str(np.random.get_state()), str(np.geterr()), os.getcwd(),
-            sys.getrecursionlimit(), dict(os.environ), signal.getsignal(signal.SIGINT),
-            signal.getsignal(signal.SIGTERM), warnings.filters[:], locale.setlocale(locale.LC_ALL),
-            str(np.get_printoptions()), sys.gettrace(),
-        )  # fmt: skip
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            str(np.random.get_state()),
+            str(np.geterr()),
+            os.getcwd(),
+            sys.getrecursionlimit(),
+            dict(os.environ),
+            signal.getsignal(signal.SIGINT),
+            signal.getsignal(signal.SIGTERM),
+            warnings.filters[:],
+            locale.setlocale(locale.LC_ALL),
+            str(np.get_printoptions()),
+            sys.gettrace(),
+        )
 
     before = state()
     play()
@@ -337,7 +348,9 @@ PROCESSES: dict[str, tuple[str, dict[str, str | None], float]] = {
     "kernels checked": ("", {"NUMBA_BOUNDSCHECK": "1"}, 1e-4),
     "no numba's cache": ("", {"NUMBA_CACHE_DIR": "/proc/none"}, 1e-4),
     "numba that does not load": (
-        "import sys; sys.modules['numba.core'] = None", {}, 1e-4,
+        "import sys; sys.modules['numba.core'] = None",
+        {},
+        1e-4,
     ),
     "no home and no name": (
         NO_PASSWD,
@@ -347,7 +360,9 @@ PROCESSES: dict[str, tuple[str, dict[str, str | None], float]] = {
     "a home that is none": ("", {"HOME": "/proc/none", "XDG_CACHE_HOME": None}, 1e-4),
     "a cache that is relative": ("", {"XDG_CACHE_HOME": "here/and/there"}, 1e-4),
     "an ASCII locale": (
-        "", {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}, 1e-4,
+        "",
+        {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        1e-4,
     ),
     "no folder for temporary files": ("", {"TMPDIR": "/nowhere"}, 1e-4),
     "a hash seed": ("", {"PYTHONHASHSEED": "77"}, 1e-4),
@@ -359,10 +374,12 @@ PROCESSES: dict[str, tuple[str, dict[str, str | None], float]] = {
     "closed streams": ("import os\nfor i in range(3): os.close(i)", {}, 1e-4),
     "few open files": (LIMIT.format("RLIMIT_NOFILE", 48), {}, 1e-4),
     "start method spawn": (
-        "import multiprocessing; multiprocessing.set_start_method('spawn')", {}, 1e-4,
+        "import multiprocessing; multiprocessing.set_start_method('spawn')",
+        {},
+        1e-4,
     ),
     "Ctrl-C ignored": ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)", {}, 1e-4),
-}  # fmt: skip
+}
 
 
 def run(early: str, changes: dict[str, str | None], out: Path) -> subprocess.CompletedProcess[str]:
@@ -407,9 +424,12 @@ print("cut")
 def kernel(cache: Path, early: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache)}
     return subprocess.run(
-        [sys.executable, "-c", early + KERNEL], cwd=ROOT, env=environment, capture_output=True,
+        [sys.executable, "-c", early + KERNEL],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -470,9 +490,12 @@ def test_no_home_is_one_sentence_where_one_is_needed(tmp_path: Path) -> None:
         "sys.exit(main(['download', 'weights']))"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert found.returncode == 1 and len(found.stderr.strip().splitlines()) == 1, found.stderr
     assert "no home folder" in found.stderr and "GLIMPSE_DATA" in found.stderr
     assert not list(tmp_path.iterdir())

@@ -35,9 +35,13 @@ def two_deck(
 ) -> ReinforceAgent:
     """Build the two-deck agent of the paper."""
     return ReinforceAgent.from_spaces(
-        observation_space, action_space, network=network, learning=learning, device=device,
+        observation_space,
+        action_space,
+        network=network,
+        learning=learning,
+        device=device,
         seed=seed,
-    )  # fmt: skip
+    )
 
 
 _SETTINGS = {
@@ -69,9 +73,11 @@ def _reference(
             network = settings.get("network") or TwoDeckConfig()
             chooser = choose(network.num_glimpses, **given)
             return ReferenceAgent.from_spaces(
-                observation_space, action_space, chooser=chooser,
+                observation_space,
+                action_space,
+                chooser=chooser,
                 **{name: each.default for name, each in _SETTINGS.items()} | settings,
-            )  # fmt: skip
+            )
 
         # Who builds a policy asks its signature which arguments it takes.
         common = signature(two_deck).parameters.values()

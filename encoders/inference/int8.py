@@ -77,9 +77,21 @@ class QuantisedConv(nn.Module):
             ),
         )
         return torch.ops.onednn.qconv2d_pointwise(
-            x.contiguous(memory_format=torch.channels_last), 1.0, 0, packed, self.step, self.zero,
-            self.bias, *self.geometry, 1.0, 0, self.dtype, "relu", [], "",
-        )  # fmt: skip
+            x.contiguous(memory_format=torch.channels_last),
+            1.0,
+            0,
+            packed,
+            self.step,
+            self.zero,
+            self.bias,
+            *self.geometry,
+            1.0,
+            0,
+            self.dtype,
+            "relu",
+            [],
+            "",
+        )
 
 
 @cache

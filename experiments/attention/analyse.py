@@ -72,8 +72,10 @@ def score_answers(
     for n in range(1, len(learned.fixations) + 1):
         pixels = pixel_budget(n, num_resolutions)
         row: dict[str, Any] = {
-            "glimpses": n, "pixels": pixels, "of_224": round(pixels / _WHOLE**2, 4)
-        }  # fmt: skip
+            "glimpses": n,
+            "pixels": pixels,
+            "of_224": round(pixels / _WHOLE**2, 4),
+        }
         for name, each in watched.items():
             answer = each.labels, each.predictions[n - 1], num_classes
             estimate = Estimate(mean_class_accuracy(*answer), *bootstrap_interval(*answer))
@@ -276,9 +278,11 @@ def analyse_people(played: Played) -> list[tuple[dict[str, Any], PlotData]]:
         }
         # What a person believes between the looks is not asked.
         last = replace(
-            watched, fixations=watched.fixations[-1:], intended=watched.intended[-1:],
+            watched,
+            fixations=watched.fixations[-1:],
+            intended=watched.intended[-1:],
             log_probs=watched.log_probs[-1:],
-        )  # fmt: skip
+        )
         classes = len(played.dataset.class_names)
         (row,) = score_answers({"learned": last}, classes, len(played.resolutions))
         pixels = pixel_budget(looks, len(played.resolutions))
@@ -350,9 +354,14 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
                 tables += tabulate_people(played, sizes, faces=config.keypoints is not None)
             continue
         run = open_run(
-            path, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,
-            num_images=config.count, two_dogs=config.two_dogs,
-        )  # fmt: skip
+            path,
+            config.split,
+            bank=config.bank,
+            live=config.live,
+            data_dir=config.data_dir,
+            num_images=config.count,
+            two_dogs=config.two_dogs,
+        )
         key = run.dataset.fingerprint
         if key not in grounds:
             images = np.random.default_rng(config.seed).permutation(len(run.dataset))
@@ -371,11 +380,16 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
         if config.scanpaths is not None:
             tables += [
                 tabulate(
-                    run.dataset, scenery.sizes, each, run=titles[path], agent=name,
-                    resolutions=run.resolutions, faces=known and known.scenery.boxes,
+                    run.dataset,
+                    scenery.sizes,
+                    each,
+                    run=titles[path],
+                    agent=name,
+                    resolutions=run.resolutions,
+                    faces=known and known.scenery.boxes,
                 )
                 for name, each in watched.items()
-            ]  # fmt: skip
+            ]
         records.append(record)
         plots.append(plot)
     result = {

@@ -81,9 +81,13 @@ def tabulate_people(
     tables = []
     for who, watched in played.watched().items():
         table = tabulate(
-            played.dataset, sizes, watched, run=str(played.source), agent=who,
+            played.dataset,
+            sizes,
+            watched,
+            run=str(played.source),
+            agent=who,
             resolutions=played.resolutions,
-        )  # fmt: skip
+        )
         early = table["glimpse"] < len(watched.fixations)
         rows = len(early)
         for name in table:

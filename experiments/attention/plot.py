@@ -87,9 +87,17 @@ def _bars(axis: Axes, x: np.ndarray, rows: Sequence[Mapping[str, float]], name: 
     """Points with their intervals, joined."""
     value, low, high = (100 * np.array([row[k] for row in rows]) for k in ("value", "low", "high"))
     axis.errorbar(
-        x, value, yerr=np.maximum(0, [value - low, high - value]), label=name, capsize=3, lw=1.8,
-        marker="o", ms=5, color=_COLORS[name], zorder=3,
-    )  # fmt: skip
+        x,
+        value,
+        yerr=np.maximum(0, [value - low, high - value]),
+        label=name,
+        capsize=3,
+        lw=1.8,
+        marker="o",
+        ms=5,
+        color=_COLORS[name],
+        zorder=3,
+    )
 
 
 def _draw_shares(axis: Axes, record: Mapping[str, Any]) -> None:
@@ -142,9 +150,12 @@ def _draw_image_map(axis: Axes, run: PlotData, t: int) -> None:
         share = np.bincount(distance.argmin(axis=1), minlength=len(run.lattice))
         share = share / max(1, len(run.fixations[t]))
         axis.scatter(
-            *run.lattice.T, s=10 + 700 * share, facecolors="none", edgecolors=_COLORS["learned"],
+            *run.lattice.T,
+            s=10 + 700 * share,
+            facecolors="none",
+            edgecolors=_COLORS["learned"],
             linewidths=1.4,
-        )  # fmt: skip
+        )
     axis.plot(0, 0, "+", color=_COLORS["centre"], ms=11, mew=1.8)
 
 
@@ -164,8 +175,11 @@ def _heat(axis: Axes, points: Float[np.ndarray, "N 2"], reach: float) -> None:
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=[edges, edges])
     # The square root keeps rare places visible beside a favourite one.
     axis.imshow(
-        np.sqrt(counts), extent=(-reach, reach, reach, -reach), cmap=_HEAT, aspect="equal",
+        np.sqrt(counts),
+        extent=(-reach, reach, reach, -reach),
+        cmap=_HEAT,
+        aspect="equal",
         interpolation="nearest",
-    )  # fmt: skip
+    )
     axis.set_xticks([-1, 0, 1])
     axis.set_yticks([-1, 0, 1])

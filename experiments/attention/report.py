@@ -61,8 +61,9 @@ def format_attention(record: Row) -> str:
         if run["boxes"] is None:
             lines += [
                 "These images come without boxes, so whether fixations fall on a dog cannot be "
-                "told; what follows needs none.", "",
-            ]  # fmt: skip
+                "told; what follows needs none.",
+                "",
+            ]
         lines += ["### Where it looks", "", *_places(run), ""]
         if run.get("face") is not None:
             lines += ["### On the face", "", *_face(run["face"]), ""]
@@ -82,9 +83,7 @@ def _what(run: Row) -> str:
             f"`{run['run']}`, {people['who']}: {people['sessions']:,} sessions of `glimpse play`"
             f"{against}; {run['images']:,} episodes on `{run['split']}`, {boxes:,} with boxes."
         )
-    where = (
-        "live encoder" if run["lattice"] is None else f"bank of {run['lattice']} fixations"
-    )  # fmt: skip
+    where = "live encoder" if run["lattice"] is None else f"bank of {run['lattice']} fixations"
     boxes = run["boxes"]["images"] if run["boxes"] else 0
     dogs = ", two dogs in each" if run["two_dogs"] else ""
     return (
@@ -238,9 +237,7 @@ def _places(run: Row) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for t, row in enumerate(boxes["glimpses"]):
-        minus = [
-            percent(row[f"inside_minus_{name}"], sign=True) for name in ("centre", "random")
-        ]  # fmt: skip
+        minus = [percent(row[f"inside_minus_{name}"], sign=True) for name in ("centre", "random")]
         lines.append(
             f"| glimpse {t + 1}, looked | {percent(row['inside'])} | {' | '.join(minus)} | "
             f"{number(row['distance'])} | {number(row['middle_distance'])} | "
@@ -286,9 +283,11 @@ def _answers(run: Row) -> list[str]:
     for row in rows:
         gain = percent(row["learned_gain"], sign=True) if "learned_gain" in row else ""
         cells = [
-            str(row["glimpses"]), f"{row['pixels']:,} ({100 * row['of_224']:.0f}%)",
-            percent(row["learned"]), gain,
-        ]  # fmt: skip
+            str(row["glimpses"]),
+            f"{row['pixels']:,} ({100 * row['of_224']:.0f}%)",
+            percent(row["learned"]),
+            gain,
+        ]
         for name in references:
             cells += [percent(row[name]), percent(row[f"learned_minus_{name}"], sign=True)]
         lines.append(f"| {' | '.join(cells)} |")
@@ -313,14 +312,16 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
             f"({100 * others['random']['hull']['value']:.1f}%). It falls in one of them in "
             f"{in_words(first['one'])}, the middle in "
             f"{100 * others['centre']['one']['value']:.1f}%, a random place in "
-            f"{100 * others['random']['one']['value']:.1f}%.", "",
-        ]  # fmt: skip
+            f"{100 * others['random']['one']['value']:.1f}%.",
+            "",
+        ]
     answers = run["boxes"]["answers"]
     if "one_dog" in answers and "several_dogs" in answers:
         lines += [
             f"Answers are right in {in_words(answers['several_dogs'])} of the images with "
-            f"several boxes, and in {in_words(answers['one_dog'])} of those with one.", "",
-        ]  # fmt: skip
+            f"several boxes, and in {in_words(answers['one_dog'])} of those with one.",
+            "",
+        ]
     lines += [
         "Share of fixations, %. *Between* is in no box, but within the convex hull of the two "
         "largest; *near the line* is in no box, but at most "

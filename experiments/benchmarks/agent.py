@@ -97,15 +97,19 @@ def run(*, quick: bool = False) -> Result:
         measured={
             "environment": machine,
             "settings": {
-                "device": str(device), "batch": sizes.batch, "features": sizes.features,
-                "classes": sizes.classes, "windows": sizes.windows, "seconds": sizes.seconds,
+                "device": str(device),
+                "batch": sizes.batch,
+                "features": sizes.features,
+                "classes": sizes.classes,
+                "windows": sizes.windows,
+                "seconds": sizes.seconds,
                 "float32_matmul_precision": torch.get_float32_matmul_precision(),
             },
             "steps": {str(width): each.record() for width, each in found.items()},
             "calls_a_step": calls,
             "rates": {name: rate.record() for name, rate in rates.items()},
         },
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ def run(*, quick: bool = False) -> Result:
             if not quick and not cuda:
                 fields[kind] += _peers(spec, kind, batch, Path(folder), absent)
         # All in one round of turns: both networks see the same state of the machine.
-        rates = interleave([c for field in fields.values() for c in field],
-                           windows=windows, seconds=seconds)  # fmt: skip
+        rates = interleave(
+            [c for field in fields.values() for c in field], windows=windows, seconds=seconds
+        )
     peaks = {
         str(dtype).removeprefix("torch."): matmul_peak(dtype, device, quick=quick)
         for dtype in (torch.bfloat16, torch.float32)
@@ -130,8 +131,9 @@ def _contenders(spec: EncoderSpec, kind: str, device: torch.device, batch: int) 
         int8 = make_encoder(spec, device=device, precision="int8", calibration=pixels)
         works[INT8] = lambda: int8(pixels)
     if batch > 2:  # torch.compile takes a minute, too long for a quick run
-        compiled = torch.compile(half, dynamic=False, options=None if device.type == "cuda"
-                                 else {"freezing": True})  # fmt: skip
+        compiled = torch.compile(
+            half, dynamic=False, options=None if device.type == "cuda" else {"freezing": True}
+        )
         works[COMPILED] = lambda: compiled(halves)
     return [
         Contender(_name(kind, name), _synchronised(device, work, batch))
@@ -165,8 +167,9 @@ def _export(spec: EncoderSpec, floats: Tensor, path: Path) -> None:
             if isinstance(child, LocalResponseNorm):
                 setattr(module, name, _LRN())
     with torch.no_grad():
-        torch.onnx.export(network, (floats,), str(path), dynamo=False, opset_version=17,
-                          input_names=["pixels"])  # fmt: skip
+        torch.onnx.export(
+            network, (floats,), str(path), dynamo=False, opset_version=17, input_names=["pixels"]
+        )
 
 
 def _peers(
@@ -202,9 +205,10 @@ def _peers(
         core, model = openvino.Core(), openvino.convert_model(str(path))
         for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):
             settings = {
-                "INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads,
+                "INFERENCE_PRECISION_HINT": hint,
+                "INFERENCE_NUM_THREADS": threads,
                 "PERFORMANCE_HINT": "LATENCY",
-            }  # fmt: skip
+            }
             request = core.compile_model(model, "CPU", settings).create_infer_request()
             found.append((f"OpenVINO, {precision}", _infer(request, array)))
     except ImportError:
@@ -227,9 +231,13 @@ def _quantise(path: Path, array: np.ndarray) -> Path:
     prepared, quantised = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
     shape_inference.quant_pre_process(str(path), str(prepared))
     quantization.quantize_static(
-        str(prepared), str(quantised), Reader(), per_channel=True,
-        activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-    )  # fmt: skip
+        str(prepared),
+        str(quantised),
+        Reader(),
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
     return quantised
 
 
@@ -251,9 +259,15 @@ def _verdicts(rates: dict[str, Rate]) -> tuple[dict[str, float], dict[str, bool]
     ratios, verdicts = {}, {}
     for kind in (BN, LRN):
         ours, ours32, ours8 = (_name(kind, each) for each in (BF16, FP32, INT8))
-        pairs = [(ours, USER, 5.0), (ours, COMPILED, 1.0), (ours, "OpenVINO, bf16", 1.0),
-                 (ours32, "OpenVINO, fp32", 1.0), (ours32, "ONNX Runtime, fp32", 1.0),
-                 (ours8, USER, 5.0), (ours8, "ONNX Runtime, int8", 1.0)]  # fmt: skip
+        pairs = [
+            (ours, USER, 5.0),
+            (ours, COMPILED, 1.0),
+            (ours, "OpenVINO, bf16", 1.0),
+            (ours32, "OpenVINO, fp32", 1.0),
+            (ours32, "ONNX Runtime, fp32", 1.0),
+            (ours8, USER, 5.0),
+            (ours8, "ONNX Runtime, int8", 1.0),
+        ]
         for one, other, least in pairs:
             ratio = over(one, _name(kind, other))
             if ratio is not None:

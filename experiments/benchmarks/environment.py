@@ -96,7 +96,8 @@ def run(*, quick: bool = False) -> Result:
     found = _found(rates, live, encoder)
     return Result(
         claim=CLAIM,
-        holds=found["share"] <= MOST_SHARE and found["bank"] >= LEAST_RATE
+        holds=found["share"] <= MOST_SHARE
+        and found["bank"] >= LEAST_RATE
         and found["scalar_ms"] <= MOST_SCALAR_MS,
         header=("glimpses a second", "median (quartiles) by processor time, and by the clock"),
         rows=tuple((label, rate.cell()) for label, rate in rates.items()),
@@ -107,7 +108,7 @@ def run(*, quick: bool = False) -> Result:
             "found": {key: round(value, 4) for key, value in found.items()},
             "glimpses_a_second": {label: rate.record() for label, rate in rates.items()},
         },
-    )  # fmt: skip
+    )
 
 
 def _free(encoder: Encoder) -> Encoder:
@@ -132,9 +133,15 @@ def _play(
     """Whole episodes of all environments: three looks and an answer, with which the next begin."""
     banked = isinstance(encoder, FeatureBank)
     env = DogsGlimpseVectorEnv(
-        num_envs, dataset=dataset, encoder=encoder, num_glimpses=GLIMPSES, array=array,
-        device="auto", mirror=not banked, context="center",
-    )  # fmt: skip
+        num_envs,
+        dataset=dataset,
+        encoder=encoder,
+        num_glimpses=GLIMPSES,
+        array=array,
+        device="auto",
+        mirror=not banked,
+        context="center",
+    )
     if not banked:
         _decode_all(env, dataset)
     env.reset(seed=0)

@@ -41,8 +41,9 @@ def products_alone(name: str, products: Sequence[Product], device: torch.device)
                 if turn < product.count:
                     values, weights, grad = operands[product.layer]
                     left, right = {
-                        "forward": (values, weights.T), "weight": (grad.T, values),
-                    }.get(kind, (grad, weights))  # fmt: skip
+                        "forward": (values, weights.T),
+                        "weight": (grad.T, values),
+                    }.get(kind, (grad, weights))
                     key = (product.layer, kind)
                     existing.setdefault(key, left @ right)
                     turns.setdefault(kind, []).append((left, right, existing[key]))

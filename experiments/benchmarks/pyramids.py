@@ -51,8 +51,9 @@ def run(*, quick: bool = False) -> Result:
         dataset, kind = found
         rates = interleave(
             [_decoding(dataset), _in_memory(dataset), _in_a_file(dataset, Path(folder))],
-            windows=windows, seconds=seconds,
-        )  # fmt: skip
+            windows=windows,
+            seconds=seconds,
+        )
     ratios = {name: rates[DECODE].over(rates[name])[1] for name in (MEMORY, FILE)}
     return Result(
         claim=CLAIM,

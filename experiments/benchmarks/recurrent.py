@@ -125,9 +125,14 @@ def _stock(
         length = sizes["num_glimpses"] + 1
         rollout = max(length, 128 // num_envs // length * length)
     model = algorithm(
-        policy, FreeVecEnv(num_envs, **sizes), n_steps=rollout, n_epochs=n_epochs, seed=0,
-        device="cpu", policy_kwargs={} if hidden is None else {"lstm_hidden_size": hidden},
-    )  # fmt: skip
+        policy,
+        FreeVecEnv(num_envs, **sizes),
+        n_steps=rollout,
+        n_epochs=n_epochs,
+        seed=0,
+        device="cpu",
+        policy_kwargs={} if hidden is None else {"lstm_hidden_size": hidden},
+    )
     model.set_logger(Logger(None, []))
 
     def work() -> int:
@@ -181,9 +186,14 @@ def _rows(measured: dict[int, dict[str, Rate]]) -> tuple[tuple[str, ...], ...]:
     fields = list(measured.values())
     rows = [(name, *(rates[name].cell() for rates in fields)) for name in fields[0]]
     for one, other in (
-        (OURS, STOCK), (OURS, STOCK_ONCE), (OURS, FAST), (OURS, FAST_ONCE), (OURS, FLAT),
-        (FAST, STOCK), (FAST_ONCE, STOCK_ONCE),
-    ):  # fmt: skip
+        (OURS, STOCK),
+        (OURS, STOCK_ONCE),
+        (OURS, FAST),
+        (OURS, FAST_ONCE),
+        (OURS, FLAT),
+        (FAST, STOCK),
+        (FAST_ONCE, STOCK_ONCE),
+    ):
         ratios = [rates[one].over(rates[other]) for rates in fields]
         cells = [f"{processor:.1f}x, clock {clock:.1f}x" for processor, clock in ratios]
         rows.append((f"{one} / {other}", *cells))

@@ -246,9 +246,12 @@ def _learn(sizes: Sizes, points: list[tuple[str, int, int, tuple[str, ...]]]) ->
 
     def learning(batch: int, glimpses: int, resolutions: tuple[str, ...]) -> Callable[[], int]:
         env = FreeVectorEnv(
-            batch, features=FEATURES, resolutions=len(resolutions), classes=CLASSES,
+            batch,
+            features=FEATURES,
+            resolutions=len(resolutions),
+            classes=CLASSES,
             num_glimpses=glimpses,
-        )  # fmt: skip
+        )
         agent = ReinforceAgent.from_spaces(
             env.game.observation_space,
             env.game.action_space,

@@ -10,10 +10,13 @@ _PANELS = (
     ("a patch encoded, microseconds", ("patches: encode",), "patches at once"),
     ("an episode learned from, microseconds", ("environments: learn",), "environments"),
     ("a glimpse, microseconds", ("resolutions: cut",), "resolutions"),
-    ("an episode learned from, microseconds", ("glimpses: learn", "resolutions: learn"),
-     "glimpses, resolutions"),
+    (
+        "an episode learned from, microseconds",
+        ("glimpses: learn", "resolutions: learn"),
+        "glimpses, resolutions",
+    ),
     ("a glimpse, microseconds", ("images: cut", "rows: bank"), "images, rows"),
-)  # fmt: skip
+)
 
 
 def draw_scaling(record: dict[str, Any], path: Path) -> None:

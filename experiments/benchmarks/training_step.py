@@ -50,9 +50,16 @@ class Sizes:
 
 
 QUICK = Sizes(
-    widths=(8, 4), batch=4, features=16, classes=5, squares=(16, 32), moved=1024, windows=2,
-    seconds=0.005, inner={"image_width": 12, "location_width": 6, "glimpse_width": 10},
-)  # fmt: skip
+    widths=(8, 4),
+    batch=4,
+    features=16,
+    classes=5,
+    squares=(16, 32),
+    moved=1024,
+    windows=2,
+    seconds=0.005,
+    inner={"image_width": 12, "location_width": 6, "glimpse_width": 10},
+)
 
 
 class TrainingStep:
@@ -64,9 +71,12 @@ class TrainingStep:
         """Build the agent with the paper's settings (vanilla core, Nesterov SGD, `mix`)."""
         network = TwoDeckConfig(hidden_size=width, **sizes.inner)
         self.env = FreeVectorEnv(
-            batch or sizes.batch, features=sizes.features, resolutions=network.num_resolutions,
-            classes=sizes.classes, num_glimpses=network.num_glimpses,
-        )  # fmt: skip
+            batch or sizes.batch,
+            features=sizes.features,
+            resolutions=network.num_resolutions,
+            classes=sizes.classes,
+            num_glimpses=network.num_glimpses,
+        )
         self.agent = ReinforceAgent.from_spaces(
             self.env.game.observation_space,
             self.env.game.action_space,

@@ -80,9 +80,12 @@ class PolicyContestant:
             )
             for number, images in enumerate(order):
                 trajectory = collect(
-                    env, policy, seed=seed if number == 0 else None, options={"image": images},
+                    env,
+                    policy,
+                    seed=seed if number == 0 else None,
+                    options={"image": images},
                     grad=True,
-                )  # fmt: skip
+                )
                 policy.update(trajectory)
                 steps += trajectory.batch * (trajectory.num_glimpses + 1)
                 if not tick(steps):
@@ -231,8 +234,13 @@ def _build_model(
     from agents.sb3 import HybridRecurrentPolicy
 
     kinds: dict[str, Any] = {
-        "ppo": PPO, "a2c": A2C, "recurrent-ppo": RecurrentPPO, "sac": SAC, "td3": TD3, "dqn": DQN,
-    }  # fmt: skip
+        "ppo": PPO,
+        "a2c": A2C,
+        "recurrent-ppo": RecurrentPPO,
+        "sac": SAC,
+        "td3": TD3,
+        "dqn": DQN,
+    }
     arguments = sb3_arguments(agent, settings)
     arguments["policy_kwargs"] = extractor | arguments["policy_kwargs"]
     if agent.endswith("-hybrid"):

@@ -99,10 +99,18 @@ class ContestConfig(Budget, SharedConfig):
             images = own.batch_size // own.learning.samples
             own = replace(own, batch_size=images, learning=learning, context_grid=1)
         return replace(
-            own, policy=self.agent, policy_options=options, out=self.out,
-            seed=self.seed, device=self.device, eval_split=self.eval_split,
-            data=data, bank=bank, mirror="off", context="center",
-        )  # fmt: skip
+            own,
+            policy=self.agent,
+            policy_options=options,
+            out=self.out,
+            seed=self.seed,
+            device=self.device,
+            eval_split=self.eval_split,
+            data=data,
+            bank=bank,
+            mirror="off",
+            context="center",
+        )
 
 
 def _check_agent(agent: str) -> None:

@@ -57,9 +57,15 @@ def draw_comparison(record: dict[str, Any], path: Path) -> None:
             found = agents[name]["scores"][key]
             error = [[found["iqm"] - found["low"]], [found["high"] - found["iqm"]]]
             right.errorbar(
-                found["iqm"], height + shift, xerr=error, color=colours[name], marker=marker,
-                markersize=5, fillstyle="full" if found["reached"] else "none", capsize=2,
-            )  # fmt: skip
+                found["iqm"],
+                height + shift,
+                xerr=error,
+                color=colours[name],
+                marker=marker,
+                markersize=5,
+                fillstyle="full" if found["reached"] else "none",
+                capsize=2,
+            )
     right.set_yticks(heights, names)
     right.set_xlim(0, None)
     right.set_xlabel("mA, %\ncircle: equal steps; square: equal time\nhollow: stopped short")
@@ -76,9 +82,12 @@ def _band(axes: Any, curves: list[list[dict[str, Any]]], key: str, colour: str, 
     """Interquartile mean over seeds on a common axis, and the range of the seeds."""
     end = min(curve[-1][key] for curve in curves)
     at = np.linspace(0, end, 60)
-    values = np.stack([
-        np.interp(at, [row[key] for row in curve], [row["ma"] for row in curve]) for curve in curves
-    ])  # fmt: skip
+    values = np.stack(
+        [
+            np.interp(at, [row[key] for row in curve], [row["ma"] for row in curve])
+            for curve in curves
+        ]
+    )
     middle = [interquartile_mean(column) for column in values.T]
     axes.plot(at, middle, color=colour, linestyle=dash, linewidth=1.8)
     axes.fill_between(at, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)

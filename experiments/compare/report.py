@@ -101,11 +101,20 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
     for job in jobs:
         found = read_json(job.folder / f"evaluation-{job.config.eval_split}.json", _AGAIN)
         environments.append(read_json(job.folder / "environment.json", _AGAIN))
-        agent = agents.setdefault(found["agent"], {
-            "title": found["title"], "learns": found["learns"], "settings": found["settings"],
-            "num_images": found["num_images"], "seeds": [], "commands": [], "curves": [],
-            "steps_per_second": [], "cores": [],
-        })  # fmt: skip
+        agent = agents.setdefault(
+            found["agent"],
+            {
+                "title": found["title"],
+                "learns": found["learns"],
+                "settings": found["settings"],
+                "num_images": found["num_images"],
+                "seeds": [],
+                "commands": [],
+                "curves": [],
+                "steps_per_second": [],
+                "cores": [],
+            },
+        )
         agent["seeds"].append(job.config.seed)
         agent["commands"].append(environments[-1]["command"])
         agent["curves"].append(found["curve"])
@@ -133,9 +142,11 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
             other = yardstick["scores"][key]
             gap = bootstrap_difference(np.array(found["runs"]), np.array(other["runs"]))
             found["minus_two_deck"] = {
-                "value": gap.value, "low": gap.low, "high": gap.high,
+                "value": gap.value,
+                "low": gap.low,
+                "high": gap.high,
                 "equal": found["reached"] and other["reached"],
-            }  # fmt: skip
+            }
     first = jobs[0].config
     return {
         "environment": first.environment,

@@ -177,13 +177,15 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
     environment = environment_record(
         seed=config.seed,
         encoder=describe_encoder(run.encoder, live=live),
-        bank=None if live else {
+        bank=None
+        if live
+        else {
             split: describe_source(each)["bank"]
             for split, each in ((run.train_split, train_source), (run.eval_split, source))
         },
         datasets={each.split: describe_dataset(each) for each in (contestant.dataset, env.dataset)},
         **({} if stock else describe_policy(config.agent)),
-    )  # fmt: skip
+    )
     write_json(config.out / "environment.json", environment)
     write_json(config.out / "config.json", to_record(config))
 
@@ -267,9 +269,14 @@ def prepare_banks(run: TrainConfig) -> None:
             FeatureBank.open(run.bank / split)
         except (FileNotFoundError, BankIncompleteError):
             config = BankConfig(
-                out=run.bank, data=run.data, encoder=run.encoder, resolutions=run.resolutions,
-                side=_SYNTHETIC_SIDE, mirror=False, context="center",
-            )  # fmt: skip
+                out=run.bank,
+                data=run.data,
+                encoder=run.encoder,
+                resolutions=run.resolutions,
+                side=_SYNTHETIC_SIDE,
+                mirror=False,
+                context="center",
+            )
             build_bank(config, split, make_encoder(run.encoder, device=run.device))
 
 

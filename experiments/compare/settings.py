@@ -143,9 +143,14 @@ class TwoDeckSettings:
 
 
 Settings = (
-    PPOSettings | A2CSettings | RecurrentPPOSettings | SACSettings | TD3Settings | DQNSettings
+    PPOSettings
+    | A2CSettings
+    | RecurrentPPOSettings
+    | SACSettings
+    | TD3Settings
+    | DQNSettings
     | TwoDeckSettings
-)  # fmt: skip
+)
 
 Face = Literal["lattice", "flat", "number"]
 
@@ -198,8 +203,14 @@ def sb3_arguments(agent: str, settings: Any) -> dict[str, Any]:
 
 
 _NOT_ARGUMENTS = (
-    "num_envs", "width", "log_std_init", "mask_idle", "lstm_hidden_size", "action_noise", "side",
-)  # fmt: skip
+    "num_envs",
+    "width",
+    "log_std_init",
+    "mask_idle",
+    "lstm_hidden_size",
+    "action_noise",
+    "side",
+)
 
 ENVIRONMENTS = {"dogs": "medium-2"}
 """Short names of environments. For dogs that of the variants: one patch, two glimpses."""

@@ -53,13 +53,19 @@ def main(steps: int = 40_000, train_images: int = 1_200, held_out: int = 300) ->
     began = time.perf_counter()
     envs = SB3VecEnv(VectorLatticeAction(make_envs("train", 64, train_images), side=7))
     ppo = PPO(
-        "MultiInputPolicy", envs, n_steps=12, batch_size=256, n_epochs=4, gamma=1.0, ent_coef=1e-3,
+        "MultiInputPolicy",
+        envs,
+        n_steps=12,
+        batch_size=256,
+        n_epochs=4,
+        gamma=1.0,
+        ent_coef=1e-3,
         policy_kwargs={
             "features_extractor_class": GlimpseExtractor,
             "features_extractor_kwargs": {"normalise_features": "none"},
         },
         seed=0,
-    )  # fmt: skip
+    )
     ppo.learn(steps)
     seconds["PPO"] = time.perf_counter() - began
     # An evaluation split is walked in order: as many episodes as images show each one once.
@@ -75,11 +81,15 @@ def main(steps: int = 40_000, train_images: int = 1_200, held_out: int = 300) ->
         envs.single_observation_space,
         envs.single_action_space,
         network=TwoDeckConfig(
-            num_glimpses=2, hidden_size=256, image_width=256, glimpse_width=256, location_width=64,
+            num_glimpses=2,
+            hidden_size=256,
+            image_width=256,
+            glimpse_width=256,
+            location_width=64,
             sigma=0.2,
         ),
         learning=ReinforceConfig(optimizer="adam", learning_rate=1e-3),
-    )  # fmt: skip
+    )
     trajectory, taken = collect(envs, agent, seed=0, grad=True), 0
     while taken < steps:
         agent.update(trajectory)

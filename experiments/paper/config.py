@@ -45,11 +45,17 @@ class CellsConfig(SweepConfig):
         """Return the settings of one run of a cell: the learned agent alone."""
         own = cell.config
         return replace(
-            own, out=out, seed=seed, data=self.data, bank=self.bank, encoder=self.encoder,
-            device=self.device, references=False,
+            own,
+            out=out,
+            seed=seed,
+            data=self.data,
+            bank=self.bank,
+            encoder=self.encoder,
+            device=self.device,
+            references=False,
             epochs=own.epochs if self.epochs is None else self.epochs,
             batch_size=own.batch_size if self.batch_size is None else self.batch_size,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)

@@ -56,16 +56,22 @@ class Shown:
         """What each glimpse showed, sharpest first."""
         looks = len(self.fixations)
         return cut_patches(
-            [build_pyramid(self.image, self.sharpest_first)] * looks, self.fixations,
-            np.zeros(looks, bool), np.arange(looks, dtype=np.uint64), self.sharpest_first,
-        )  # fmt: skip
+            [build_pyramid(self.image, self.sharpest_first)] * looks,
+            self.fixations,
+            np.zeros(looks, bool),
+            np.arange(looks, dtype=np.uint64),
+            self.sharpest_first,
+        )
 
     def context(self) -> UInt8[np.ndarray, "P P 3"]:
         """The centred context patch."""
         return cut_patches(
-            [build_pyramid(self.image, ("low",))], np.zeros((1, 2)), np.zeros(1, bool),
-            np.zeros(1, np.uint64), ("low",),
-        )[0, 0]  # fmt: skip
+            [build_pyramid(self.image, ("low",))],
+            np.zeros((1, 2)),
+            np.zeros(1, bool),
+            np.zeros(1, np.uint64),
+            ("low",),
+        )[0, 0]
 
     def verdict(self) -> str:
         """The answer in words."""
@@ -225,9 +231,7 @@ def figure_6(titles: Sequence[str], rows: Sequence[Sequence[Shown]], width: int 
         cells = []
         for shown in row:
             picture = scanpath(shown, half, height, boxes=False)
-            seen = composite(
-                shown.image, shown.fixations, shown.resolutions, size=_shape(picture)
-            )  # fmt: skip
+            seen = composite(shown.image, shown.fixations, shown.resolutions, size=_shape(picture))
             pair = sheets.beside(
                 [sheets.place(part, half, height) for part in (picture, seen)], gap=inside
             )

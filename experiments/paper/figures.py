@@ -102,9 +102,13 @@ def load_models(
     most = max(_POOL, config.count or max(_COUNTS.values()))
     for folder, title in zip(config.run, run_titles(config.run), strict=True):
         run = open_run(
-            folder, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,
+            folder,
+            config.split,
+            bank=config.bank,
+            live=config.live,
+            data_dir=config.data_dir,
             num_images=most,
-        )  # fmt: skip
+        )
         if run.config.choose_scale:
             raise RunError(
                 f"the agent of {folder} chooses the scale of its glimpses, and the figures draw "
@@ -165,8 +169,12 @@ def captions(record: dict[str, Any]) -> str:
         path = Path(each["file"])
         # A page of Markdown shows no PDF; a link leads to it.
         shown = "" if path.suffix == ".pdf" else "!"
-        lines += [f"{shown}[{path.stem}]({path.name})", "", f"**Figure {each['figure']}.** "
-                  f"{each['caption']}", ""]  # fmt: skip
+        lines += [
+            f"{shown}[{path.stem}]({path.name})",
+            "",
+            f"**Figure {each['figure']}.** {each['caption']}",
+            "",
+        ]
     lines += [
         f"Split `{record['split']}`, seed {record['seed']}; images and answers one by one in "
         "`figures.json`.",
@@ -190,9 +198,7 @@ def _draw_3(
     index = int(pool[0])
     if config.image is None:
         places = [np.searchsorted(model.watched.images, pool) for model in models]
-        right = np.stack(
-            [m.watched.right[-1, p] for m, p in zip(models, places, strict=True)]
-        )  # fmt: skip
+        right = np.stack([m.watched.right[-1, p] for m, p in zip(models, places, strict=True)])
         far = np.stack(
             [travel(m.watched.fixations[:, p]) for m, p in zip(models, places, strict=True)]
         )

@@ -113,9 +113,7 @@ def place(
     """The image in the middle of a white space, or at its top."""
     across, down = max(0, width - picture.shape[1]), max(0, height - picture.shape[0])
     top = down // 2 if align == "middle" else 0
-    return pad(
-        picture, left=across // 2, right=across - across // 2, top=top, bottom=down - top
-    )  # fmt: skip
+    return pad(picture, left=across // 2, right=across - across // 2, top=top, bottom=down - top)
 
 
 def frame(picture: Picture, right: bool, thickness: int = 6) -> Picture:

@@ -38,17 +38,24 @@ def baseline_config(config: Table1Config, name: str, seed: int) -> BaselineConfi
     """Settings of one run of a baseline, on the validation cut."""
     asked = {} if config.baseline_epochs is None else {"epochs": config.baseline_epochs}
     return replace(
-        BASELINES[name][1], out=config.out / name / f"seed-{seed}", data=config.data, seed=seed,
-        device=config.device, **asked,
-    )  # fmt: skip
+        BASELINES[name][1],
+        out=config.out / name / f"seed-{seed}",
+        data=config.data,
+        seed=seed,
+        device=config.device,
+        **asked,
+    )
 
 
 def on_test(config: Run, epochs: int) -> Run:
     """The final run that follows from one on the validation cut (paper section 3)."""
     return replace(
-        config, out=config.out.with_name(f"test-{config.out.name}"), train_split="trainval",
-        eval_split="test", epochs=epochs,
-    )  # fmt: skip
+        config,
+        out=config.out.with_name(f"test-{config.out.name}"),
+        train_split="trainval",
+        eval_split="test",
+        epochs=epochs,
+    )
 
 
 def jobs_of(config: Table1Config) -> list[Job]:

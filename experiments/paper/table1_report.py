@@ -121,10 +121,13 @@ def statements(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
             text = f"on low only, {count} glimpses add less than {_LITTLE:g} points to one"
             found.append(
                 _statement(
-                    text, value, half, CELLS[name].paper - CELLS[one].paper,
+                    text,
+                    value,
+                    half,
+                    CELLS[name].paper - CELLS[one].paper,
                     verdict(_LITTLE - value, half),
                 )
-            )  # fmt: skip
+            )
     for name in PAPER_BASELINES:
         text = f"high + medium + low, 1 glimpse, beats GoogLeNet at {name.rsplit('-', 1)[1]}"
         found += _compare(cells, text, "high-medium-low-1", name)

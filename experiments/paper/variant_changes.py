@@ -76,15 +76,19 @@ def _same_task(one: TrainConfig, two: TrainConfig) -> bool:
 VARIANTS: dict[str, tuple[str, Change]] = {
     "paper": ("the paper's own learning, whole", _paper),
     "averaged": (
-        "the context averaged to one vector", lambda plain: replace(plain, context_grid=1),
+        "the context averaged to one vector",
+        lambda plain: replace(plain, context_grid=1),
     ),
     "correct": ("the reward 1 for a right answer, else 0", _learning(reward="accuracy")),
     "one-scanpath": ("one scanpath an image, a learned baseline", _one_scanpath),
     "every-glimpse": (
-        "a classification loss after every glimpse (weight 0.5)", _learning(glimpse_loss=0.5),
+        "a classification loss after every glimpse (weight 0.5)",
+        _learning(glimpse_loss=0.5),
     ),
-    "last-glimpse": ("a classification loss after the last glimpse alone",
-                     _learning(glimpse_loss=0.0)),
+    "last-glimpse": (
+        "a classification loss after the last glimpse alone",
+        _learning(glimpse_loss=0.0),
+    ),
     "gains": ("each glimpse credited with what it adds to log p(y)", _learning(reward="gain")),
     "whole": ("each glimpse credited with log p(y) in the end", _learning(reward="log_likelihood")),
     "exact": ("the exact gradient over all places, one scanpath", _exact),
@@ -94,11 +98,13 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "norm": ("LayerNorm on the context's cells", _network(context_norm=True)),
     "plain-head": ("an ordinary output layer for the location", _network(location_head="plain")),
     "scaled-head": (
-        "the location's output layer divided by sqrt(N)", _network(location_head="scaled"),
+        "the location's output layer divided by sqrt(N)",
+        _network(location_head="scaled"),
     ),
     "untold": ("the classifier is not told l", _network(location_input="none")),
     "intended": (
-        "the classifier is told l as chosen, not as looked at", _network(location_input="intended"),
+        "the classifier is told l as chosen, not as looked at",
+        _network(location_input="intended"),
     ),
     "mixed": (
         "the classification loss reaches the location too (the paper's own)",
@@ -108,8 +114,9 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "gru": ("GRU cells in both decks", _network(core="gru")),
     "multiply": ("what and where multiplied (Ba et al.)", _network(combine="multiply")),
     "mixture": (
-        "a mixture of four Gaussians for the location", _network(location_density="mixture"),
+        "a mixture of four Gaussians for the location",
+        _network(location_density="mixture"),
     ),
     "scale": ("the scale chosen too", lambda plain: replace(plain, choose_scale=True)),
-}  # fmt: skip
+}
 """What each changes, in words and in the plain model's settings."""

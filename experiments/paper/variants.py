@@ -27,7 +27,7 @@ def variant_jobs(config: VariantsConfig, name: str, change: Change) -> list[Job]
     runs = [
         config.cell_run(cell, out=folder / f"seed-{seed}", seed=seed)
         for seed in range(config.seeds)
-    ]  # fmt: skip
+    ]
     return [Job("train", cell.name, change(run), cell.config) for run in runs]
 
 

@@ -47,9 +47,11 @@ class Sheet:
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """A space without ticks or frame."""
         place = (
-            left / self.width, 1 - (top + height) / self.height,
-            width / self.width, height / self.height,
-        )  # fmt: skip
+            left / self.width,
+            1 - (top + height) / self.height,
+            width / self.width,
+            height / self.height,
+        )
         found = self.figure.add_axes(place)
         found.axis("off")
         return found
@@ -102,10 +104,14 @@ class Sheet:
         self.figure.add_artist(
             Rectangle(
                 (left / self.width, 1 - (top + height) / self.height),
-                width / self.width, height / self.height,
-                fill=False, edgecolor=color, linewidth=1.6, transform=self.figure.transFigure,
+                width / self.width,
+                height / self.height,
+                fill=False,
+                edgecolor=color,
+                linewidth=1.6,
+                transform=self.figure.transFigure,
             )
-        )  # fmt: skip
+        )
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -126,13 +132,26 @@ def draw_path(
     for number, (x, y) in enumerate(points, first):
         color = np.array(GLIMPSE_COLORS[number % len(GLIMPSE_COLORS)]) / 255
         axes.plot(
-            x, y, "o", markersize=marker, color=color, markeredgecolor="white", markeredgewidth=0.8,
-            path_effects=[withStroke(linewidth=1.8, foreground="black", alpha=0.5)], clip_on=False,
-        )  # fmt: skip
+            x,
+            y,
+            "o",
+            markersize=marker,
+            color=color,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            path_effects=[withStroke(linewidth=1.8, foreground="black", alpha=0.5)],
+            clip_on=False,
+        )
         axes.text(
-            x, y, str(number + 1), size=max(5.0, 0.7 * marker), color="#141414", weight="bold",
-            ha="center", va="center_baseline",
-        )  # fmt: skip
+            x,
+            y,
+            str(number + 1),
+            size=max(5.0, 0.7 * marker),
+            color="#141414",
+            weight="bold",
+            ha="center",
+            va="center_baseline",
+        )
 
 
 def draw_boxes(axes: Axes, shown: Shown, glimpses: Sequence[int], *, clip: bool = True) -> None:
@@ -145,11 +164,16 @@ def draw_boxes(axes: Axes, shown: Shown, glimpses: Sequence[int], *, clip: bool 
         for x0, y0, x1, y1 in boxes[t].tolist():
             axes.add_patch(
                 Rectangle(
-                    (x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1.1,
+                    (x0, y0),
+                    x1 - x0,
+                    y1 - y0,
+                    fill=False,
+                    edgecolor=color,
+                    linewidth=1.1,
                     path_effects=[withStroke(linewidth=2.0, foreground="black", alpha=0.6)],
                     clip_on=clip,
                 )
-            )  # fmt: skip
+            )
 
 
 def box_diagram(
@@ -157,18 +181,14 @@ def box_diagram(
 ) -> None:
     """What the patches of one glimpse cover, on the image, also where they leave it."""
     height, width = shown.image.shape[:2]
-    box = patch_boxes(
-        (height, width), shown.fixations[glimpse : glimpse + 1], shown.resolutions
-    )[0]  # fmt: skip
+    box = patch_boxes((height, width), shown.fixations[glimpse : glimpse + 1], shown.resolutions)[0]
     low = np.minimum(box[:, :2].min(axis=0), 0.0)
     high = np.maximum(box[:, 2:].max(axis=0), (width, height))
     left, top, room_x, room_y = place
     zoom = min(room_x / (high - low)[0], room_y / (high - low)[1])
     w, h = zoom * (high - low)
     axes = sheet.axes(left + (room_x - w) / 2, top + (room_y - h) / 2, w, h)
-    axes.imshow(
-        shown.image, extent=(0, width, height, 0), interpolation="none", aspect="auto"
-    )  # fmt: skip
+    axes.imshow(shown.image, extent=(0, width, height, 0), interpolation="none", aspect="auto")
     axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
     draw_boxes(axes, shown, [glimpse], clip=False)
     draw_path(axes, shown, first=glimpse, last=glimpse + 1)
@@ -187,9 +207,13 @@ def glimpse_columns(
         bottom = top + len(shown.fixations) * (side + gap) - gap
         for s, name in enumerate(shown.sharpest_first):
             sheet.text(
-                left + s * (side + gap) + side / 2, bottom, name, _SMALL, align="center",
+                left + s * (side + gap) + side / 2,
+                bottom,
+                name,
+                _SMALL,
+                align="center",
                 color=_QUIET,
-            )  # fmt: skip
+            )
 
 
 def figure_3(models: Sequence[tuple[str, Shown]]) -> Figure:
@@ -262,9 +286,12 @@ def figure_5(title: str, examples: Sequence[Shown]) -> Figure:
         glimpse_columns(sheet, shown, last, top + pad + (body - tall) / 2, side, names=False)
         named = "" if shown.right else f", answered {breed(shown.answer)}"
         sheet.text(
-            left + outer / 2, top + pad + body, breed(shown.truth) + named, align="center",
+            left + outer / 2,
+            top + pad + body,
+            breed(shown.truth) + named,
+            align="center",
             room=outer - 2 * pad,
-        )  # fmt: skip
+        )
         sheet.frame(left, top, outer, row, shown.right)
         if number < across:
             heads = {
@@ -300,9 +327,14 @@ def figure_6(titles: Sequence[str], rows: Sequence[Sequence[Shown]]) -> Figure:
     for group in range(min(across, len(rows))):
         for column, title in enumerate(titles):
             sheet.text(
-                left_of(group, column) + cell / 2, 0.06, title, _SMALL, align="center",
-                weight="bold", room=cell,
-            )  # fmt: skip
+                left_of(group, column) + cell / 2,
+                0.06,
+                title,
+                _SMALL,
+                align="center",
+                weight="bold",
+                room=cell,
+            )
     for number, shown_by in enumerate(rows):
         group, top = number % across, 0.3 + number // across * row
         truth = f"{number + 1}. {breed(shown_by[0].truth)}"
@@ -322,9 +354,14 @@ def figure_6(titles: Sequence[str], rows: Sequence[Sequence[Shown]]) -> Figure:
             sheet.frame(left, top, cell, body + 2 * pad, shown.right)
             if not shown.right:
                 sheet.text(
-                    left + cell / 2, top + body + 2 * pad, f"answered {breed(shown.answer)}",
-                    _SMALL, align="center", color="#b3261e", room=cell,
-                )  # fmt: skip
+                    left + cell / 2,
+                    top + body + 2 * pad,
+                    f"answered {breed(shown.answer)}",
+                    _SMALL,
+                    align="center",
+                    color="#b3261e",
+                    room=cell,
+                )
     return sheet.figure
 
 

@@ -63,9 +63,12 @@ def prepare(config: PlayConfig) -> Served:
         "truth_known": game.truth_known,
     }
     store = Store(
-        config.out, game.rules, header, keep_seconds=86400 * config.keep_days,
+        config.out,
+        game.rules,
+        header,
+        keep_seconds=86400 * config.keep_days,
         max_sessions=config.max_sessions,
-    )  # fmt: skip
+    )
     hosts = (*_LOOPBACK, *map(_in_addresses, (config.host, *config.allow_host)))
     return Served(game, store, title, hosts)
 
@@ -90,17 +93,25 @@ def _against(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:
         names = build_dataset(_moved(settings.data, config.data.data_dir), config.split).class_names
         own = OwnImages(config.image, names)
     run = open_run(
-        asked, config.split, bank=config.bank, live=config.live, data_dir=config.data.data_dir,
-        num_images=1, dataset=own,
-    )  # fmt: skip
+        asked,
+        config.split,
+        bank=config.bank,
+        live=config.live,
+        data_dir=config.data.data_dir,
+        num_images=1,
+        dataset=own,
+    )
     # A path of this machine is nothing for the people who play.
     name = run.name if is_published(asked) else "/".join(asked.resolve().parts[-2:])
     title = f"{run.title}, against {name}"
     about = {"run": run.name, "data": to_record(run.config.data)}
     game = Game(
-        run.dataset, run.resolutions, run.config.num_glimpses, player=Player(run),
+        run.dataset,
+        run.resolutions,
+        run.config.num_glimpses,
+        player=Player(run),
         truth_known=own is None,
-    )  # fmt: skip
+    )
     return game, title, about
 
 

@@ -84,9 +84,11 @@ class Player:
         with self._lock:
             if image not in self._played:
                 seen = watch(
-                    self.run.agents["learned"], self.run.env, images=np.array([image]),
+                    self.run.agents["learned"],
+                    self.run.env,
+                    images=np.array([image]),
                     seed=self.seed,
-                )  # fmt: skip
+                )
                 probabilities = np.exp(seen.log_probs[-1, 0].astype(np.float64))
                 order = np.argsort(-probabilities, kind="stable")[:5]
                 fixations = np.clip(seen.fixations[:, 0].astype(np.float64), -1, 1)

@@ -93,10 +93,17 @@ def make_server(served: Served, taken: socket.socket) -> Any:
     """A `uvicorn.Server` of the application; run it with `sockets=[taken]`."""
     _, uvicorn = require_web()
     config = uvicorn.Config(
-        make_app(served, taken.getsockname()[1]), log_level="warning", access_log=False,
-        server_header=False, ws="none", lifespan="off", limit_concurrency=64,
-        timeout_keep_alive=15, timeout_graceful_shutdown=2, proxy_headers=False,
-    )  # fmt: skip
+        make_app(served, taken.getsockname()[1]),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="off",
+        limit_concurrency=64,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=2,
+        proxy_headers=False,
+    )
     return uvicorn.Server(config)
 
 
@@ -153,9 +160,13 @@ def make_app(served: Served, port: int) -> Any:
             response = as_json(shown)
             if fresh is not None:
                 response.set_cookie(
-                    cookie, fresh, max_age=int(served.store.keep_seconds), httponly=True,
-                    samesite="strict", path="/",
-                )  # fmt: skip
+                    cookie,
+                    fresh,
+                    max_age=int(served.store.keep_seconds),
+                    httponly=True,
+                    samesite="strict",
+                    path="/",
+                )
             return response
 
         return endpoint

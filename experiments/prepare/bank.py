@@ -201,9 +201,11 @@ def _chunks(
     bystanders = set(active_children())
     # spawn: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(
-        min(config.workers, len(chunks)), get_context("spawn"), _start_worker,
+        min(config.workers, len(chunks)),
+        get_context("spawn"),
+        _start_worker,
         (builder.bank, builder.dataset, config),
-    )  # fmt: skip
+    )
     try:
         for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
             yield future.result()
@@ -282,8 +284,9 @@ def _compute(config: BankConfig, builder: BankBuilder) -> None:
         f"{images} images left"
     )
     if left:
-        with tqdm(total=total, initial=total - images, unit="img", desc=split,
-                  smoothing=0.02) as bar:  # fmt: skip
+        with tqdm(
+            total=total, initial=total - images, unit="img", desc=split, smoothing=0.02
+        ) as bar:
             for count in _chunks(config, builder, left, encoder.device):
                 bar.update(count)
 

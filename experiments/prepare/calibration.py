@@ -31,8 +31,10 @@ def calibration_patches(dataset: ImageDataset, count: int = _IMAGES) -> UInt8[Te
     places = np.random.default_rng(0).uniform(-_EXTENT, _EXTENT, (len(chosen), 2))
     cut = cut_patches(
         [dataset_pyramid(dataset, int(index), RESOLUTIONS) for index in chosen],
-        places.astype(np.float32), np.zeros(len(chosen), bool), chosen.astype(np.uint64),
-    )  # fmt: skip
+        places.astype(np.float32),
+        np.zeros(len(chosen), bool),
+        chosen.astype(np.uint64),
+    )
     return torch.from_numpy(cut).flatten(0, 1)
 
 

@@ -239,10 +239,18 @@ def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -
     what = (encoder.fingerprint, encoder.precision, dataset.fingerprint, config.resolutions)
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
     centre = BankConfig(
-        out=config.out.parent / "features" / key, data=config.data, splits=(dataset.split,),
-        encoder=config.encoder, resolutions=config.resolutions, side=1, mirror=False,
-        context="center", precision=config.precision, device=config.device, workers=config.workers,
-    )  # fmt: skip
+        out=config.out.parent / "features" / key,
+        data=config.data,
+        splits=(dataset.split,),
+        encoder=config.encoder,
+        resolutions=config.resolutions,
+        side=1,
+        mirror=False,
+        context="center",
+        precision=config.precision,
+        device=config.device,
+        workers=config.workers,
+    )
     return build_bank(centre, dataset.split, encoder)
 
 

@@ -187,9 +187,16 @@ def _train(config: PretrainConfig, run: Pretraining, images: Images) -> None:
         write_rows(log, [row for row in rows if row["step"] <= run.step])
     share = (ranks.rank, ranks.count)
     sampler = PatchSampler(config, images.dataset, images.training, share)
-    with stopping() as stop, tqdm(
-        total=config.steps, initial=run.step, desc="pretrain", unit="step", disable=not ranks.first
-    ) as bar:  # fmt: skip
+    with (
+        stopping() as stop,
+        tqdm(
+            total=config.steps,
+            initial=run.step,
+            desc="pretrain",
+            unit="step",
+            disable=not ranks.first,
+        ) as bar,
+    ):
         for batch in sampler.batches(run.step, config.steps):
             metrics = run.train_step(batch)
             bar.update()

@@ -112,9 +112,15 @@ def for_others(run: TrainConfig) -> TrainConfig:
     storage = run.storage if run.storage in STORAGES else "auto"
     data = replace(run.data, data_dir=None)
     return replace(
-        run, out=Path("run"), bank=None, data=data, storage=storage, device="auto", resume=False,
+        run,
+        out=Path("run"),
+        bank=None,
+        data=data,
+        storage=storage,
+        device="auto",
+        resume=False,
         references=False,
-    )  # fmt: skip
+    )
 
 
 def without_paths(environment: dict[str, Any]) -> dict[str, Any]:

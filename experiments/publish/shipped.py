@@ -34,10 +34,16 @@ def shipped_config(work: Path) -> TrainConfig:
     """Its settings: the experiment `synthetic`, on some of the training images."""
     _, base = EXPERIMENTS["synthetic"]
     return replace(
-        base, out=work / "run", data=DataConfig("synthetic", num_images=_IMAGES),
-        bank=work / "banks", mirror="off", context="center", epochs=_EPOCHS, eval_every=_EPOCHS,
+        base,
+        out=work / "run",
+        data=DataConfig("synthetic", num_images=_IMAGES),
+        bank=work / "banks",
+        mirror="off",
+        context="center",
+        epochs=_EPOCHS,
+        eval_every=_EPOCHS,
         scanpaths=1,
-    )  # fmt: skip
+    )
 
 
 def make_shipped(work: Path = Path("runs/shipped"), out: Path = OUT) -> Path:
@@ -54,9 +60,15 @@ def make_shipped(work: Path = Path("runs/shipped"), out: Path = OUT) -> Path:
     encoder = make_encoder(config.encoder)
     for split in ("train", "val"):
         banks = BankConfig(
-            out=work / "banks", data=config.data, encoder=config.encoder,
-            resolutions=config.resolutions, side=_SIDE, mirror=False, context="center", workers=1,
-        )  # fmt: skip
+            out=work / "banks",
+            data=config.data,
+            encoder=config.encoder,
+            resolutions=config.resolutions,
+            side=_SIDE,
+            mirror=False,
+            context="center",
+            workers=1,
+        )
         build_bank(banks, split, encoder)
     train(replace(config, resume=(config.out / "config.json").exists()))
     if out.exists():

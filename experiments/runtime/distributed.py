@@ -59,8 +59,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     Raises:
         ValueError: torchrun started more processes on this machine than it has GPUs.
     """
-    ranks = Ranks(*(int(os.environ.get(k, d)) for k, d in
-                    (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))))  # fmt: skip
+    ranks = Ranks(
+        *(
+            int(os.environ.get(k, d))
+            for k, d in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+    )
     if ranks.count == 1:
         yield Ranks()
         return

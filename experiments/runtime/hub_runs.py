@@ -88,9 +88,10 @@ def check_harmless(folder: Path, name: str) -> None:
     record = read_json(folder / "config.json", f"{name} is damaged: ask who published it")
     data = record.get("data")
     wrong = [
-        key for key, allowed in _NEITHER_PATHS_NOR_CODE.items()
+        key
+        for key, allowed in _NEITHER_PATHS_NOR_CODE.items()
         if record.get(key, allowed[0]) not in allowed
-    ]  # fmt: skip
+    ]
     if record.get("encoder", "googlenet") not in spec_names():
         wrong.append("encoder")
     if not isinstance(data, Mapping) or data.get("data_dir") is not None:

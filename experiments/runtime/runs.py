@@ -25,9 +25,16 @@ from experiments.runtime.old_names import renamed
 Config = TypeVar("Config")
 
 _PACKAGES = (
-    "glimpse-env", "torch", "torchvision", "numpy", "gymnasium", "pillow", "safetensors",
-    "stable-baselines3", "sb3-contrib",
-)  # fmt: skip
+    "glimpse-env",
+    "torch",
+    "torchvision",
+    "numpy",
+    "gymnasium",
+    "pillow",
+    "safetensors",
+    "stable-baselines3",
+    "sb3-contrib",
+)
 
 
 LOCK = ".lock"
@@ -162,8 +169,12 @@ def git_revision() -> str | None:
     try:
         top = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return top.stdout.strip() or None

@@ -159,9 +159,13 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
             # Through the module, so that it works where the script is not on the path; the first
             # word is what a run's record quotes.
             [sys.executable, "-m", "experiments.cli", *job.words()[1:]],
-            stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
-            start_new_session=True, preexec_fn=_end_with_parent if _PRCTL else None,
-        )  # fmt: skip
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_end_with_parent if _PRCTL else None,
+        )
 
 
 def _end_with_parent() -> None:

@@ -162,9 +162,7 @@ def collect(
     Raises:
         RunError: see `open_runs`.
     """
-    runs = open_runs(
-        folders, split, bank=bank, live=live, data_dir=data_dir, num_images=count
-    )  # fmt: skip
+    runs = open_runs(folders, split, bank=bank, live=live, data_dir=data_dir, num_images=count)
     dataset = runs[0][0].dataset
     banked = all(isinstance(run.source, FeatureBank) for run, _ in runs)
     everything = over == "split" or (over == "auto" and banked)

@@ -137,18 +137,26 @@ def render(data: dict[str, Any], pixels: Sequence[dict[str, str]], *, title: str
             "`pip install 'glimpse-env[see]'`"
         ) from error
     environment = Environment(
-        loader=FileSystemLoader(_ASSETS), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(_ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     # ASCII, so that a file name that is no UTF-8 goes through; <, >, & and ' are escaped.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     style = "\n" + (_ASSETS / "page.css").read_text(encoding="utf-8")
     parts = [(_ASSETS / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     script = "\n(() => {\n'use strict';\n" + "\n".join(parts) + "})();\n"
     html = environment.get_template("page.html.jinja").render(
-        title=title, style=style, style_hash=_hash(style), script=script,
-        script_hash=_hash(script), data=data, pixels=pixels,
-    )  # fmt: skip
+        title=title,
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+        data=data,
+        pixels=pixels,
+    )
     return html.encode("utf-8", "replace")
 
 

@@ -90,9 +90,13 @@ def record(config: RecordConfig) -> Any:
             f"delete it with `minari delete {config.minari}`"
         )
     run = open_run(
-        config.run, config.split, bank=config.bank, live=config.live, data_dir=config.data_dir,
+        config.run,
+        config.split,
+        bank=config.bank,
+        live=config.live,
+        data_dir=config.data_dir,
         num_images=config.count,
-    )  # fmt: skip
+    )
     if config.agent not in run.agents:
         known = ", ".join(run.agents)
         raise ValueError(f"{config.run} has no agent {config.agent!r}: give one of {known}")
@@ -105,24 +109,29 @@ def record(config: RecordConfig) -> Any:
         right += float(episode.rewards[-1])
         buffers.append(
             buffer(
-                id=len(buffers), seed=config.seed, options={"image": episode.image},
-                observations=episode.observations, actions=episode.actions,
+                id=len(buffers),
+                seed=config.seed,
+                options={"image": episode.image},
+                observations=episode.observations,
+                actions=episode.actions,
                 rewards=episode.rewards.tolist(),
-                terminations=[False] * (steps - 1) + [True], truncations=[False] * steps,
+                terminations=[False] * (steps - 1) + [True],
+                truncations=[False] * steps,
             )
-        )  # fmt: skip
+        )
     about = run.describe() | {"agent": config.agent, "sampled": config.sampled}
     with warnings.catch_warnings():
         # Author, licence and the like are for whoever publishes the data set to tell.
         warnings.simplefilter("ignore", UserWarning)
         dataset = minari.create_dataset_from_buffers(
-            config.minari, buffers,
+            config.minari,
+            buffers,
             observation_space=run.env.single_observation_space,
             action_space=run.env.single_action_space,
             algorithm_name=f"{run.config.policy}, {config.agent}",
             description=json.dumps(about),
             requirements=["glimpse-env"],
-        )  # fmt: skip
+        )
     print(
         f"{config.minari}: {dataset.total_episodes:,} episodes, {dataset.total_steps:,} steps, "
         f"{100 * right / len(buffers):.1f}% right; minari.load_dataset({config.minari!r})"

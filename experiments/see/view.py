@@ -17,11 +17,15 @@ def tables(collection: Collection) -> list[Columns]:
     """The scanpaths of every agent, on all images watched."""
     return [
         tabulate(
-            collection.dataset, collection.scenery.sizes, player.watched, run=player.run,
-            agent=player.agent, resolutions=player.resolutions,
+            collection.dataset,
+            collection.scenery.sizes,
+            player.watched,
+            run=player.run,
+            agent=player.agent,
+            resolutions=player.resolutions,
         )
         for player in collection.players
-    ]  # fmt: skip
+    ]
 
 
 def view(config: ViewConfig) -> Page:
@@ -32,9 +36,15 @@ def view(config: ViewConfig) -> Page:
         ValueError: The page does not fit, or Jinja2 is absent.
     """
     collection = collect(
-        config.runs, config.split, count=config.count, seed=config.seed, over=config.over,
-        bank=config.bank, live=config.live, data_dir=config.data_dir,
-    )  # fmt: skip
+        config.runs,
+        config.split,
+        count=config.count,
+        seed=config.seed,
+        over=config.over,
+        bank=config.bank,
+        live=config.live,
+        data_dir=config.data_dir,
+    )
     page = build_page(collection, title=config.title, max_megabytes=config.max_mb)
     count = len(collection.players)
     agents = "1 agent" if count == 1 else f"{count} agents"

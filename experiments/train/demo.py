@@ -27,20 +27,34 @@ def demo(config: DemoConfig) -> dict[str, Any]:
     for split in ("train", "val"):
         build_bank(
             BankConfig(
-                out=config.out / "banks", data=data, encoder=base.encoder,
-                resolutions=base.resolutions, side=config.side, mirror=False, context="center",
+                out=config.out / "banks",
+                data=data,
+                encoder=base.encoder,
+                resolutions=base.resolutions,
+                side=config.side,
+                mirror=False,
+                context="center",
             ),
-            split, encoder,
-        )  # fmt: skip
+            split,
+            encoder,
+        )
     runs, run = [], base
     for seed in range(config.seeds):
         out = config.out / f"seed-{seed}"
         print(f"\nseed {seed}: {out}")
         run = replace(
-            base, out=out, data=data, bank=config.out / "banks", epochs=config.epochs, seed=seed,
-            eval_every=config.epochs, scanpaths=1, mirror="off", context="center",
+            base,
+            out=out,
+            data=data,
+            bank=config.out / "banks",
+            epochs=config.epochs,
+            seed=seed,
+            eval_every=config.epochs,
+            scanpaths=1,
+            mirror="off",
+            context="center",
             resume=(out / "config.json").exists(),
-        )  # fmt: skip
+        )
         train(run)
         runs.append(out)
     seconds = time.perf_counter() - start

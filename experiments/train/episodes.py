@@ -31,7 +31,13 @@ def episodes(
 ) -> Iterator[tuple[Trajectory, int]]:
     """Play images, each once and in order: batch by batch, and how many rows of it count."""
     for positions, count in batches(len(images), env.num_envs):
-        yield collect(
-            env, policy, seed=seed + int(positions[0]), options={"image": images[positions]},
-            deterministic=deterministic,
-        ), count  # fmt: skip
+        yield (
+            collect(
+                env,
+                policy,
+                seed=seed + int(positions[0]),
+                options={"image": images[positions]},
+                deterministic=deterministic,
+            ),
+            count,
+        )

@@ -314,9 +314,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     record, answers = report(agents, env, scanpaths=scanpaths, candidates=candidates, seed=seed)
     print(format_table(record, run.policy))
     settings = describe_evaluation(
-        env, source, agents, encoder=run.encoder, seed=seed, scanpaths=scanpaths,
+        env,
+        source,
+        agents,
+        encoder=run.encoder,
+        seed=seed,
+        scanpaths=scanpaths,
         candidates=0 if candidates is None else len(candidates),
-    )  # fmt: skip
+    )
     if "bank" not in environment and config.bank is None and isinstance(source, FeatureBank):
         # A run of before banks were recorded: those in its own place are taken for its own.
         environment["bank"] = {config.split: settings["source"]["bank"]}

@@ -170,8 +170,10 @@ def describe_source(source: FeatureBank | Encoder) -> dict[str, Any]:
         points = record[name]
         flat = [value for point in points for value in point]
         record[name] = {
-            "count": len(points), "min": min(flat, default=None), "max": max(flat, default=None)
-        }  # fmt: skip
+            "count": len(points),
+            "min": min(flat, default=None),
+            "max": max(flat, default=None),
+        }
     return {"bank": record}
 
 

@@ -199,9 +199,12 @@ def watch(
     labels, log_probs, fixations, intended, scales = [], [], [], [], []
     for positions, count in batches(len(chosen), env.num_envs):
         trajectory = collect(
-            env, agent, seed=seed + int(positions[0]), options={"image": chosen[positions]},
+            env,
+            agent,
+            seed=seed + int(positions[0]),
+            options={"image": chosen[positions]},
             deterministic=True,
-        )  # fmt: skip
+        )
         with torch.no_grad():
             each = [agent.class_log_probs(state) for state in trajectory.states[1:]]
         labels.append(trajectory.labels[:count])

@@ -116,9 +116,10 @@ class PrivilegedVectorEnv(VectorWrapper):
         for key, known in self._known.items():
             for image in set(images.tolist()) - known.keys():
                 known[image] = (
-                    context_frame(self.dataset, image) if key == "frame"
+                    context_frame(self.dataset, image)
+                    if key == "frame"
                     else dog_place(self.dataset, image, head=key == "box")
-                )  # fmt: skip
+                )
             found[key] = np.stack([known[image] for image in images.tolist()])
             if key != "frame":
                 found[key][self.env.mirrored, 0] *= -1

@@ -33,9 +33,7 @@ def heat_map(fixations: Float[np.ndarray, "N 2"]) -> UInt8[np.ndarray, "H W 3"]:
     return (255 * np.kron(colors, np.ones((4, 4, 1)))).astype(np.uint8)
 
 
-def write_looks(
-    writer: SummaryWriter, answers: Answers, dataset: ImageDataset, epoch: int
-) -> None:  # fmt: skip
+def write_looks(writer: SummaryWriter, answers: Answers, dataset: ImageDataset, epoch: int) -> None:
     """Write the scanpaths on a few images, the same each time, and a heat map of each glimpse.
 
     Args:

@@ -140,9 +140,10 @@ class Trainer:
         if samples == 1 or not config.references or config.bank is None:
             return self.env, samples
         fewer = replace(
-            config, batch_size=config.batch_size // samples,
+            config,
+            batch_size=config.batch_size // samples,
             learning=replace(config.learning, samples=1, baseline="none"),
-        )  # fmt: skip
+        )
         env = build_play_env(fewer, config.train_split, source=self.train_source, training=True)
         return env, 1
 
@@ -257,9 +258,12 @@ class Trainer:
             if number < progress.batches:
                 continue
             trajectory = collect(
-                env, agent, seed=seed if number == 0 else None, options={"image": images},
+                env,
+                agent,
+                seed=seed if number == 0 else None,
+                options={"image": images},
                 grad=True,
-            )  # fmt: skip
+            )
             if self.reader is not None and getattr(agent, "learns_where", False):
                 trajectory = self.reader.add(trajectory, self.env)
             metrics.append(agent.update(trajectory))
@@ -311,14 +315,21 @@ class Trainer:
         config = self.config
         candidates = oracle_lattice(self.eval_source) if config.references else None
         record, _ = report(
-            self.agents, self.eval_env, scanpaths=config.scanpaths, candidates=candidates,
+            self.agents,
+            self.eval_env,
+            scanpaths=config.scanpaths,
+            candidates=candidates,
             seed=config.seed,
-        )  # fmt: skip
+        )
         settings = describe_evaluation(
-            self.eval_env, self.eval_source, self.agents, encoder=config.encoder,
-            seed=config.seed, scanpaths=config.scanpaths,
+            self.eval_env,
+            self.eval_source,
+            self.agents,
+            encoder=config.encoder,
+            seed=config.seed,
+            scanpaths=config.scanpaths,
             candidates=0 if candidates is None else len(candidates),
-        )  # fmt: skip
+        )
         path = self.folder.path / f"evaluation-{config.eval_split}.json"
         write_json(path, {"settings": settings, **record})
         print(format_table(record, config.policy))

@@ -61,8 +61,9 @@ class LiveObserver:
             self._grid = self.encoder.resolve_grid(options.context_grid)
             features["context"] = (self.encoder.context_shape(self._grid), "float32")
             features["glimpse"] = (
-                (len(self.resolutions), self.encoder.feature_size), "float32",
-            )  # fmt: skip
+                (len(self.resolutions), self.encoder.feature_size),
+                "float32",
+            )
         self._patches = PatchSource(options, dataset, num_envs, device=self.device, free_zoom=True)
         self.shapes = self._patches.shapes | features
 

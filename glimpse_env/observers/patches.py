@@ -67,9 +67,12 @@ class PatchSource:
             self.shapes[f"context{self._suffix}"] = (patch, "uint8")
             self.shapes[f"glimpse{self._suffix}"] = ((len(self.resolutions), *patch), "uint8")
         self.storage = choose_storage(
-            options.storage, count=len(dataset), resolutions=self._levels, num_envs=num_envs,
+            options.storage,
+            count=len(dataset),
+            resolutions=self._levels,
+            num_envs=num_envs,
             device=device,
-        )  # fmt: skip
+        )
         _log.info(self.storage.reason)
         self._arena = make_arena(self.storage, options.storage, dataset, self._levels, device)
 

@@ -120,9 +120,12 @@ def build_pyramid(
     levels = {}
     for name in names:
         level = F.interpolate(
-            pixels.permute(0, 3, 1, 2), level_shape(shape, name), mode="bilinear",
-            antialias=True, align_corners=False,
-        )  # fmt: skip
+            pixels.permute(0, 3, 1, 2),
+            level_shape(shape, name),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
+        )
         levels[name] = level[0].permute(1, 2, 0).contiguous().numpy()
     return Pyramid(levels, shape)
 

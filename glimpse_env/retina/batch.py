@@ -63,8 +63,12 @@ def cut_from_arena(
     if not kernels_available():
         return cut_patches(
             [arena.pyramid(index) for index in image.tolist()],
-            fixation, mirror, noise_key, names, out,
-        )  # fmt: skip
+            fixation,
+            mirror,
+            noise_key,
+            names,
+            out,
+        )
     from glimpse_env.retina.kernel_numba import cut
 
     patches = out.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)

@@ -124,13 +124,24 @@ def test_without_a_grid_nothing_is_new(tmp_path) -> None:
     agent.update(play(agent, steps, LABELS))
     agent.save(tmp_path)
     network_names = (
-        "context_grid", "context_channels", "cell_width", "context_norm", "context_dropout",
-        "location_input", "location_hidden", "location_head",
-    )  # fmt: skip
+        "context_grid",
+        "context_channels",
+        "cell_width",
+        "context_norm",
+        "context_dropout",
+        "location_input",
+        "location_hidden",
+        "location_head",
+    )
     learning_names = (
-        "discount", "policy_gradient", "glimpse_loss", "sigma_decay", "sigma_floor",
-        "classifier_epochs", "policy_epochs",
-    )  # fmt: skip
+        "discount",
+        "policy_gradient",
+        "glimpse_loss",
+        "sigma_decay",
+        "sigma_floor",
+        "classifier_epochs",
+        "policy_epochs",
+    )
 
     def forget(metadata):
         for name in network_names:

@@ -19,16 +19,25 @@ from tests.agents.toys import play_on_lattice, tiny
 
 X, Y = (-0.5, 0.1, 0.6), (-0.3, 0.4)
 POINTS = torch.tensor(list(itertools.product(X, Y)))
-POLICY = ("location.means.weight", "location.means.bias", "context.linear.weight",
-          "core.upper.input.weight", "core.upper.recurrent.weight")  # fmt: skip
+POLICY = (
+    "location.means.weight",
+    "location.means.bias",
+    "context.linear.weight",
+    "core.upper.input.weight",
+    "core.upper.recurrent.weight",
+)
 LABELS = torch.tensor([0, 2, 1])
 
 
 def make_agent(num_glimpses=2, told="observed", density="gaussian", **learning) -> ReinforceAgent:
     network = tiny(
-        num_glimpses=num_glimpses, sigma=0.35, location_input=told, activation="tanh",
-        location_density=density, num_components=2,
-    )  # fmt: skip
+        num_glimpses=num_glimpses,
+        sigma=0.35,
+        location_input=told,
+        activation="tanh",
+        location_density=density,
+        num_components=2,
+    )
     learning = {"location_gradient": "policy", "border_weight": 0.0} | learning
     agent = ReinforceAgent(network, ReinforceConfig(**learning), device="cpu", seed=1)
     agent.network.double()

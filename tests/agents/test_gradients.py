@@ -78,9 +78,12 @@ def test_each_location_gradient_against_finite_differences(mode, glimpses, choos
     held everywhere: in the policy term not even a later lhat may move through an earlier l.
     """
     agent = make_agent(
-        location_gradient=mode, reinforce_weight=0.7, border_weight=0.3, T=glimpses,
+        location_gradient=mode,
+        reinforce_weight=0.7,
+        border_weight=0.3,
+        T=glimpses,
         choose_scale=choose_scale,
-    )  # fmt: skip
+    )
     steps = observations(agent.config, 4)
     trajectory = play(agent, steps, LABELS)
     agent.compute_gradients(trajectory)

@@ -66,10 +66,15 @@ def test_exact_policy_loss_is_the_expected_reward_negated():
     masses = random(2, 3, 4).softmax(-1).requires_grad_()
     rewards = random(2, 3, 4, seed=1).requires_grad_()
     loss = losses.exact_policy_loss(masses, rewards)
-    by_hand = sum(
-        masses[n, b, k].item() * rewards[n, b, k].item()
-        for n in range(2) for b in range(3) for k in range(4)
-    ) / 3  # fmt: skip
+    by_hand = (
+        sum(
+            masses[n, b, k].item() * rewards[n, b, k].item()
+            for n in range(2)
+            for b in range(3)
+            for k in range(4)
+        )
+        / 3
+    )
     assert loss.item() == pytest.approx(-by_hand)
     loss.backward()
     assert rewards.grad is None

@@ -17,9 +17,15 @@ from agents.tensor_store import CheckpointError
 from tests.agents.local_hub import LocalHub, serve_hub
 
 SMALL = TwoDeckConfig(
-    feature_size=8, num_resolutions=1, num_classes=3, num_glimpses=2, hidden_size=8,
-    image_width=8, location_width=4, glimpse_width=8,
-)  # fmt: skip
+    feature_size=8,
+    num_resolutions=1,
+    num_classes=3,
+    num_glimpses=2,
+    hidden_size=8,
+    image_width=8,
+    location_width=4,
+    glimpse_width=8,
+)
 
 
 def make_agent(seed: int = 0) -> ReinforceAgent:

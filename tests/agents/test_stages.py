@@ -33,9 +33,13 @@ def step(agent):
 @pytest.mark.parametrize("optimizer", ("sgd", "adam"))
 def test_first_the_classifier_learns_then_the_policy_then_both(mode, optimizer) -> None:
     agent = make(
-        classifier_epochs=2, policy_epochs=1, location_gradient=mode, optimizer=optimizer,
-        weight_decay=0.1, samples=1,
-    )  # fmt: skip
+        classifier_epochs=2,
+        policy_epochs=1,
+        location_gradient=mode,
+        optimizer=optimizer,
+        weight_decay=0.1,
+        samples=1,
+    )
     for epoch, stage in enumerate(("classifier", "classifier", "policy", "both", "both")):
         agent.set_epoch(epoch)
         assert agent.stage == stage
@@ -93,8 +97,14 @@ def test_sigma_falls_to_its_floor() -> None:
 @pytest.mark.parametrize("epoch", (0, 1, 2))
 def test_a_saved_agent_goes_on_exactly(tmp_path, learning, epoch) -> None:
     """In the midst of an epoch too, where nobody calls set_epoch."""
-    network = {"context_grid": 2, "context_channels": 3, "location_hidden": 5, "context_norm": True,
-               "context_dropout": 0.3, "location_head": "plain"}  # fmt: skip
+    network = {
+        "context_grid": 2,
+        "context_channels": 3,
+        "location_hidden": 5,
+        "context_norm": True,
+        "context_dropout": 0.3,
+        "location_head": "plain",
+    }
     agent = make(network, optimizer="adam", **learning)
     agent.set_epoch(epoch)
 

@@ -58,9 +58,8 @@ def test_the_best_stays_whatever_comes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["weights changed", "weights gone", "record cut", "record gone",
-               "record edited"]
-)  # fmt: skip
+    "damage", ["weights changed", "weights gone", "record cut", "record gone", "record edited"]
+)
 def test_a_damaged_one_is_told_and_the_one_before_is_offered(tmp_path, damage):
     save(tmp_path, 0, keep_last=2)
     save(tmp_path, 1, keep_last=2)

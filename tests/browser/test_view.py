@@ -159,9 +159,12 @@ def test_the_context_patch_is_the_agents_own(open_page: Any, made: Path) -> None
     drawn = np.array(given, int).reshape(96, 96, 4)[..., :3]
     image = found.dataset.image(int(found.images[found.shown[0]]))
     seen = cut_patches(
-        [build_pyramid(image, ("low",))], np.zeros((1, 2)), np.zeros(1, bool),
-        np.zeros(1, np.uint64), ("low",),
-    )[0, 0]  # fmt: skip
+        [build_pyramid(image, ("low",))],
+        np.zeros((1, 2)),
+        np.zeros(1, bool),
+        np.zeros(1, np.uint64),
+        ("low",),
+    )[0, 0]
     assert np.abs(drawn - seen).mean() < 8
 
 

@@ -43,16 +43,35 @@ def test_training_and_playing_from_the_command_line(tmp_path: Path) -> None:
     common = ["--algo", "ppo", "--env", "SyntheticDogsGlimpse-v0", "--gym-packages", "glimpse_env"]
     logs = str(tmp_path / "logs")
     run(
-        "rl_zoo3.train", *common, *GAME, "--conf-file", str(tmp_path / "settings.yml"),
-        "--log-folder", logs, "--seed", "1", "--eval-freq", "-1", "--device", "cpu",
+        "rl_zoo3.train",
+        *common,
+        *GAME,
+        "--conf-file",
+        str(tmp_path / "settings.yml"),
+        "--log-folder",
+        logs,
+        "--seed",
+        "1",
+        "--eval-freq",
+        "-1",
+        "--device",
+        "cpu",
         SEEN_IMAGES=str(seen),
-    )  # fmt: skip
+    )
     images = [int(line) for line in seen.read_text().split()]
     episodes = 3 * STEPS // 3 + 1
     assert len(images) >= COPIES * episodes
     assert_independent(images[: COPIES * episodes], COPIES)
     played = run(
-        "rl_zoo3.enjoy", *common, *GAME, "--folder", logs, "--n-timesteps", "9",
-        "--no-render", "--device", "cpu",
-    )  # fmt: skip
+        "rl_zoo3.enjoy",
+        *common,
+        *GAME,
+        "--folder",
+        logs,
+        "--n-timesteps",
+        "9",
+        "--no-render",
+        "--device",
+        "cpu",
+    )
     assert "Episode Reward" in played or "Mean reward" in played, played

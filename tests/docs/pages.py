@@ -62,10 +62,12 @@ def blocks(page: Path) -> Iterator[Block]:
         before = next((each for each in reversed(lines[:number]) if each.strip()), "")
         comment = _PARSED_ONLY.match(before.strip())
         yield Block(
-            page, number + 2, opening["info"],
+            page,
+            number + 2,
+            opening["info"],
             "\n".join(each.removeprefix(opening["indent"]) for each in text),
             comment["reason"] if comment else None,
-        )  # fmt: skip
+        )
         number = end + 1
 
 

@@ -113,9 +113,11 @@ def test_hooks_find_their_tools_without_a_fixed_environment() -> None:
     for script, _ in commands:
         # As activated: another environment that is active around the tests may lack the tools.
         found = subprocess.run(
-            [sys.executable, ROOT / script, "ruff", "--version"], capture_output=True, text=True,
+            [sys.executable, ROOT / script, "ruff", "--version"],
+            capture_output=True,
+            text=True,
             env={**os.environ, "VIRTUAL_ENV": sys.prefix},
-        )  # fmt: skip
+        )
         assert found.returncode == 0 and found.stdout.startswith("ruff"), found.stderr
 
 

@@ -22,27 +22,43 @@ def watched_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     data = DataConfig(dataset="synthetic", num_images=48)
     encoder = make_encoder("inception_mini", precision="fp32")
     banks = BankConfig(
-        out=folder / "banks", data=data, encoder="inception_mini", resolutions=("medium", "high"),
-        side=3, context="center", mirror=False, workers=1, precision="fp32",
-    )  # fmt: skip
+        out=folder / "banks",
+        data=data,
+        encoder="inception_mini",
+        resolutions=("medium", "high"),
+        side=3,
+        context="center",
+        mirror=False,
+        workers=1,
+        precision="fp32",
+    )
     for split in ("train", "val"):
         build_bank(banks, split, encoder)
     base = TrainConfig(
-        data=data, encoder="inception_mini", bank=banks.out, resolutions=("high",),
-        num_glimpses=2, context="center", mirror="off", epochs=2, batch_size=8, scanpaths=1,
+        data=data,
+        encoder="inception_mini",
+        bank=banks.out,
+        resolutions=("high",),
+        num_glimpses=2,
+        context="center",
+        mirror="off",
+        epochs=2,
+        batch_size=8,
+        scanpaths=1,
         precision="fp32",
-        network=TwoDeckConfig(
-            hidden_size=16, image_width=16, location_width=8, glimpse_width=16
-        ),
+        network=TwoDeckConfig(hidden_size=16, image_width=16, location_width=8, glimpse_width=16),
         learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2),
-    )  # fmt: skip
+    )
     runs = {
         "high": replace(base, out=folder / "high"),
         "both": replace(
-            base, out=folder / "both", resolutions=("medium", "high"), num_glimpses=1,
+            base,
+            out=folder / "both",
+            resolutions=("medium", "high"),
+            num_glimpses=1,
             references=False,
         ),
-    }  # fmt: skip
+    }
     for config in runs.values():
         train(config)
     return {name: config.out for name, config in runs.items()}
@@ -56,9 +72,15 @@ CONTEST_DATA = DataConfig(dataset="synthetic", num_images=128)
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Banks of a few synthetic images for contests, 2 x 2 fixations."""
     config = BankConfig(
-        out=tmp_path_factory.mktemp("banks"), data=CONTEST_DATA, encoder="inception_mini",
-        resolutions=("high",), side=2, mirror=False, context="center", workers=1,
-    )  # fmt: skip
+        out=tmp_path_factory.mktemp("banks"),
+        data=CONTEST_DATA,
+        encoder="inception_mini",
+        resolutions=("high",),
+        side=2,
+        mirror=False,
+        context="center",
+        workers=1,
+    )
     encoder = make_encoder("inception_mini", precision="fp32")
     for split in ("train", "val"):
         build_bank(config, split, encoder)

@@ -78,8 +78,10 @@ def test_what_runs_nothing_imports_nothing_heavy(words: list, statuses: tuple) -
     """Help and mistakes answer at once: torch and gymnasium load with the command that runs."""
     shown = subprocess.run(
         [sys.executable, "-c", _ASK.format(words=words, statuses=statuses)],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.strip() == ""
 
@@ -196,16 +198,33 @@ def test_errors_of_people_end_in_a_sentence_and_of_the_program_in_a_traceback(
         (["demo", "--seeds", "0"], "--seeds is at least 1"),
         (["pretrain", "--held-out", "1"], "--held-out is a share"),
         (["bank", "--out", "x", "--encoder", "inception_mini", "--device", "foo"], "'foo'"),
-        (["bank", "--out", "x", "--encoder", "inception_mini", "--dataset", "synthetic",
-          "--data-dir", "there"], "(--data-dir) means nothing for the data set 'synthetic'"),
-        (["bank", "--out", "x", "--encoder", "inception_mini", "--num-images", "3"],
-         "(--num-images) means nothing for the data set 'stanford_dogs'"),
+        (
+            [
+                "bank",
+                "--out",
+                "x",
+                "--encoder",
+                "inception_mini",
+                "--dataset",
+                "synthetic",
+                "--data-dir",
+                "there",
+            ],
+            "(--data-dir) means nothing for the data set 'synthetic'",
+        ),
+        (
+            ["bank", "--out", "x", "--encoder", "inception_mini", "--num-images", "3"],
+            "(--num-images) means nothing for the data set 'stanford_dogs'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_impossible_options_end_before_anything_is_made(
-    command: list[str], words: str, tmp_path: Path, capsys: Capture,
+    command: list[str],
+    words: str,
+    tmp_path: Path,
+    capsys: Capture,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     try:
         status = main(command)

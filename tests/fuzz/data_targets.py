@@ -39,9 +39,17 @@ from tests.fuzz.harness import Target
 from tests.fuzz.mutate import NAMES, VALUES, mutate_bytes, mutate_json, mutate_text
 
 _KINDS = (
-    tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE,
-    tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, b"Z",
-)  # fmt: skip
+    tarfile.SYMTYPE,
+    tarfile.LNKTYPE,
+    tarfile.CHRTYPE,
+    tarfile.BLKTYPE,
+    tarfile.FIFOTYPE,
+    tarfile.GNUTYPE_SPARSE,
+    tarfile.CONTTYPE,
+    tarfile.AREGTYPE,
+    tarfile.DIRTYPE,
+    b"Z",
+)
 _MODES = ("w", "w", "w", "w:gz", "w:bz2", "w:xz")
 
 
@@ -82,12 +90,22 @@ def _members(source: random.Random | None = None) -> list[tuple[tarfile.TarInfo,
             info.mtime = source.choice((0, 2**33, -1, 1.5))
         elif kind == 5:
             info.pax_headers = {
-                source.choice(("path", "size", "linkpath", "GNU.sparse.map", "GNU.sparse.major",
-                               "GNU.sparse.minor", "GNU.sparse.realsize", "mtime", "hdrcharset",
-                               "GNU.sparse.name")):
-                str(source.choice((*NAMES, 0, -1, 1, 2**40, 2**70, "0,512", "BINARY", "nan")))
+                source.choice(
+                    (
+                        "path",
+                        "size",
+                        "linkpath",
+                        "GNU.sparse.map",
+                        "GNU.sparse.major",
+                        "GNU.sparse.minor",
+                        "GNU.sparse.realsize",
+                        "mtime",
+                        "hdrcharset",
+                        "GNU.sparse.name",
+                    )
+                ): str(source.choice((*NAMES, 0, -1, 1, 2**40, 2**70, "0,512", "BINARY", "nan")))
                 for _ in range(source.randrange(1, 4))
-            }  # fmt: skip
+            }
         else:
             members.insert(at, members[source.randrange(len(members))])
     return members
@@ -230,12 +248,16 @@ _XML = """<annotation>
  <object><bndbox><xmin>0</xmin><ymin>2</ymin><xmax>9</xmax><ymax>5</ymax></bndbox></object>
 </annotation>"""
 _DOCTYPES = (
-    '<!DOCTYPE a [<!ENTITY b "8">]>', '<!DOCTYPE a SYSTEM "file:///etc/passwd">',
-    '<!DOCTYPE a [<!ENTITY b SYSTEM "../../outside.txt">]>', "<!DOCTYPE annotation>",
+    '<!DOCTYPE a [<!ENTITY b "8">]>',
+    '<!DOCTYPE a SYSTEM "file:///etc/passwd">',
+    '<!DOCTYPE a [<!ENTITY b SYSTEM "../../outside.txt">]>',
+    "<!DOCTYPE annotation>",
     f'<!DOCTYPE a [<!ENTITY b "8"><!ENTITY c "{"&b;" * 50}"><!ENTITY d "{"&c;" * 50}">]>',
-    '<!DOCTYPE a [<!ENTITY % b SYSTEM "http://127.0.0.1:9/"> %b;]>', '<?xml-stylesheet href="a"?>',
-    '<?xml version="1.0" encoding="utf-16"?>', '<?xml version="1.0" encoding="x-odd"?>',
-)  # fmt: skip
+    '<!DOCTYPE a [<!ENTITY % b SYSTEM "http://127.0.0.1:9/"> %b;]>',
+    '<?xml-stylesheet href="a"?>',
+    '<?xml version="1.0" encoding="utf-16"?>',
+    '<?xml version="1.0" encoding="x-odd"?>',
+)
 
 
 def _prepare_boxes(folder: Path) -> StanfordDogs:
@@ -270,9 +292,20 @@ def _boxes(dogs: StanfordDogs, source: random.Random, inside: Path) -> None:
 
 
 _FORMATS = (
-    "PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000",
-    "EPS", "ICO", "TGA", "PCX", "PDF",
-)  # fmt: skip
+    "PNG",
+    "JPEG",
+    "GIF",
+    "BMP",
+    "PPM",
+    "TIFF",
+    "WEBP",
+    "JPEG2000",
+    "EPS",
+    "ICO",
+    "TGA",
+    "PCX",
+    "PDF",
+)
 
 
 def _image(form: str, mode: str = "RGB") -> bytes:

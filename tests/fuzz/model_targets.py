@@ -103,10 +103,17 @@ def _caffe(good: list[bytes], source: random.Random, inside: Path) -> None:
 
 
 _RECORD = {
-    "name": "small", "architecture": "inception_mini", "sha256": "0" * 64, "feature_size": 128,
-    "normalisation": {"mean": [1.0, 2.0, 3.0], "std": [1.0, 1.0, 1.0]}, "stride": 1,
-    "stem": "native", "depth": "full", "seen": "nothing", "accuracy": {"low": 0.5},
-}  # fmt: skip
+    "name": "small",
+    "architecture": "inception_mini",
+    "sha256": "0" * 64,
+    "feature_size": 128,
+    "normalisation": {"mean": [1.0, 2.0, 3.0], "std": [1.0, 1.0, 1.0]},
+    "stride": 1,
+    "stem": "native",
+    "depth": "full",
+    "seen": "nothing",
+    "accuracy": {"low": 0.5},
+}
 
 
 def _encoder_record(good: Any, source: random.Random, inside: Path) -> None:
@@ -123,10 +130,20 @@ def _encoder_record(good: Any, source: random.Random, inside: Path) -> None:
 
 def _prepare_bank(folder: Path) -> tuple[dict[str, Any], bytes]:
     description = BankDescription(
-        split="val", dataset="d" * 64, encoder="e" * 64, encoder_name="small", precision="fp32",
-        num_images=3, feature_size=4, resolutions=("low", "high"), mirrored=True,
-        fixations=((-0.5, 0.0), (0.5, 0.0)), context_fixations=((0.0, 0.0),), noise_seed=1, chunk=2,
-    )  # fmt: skip
+        split="val",
+        dataset="d" * 64,
+        encoder="e" * 64,
+        encoder_name="small",
+        precision="fp32",
+        num_images=3,
+        feature_size=4,
+        resolutions=("low", "high"),
+        mirrored=True,
+        fixations=((-0.5, 0.0), (0.5, 0.0)),
+        context_fixations=((0.0, 0.0),),
+        noise_seed=1,
+        chunk=2,
+    )
     bank = FeatureBank.create(folder / "bank", description)
     bank.done[:] = 1
     bank.done.flush()
@@ -178,9 +195,15 @@ def _read_parts(folder: Path) -> tuple[bytes, dict[str, Any]]:
 
 def _small_agent() -> ReinforceAgent:
     network = TwoDeckConfig(
-        feature_size=2, num_resolutions=1, num_classes=2, num_glimpses=1, hidden_size=2,
-        image_width=2, location_width=2, glimpse_width=2,
-    )  # fmt: skip
+        feature_size=2,
+        num_resolutions=1,
+        num_classes=2,
+        num_glimpses=1,
+        hidden_size=2,
+        image_width=2,
+        location_width=2,
+        glimpse_width=2,
+    )
     agent = ReinforceAgent(network, device="cpu")
     for parameter in agent.network.parameters():  # so that the optimiser has a state
         parameter.grad = torch.ones_like(parameter)

@@ -67,8 +67,11 @@ def test_the_harness_sees_what_it_looks_for(tmp_path: Path, monkeypatch: Any) ->
 
     monkeypatch.setattr("tests.fuzz.harness.LIMIT", 0.2)
     for attempt, error in (
-        (undocumented, KeyError), (subclass, UnicodeDecodeError), (silent, AssertionError),
-        (endless, Hang), (outside, AssertionError),
-    ):  # fmt: skip
+        (undocumented, KeyError),
+        (subclass, UnicodeDecodeError),
+        (silent, AssertionError),
+        (endless, Hang),
+        (outside, AssertionError),
+    ):
         with pytest.raises(error):
             run_once(reader(attempt), None, 0, place)

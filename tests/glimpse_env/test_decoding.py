@@ -122,15 +122,24 @@ def test_a_packed_twelve_bit_tiff_is_scaled(tmp_path: Path) -> None:
     )
     content = packed.astype(np.uint8).tobytes()
     entries = [
-        (256, 3, 1, 16), (257, 3, 1, 16), (258, 3, 1, 12), (259, 3, 1, 1), (262, 3, 1, 1),
-        (273, 4, 1, 8), (277, 3, 1, 1), (278, 3, 1, 16), (279, 4, 1, len(content)),
-    ]  # fmt: skip
+        (256, 3, 1, 16),
+        (257, 3, 1, 16),
+        (258, 3, 1, 12),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8),
+        (277, 3, 1, 1),
+        (278, 3, 1, 16),
+        (279, 4, 1, len(content)),
+    ]
     head = b"II*\0" + (8 + len(content)).to_bytes(4, "little")
     table = len(entries).to_bytes(2, "little") + b"".join(
-        tag.to_bytes(2, "little") + kind.to_bytes(2, "little") + n.to_bytes(4, "little")
+        tag.to_bytes(2, "little")
+        + kind.to_bytes(2, "little")
+        + n.to_bytes(4, "little")
         + value.to_bytes(4, "little")
         for tag, kind, n, value in entries
-    )  # fmt: skip
+    )
     (tmp_path / "x.tif").write_bytes(head + content + table + bytes(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

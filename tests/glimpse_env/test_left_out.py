@@ -57,10 +57,18 @@ def opened(root: Path, split: str = "trainval") -> ImageFolder:
 @pytest.mark.parametrize(
     ("suffix", "form"),
     [
-        ("jfif", "JPEG"), ("jpe", "JPEG"), ("JPG", "JPEG"), ("jif", "JPEG"), ("dib", "BMP"),
-        ("pbm", "PPM"), ("pnm", "PPM"), ("apng", "PNG"), ("j2k", "JPEG2000"), ("mpo", "JPEG"),
+        ("jfif", "JPEG"),
+        ("jpe", "JPEG"),
+        ("JPG", "JPEG"),
+        ("jif", "JPEG"),
+        ("dib", "BMP"),
+        ("pbm", "PPM"),
+        ("pnm", "PPM"),
+        ("apng", "PNG"),
+        ("j2k", "JPEG2000"),
+        ("mpo", "JPEG"),
     ],
-)  # fmt: skip
+)
 def test_every_suffix_of_a_format_is_taken_in(top: Path, suffix: str, form: str) -> None:
     draw(top, "a/0.jpg", "b/0.jpg")
     draw(top, f"a/1.{suffix}", form=form)

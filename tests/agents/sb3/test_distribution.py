@@ -134,9 +134,12 @@ def test_samples_follow_the_probabilities_and_the_mode_is_the_likeliest() -> Non
 )
 def test_stock_algorithms_learn_where_and_what(algorithm: type, settings: dict) -> None:
     model = algorithm(
-        HybridPolicy, DummyVecEnv([AnswerInTurn] * 8), seed=0,
-        policy_kwargs={"log_std_init": -1.0}, **settings,
-    )  # fmt: skip
+        HybridPolicy,
+        DummyVecEnv([AnswerInTurn] * 8),
+        seed=0,
+        policy_kwargs={"log_std_init": -1.0},
+        **settings,
+    )
     model.learn(6000 if algorithm is PPO else 8000)
     env = AnswerInTurn()
     rewards = []

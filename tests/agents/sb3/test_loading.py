@@ -100,8 +100,9 @@ def test_another_face_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="same face") as caught:
         load(PPO, saved[1], VectorLatticeAction(vector(), 3))
     assert "MultiDiscrete([ 9 12]) here" in str(caught.value)
-    model = DQN("MultiInputPolicy", SB3VecEnv(VectorLatticeAction(vector(), 3, flat=True)),
-                buffer_size=10)  # fmt: skip
+    model = DQN(
+        "MultiInputPolicy", SB3VecEnv(VectorLatticeAction(vector(), 3, flat=True)), buffer_size=10
+    )
     model.save(tmp_path / "dqn.zip")
     with pytest.raises(ValueError, match="action Discrete"):
         load(DQN, tmp_path / "dqn.zip", VectorLatticeAction(vector(), 4, flat=True))

@@ -122,9 +122,15 @@ class Uneven(gymnasium.Env):
 
 def trained(policy, env, **options):
     model = RecurrentPPO(
-        policy, env, n_steps=32, batch_size=24, n_epochs=3, seed=0, device="cpu",
+        policy,
+        env,
+        n_steps=32,
+        batch_size=24,
+        n_epochs=3,
+        seed=0,
+        device="cpu",
         policy_kwargs={"lstm_hidden_size": 8, **options},
-    )  # fmt: skip
+    )
     return model.learn(256)
 
 
@@ -195,9 +201,17 @@ class Recall(gymnasium.Env):
 def recall(policy=HybridRecurrentPolicy, steps=0, **options):
     env = DummyVecEnv([lambda seed=seed: Recall(seed) for seed in range(16)])
     model = RecurrentPPO(
-        policy, env, n_steps=24, batch_size=384, n_epochs=6, learning_rate=1e-2, gamma=1.0,
-        seed=0, device="cpu", policy_kwargs={"lstm_hidden_size": 24} | options,
-    )  # fmt: skip
+        policy,
+        env,
+        n_steps=24,
+        batch_size=384,
+        n_epochs=6,
+        learning_rate=1e-2,
+        gamma=1.0,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"lstm_hidden_size": 24} | options,
+    )
     return model.learn(steps) if steps else model
 
 

@@ -197,11 +197,19 @@ ALGORITHMS = [
     (A2C, "MultiInputPolicy", lambda e: VectorLatticeAction(e, 3), {"n_steps": 6}),
     (SAC, "MultiInputPolicy", VectorFlatAction, {"learning_starts": 6, "batch_size": 6}),
     (TD3, "MultiInputPolicy", VectorFlatAction, {"learning_starts": 6, "batch_size": 6}),
-    (DQN, "MultiInputPolicy", lambda e: VectorLatticeAction(e, 3, flat=True),
-     {"learning_starts": 6, "batch_size": 6}),
-    (RecurrentPPO, "MultiInputLstmPolicy", VectorFlatAction,
-     {"n_steps": 6, "batch_size": 18, "n_epochs": 1}),
-]  # fmt: skip
+    (
+        DQN,
+        "MultiInputPolicy",
+        lambda e: VectorLatticeAction(e, 3, flat=True),
+        {"learning_starts": 6, "batch_size": 6},
+    ),
+    (
+        RecurrentPPO,
+        "MultiInputLstmPolicy",
+        VectorFlatAction,
+        {"n_steps": 6, "batch_size": 18, "n_epochs": 1},
+    ),
+]
 
 
 @pytest.mark.parametrize("algorithm, policy, face, settings", ALGORITHMS)
@@ -314,8 +322,11 @@ def test_some_episodes_end_and_some_are_cut_off(final):
         assert (episode["r"], episode["l"]) == (2.0 * row, 2)
         assert rows[row] == {"x": 4 + row, "TimeLimit.truncated": cut}
     assert rows[1] == {
-        "y": 2.5, "nested": {"z": 2}, "for all": "note", "TimeLimit.truncated": False,
-    }  # fmt: skip
+        "y": 2.5,
+        "nested": {"z": 2},
+        "for all": "note",
+        "TimeLimit.truncated": False,
+    }
     assert env.reset_infos[0] == {"y": 1.5, "for all": "note"}
     assert env.reset_infos[2] == {"for all": "note"}
 
@@ -336,8 +347,14 @@ def test_pixels_and_a_chosen_scale_train_too(algorithm):
         )
     )
     if algorithm is PPO:
-        model = PPO(HybridPolicy, env, n_steps=3, batch_size=9, n_epochs=1,
-                    policy_kwargs={"num_coordinates": 3})  # fmt: skip
+        model = PPO(
+            HybridPolicy,
+            env,
+            n_steps=3,
+            batch_size=9,
+            n_epochs=1,
+            policy_kwargs={"num_coordinates": 3},
+        )
         assert model.policy.num_classes == len(env.get_attr("class_names")[0])
     else:
         model = SAC("MultiInputPolicy", env, learning_starts=3, batch_size=2, buffer_size=20)
@@ -347,8 +364,9 @@ def test_pixels_and_a_chosen_scale_train_too(algorithm):
 def test_only_where_to_look_can_be_learnt():
     classes = len(vector().class_names)
     face = VectorFixationOnly(vector(), lambda history: np.eye(classes)[[1] * N])
-    model = SAC("MultiInputPolicy", SB3VecEnv(face), learning_starts=3, batch_size=6,
-                buffer_size=50)  # fmt: skip
+    model = SAC(
+        "MultiInputPolicy", SB3VecEnv(face), learning_starts=3, batch_size=6, buffer_size=50
+    )
     assert model.learn(12).ep_info_buffer[0]["l"] == 2
 
 

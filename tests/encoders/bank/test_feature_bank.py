@@ -230,10 +230,15 @@ def test_a_damaged_description_is_named_with_its_remedy(content: bytes, tmp_path
 @pytest.mark.parametrize(
     "change",
     [
-        ("chunk", 0), ("num_images", "5"), ("feature_size", -1), ("context_grid", 0),
-        ("context_grid", 3), ("context_channels", 4.0), ("low_fixations", [[2, 0]]),
+        ("chunk", 0),
+        ("num_images", "5"),
+        ("feature_size", -1),
+        ("context_grid", 0),
+        ("context_grid", 3),
+        ("context_channels", 4.0),
+        ("low_fixations", [[2, 0]]),
     ],
-)  # fmt: skip
+)
 def test_a_description_of_impossible_sizes_is_refused(change: tuple, tmp_path: Path) -> None:
     filled(tmp_path / "b")
     path = tmp_path / "b" / "bank.json"

@@ -288,9 +288,12 @@ fp32, bf16 = (make_encoder(spec, device="cpu", precision=p)(x) for p in ("fp32",
 assert (fp32 - bf16).norm() < 0.03 * fp32.norm()
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True,
-        text=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )
     assert done.returncode == 0, done.stderr[-1000:]
 
 

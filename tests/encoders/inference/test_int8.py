@@ -36,9 +36,12 @@ def real_patches(dogs_dir: Path) -> torch.Tensor:
     pyramids = [build_pyramid(dogs.image(index), ("low",)) for index in chosen]
     count = len(pyramids)
     cut = cut_patches(
-        pyramids, np.zeros((count, 2), np.float32), np.zeros(count, bool),
-        np.arange(count, dtype=np.uint64), ("low",),
-    )  # fmt: skip
+        pyramids,
+        np.zeros((count, 2), np.float32),
+        np.zeros(count, bool),
+        np.arange(count, dtype=np.uint64),
+        ("low",),
+    )
     return torch.from_numpy(cut[:, 0])
 
 

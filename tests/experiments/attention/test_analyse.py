@@ -46,19 +46,24 @@ def watched_at(fixations: np.ndarray, classes: int = 3) -> Watched:
     labels = np.arange(count) % classes
     log_probs = np.log(np.eye(classes)[labels] + 1e-6)
     return Watched(
-        np.arange(count), labels, np.broadcast_to(log_probs, (looks, count, classes)),
-        fixations, fixations,
-    )  # fmt: skip
+        np.arange(count),
+        labels,
+        np.broadcast_to(log_probs, (looks, count, classes)),
+        fixations,
+        fixations,
+    )
 
 
 def test_measures_of_an_image_with_two_dogs() -> None:
-    points = np.array([
-        [40.0, 60.0],   # the middle of one
-        [100.0, 60.0],  # halfway between
-        [100.0, 78.0],  # in the hull, 0.18 short sides from the line
-        [100.0, 90.0],  # below the hull
-        [10.0, 60.0],   # outside, left of both, off the segment by 0.3
-    ])  # fmt: skip
+    points = np.array(
+        [
+            [40.0, 60.0],  # the middle of one
+            [100.0, 60.0],  # halfway between
+            [100.0, 78.0],  # in the hull, 0.18 short sides from the line
+            [100.0, 90.0],  # below the hull
+            [10.0, 60.0],  # outside, left of both, off the segment by 0.3
+        ]
+    )
     found = measure(points, PAIR, SIZE)
     assert found["one"].tolist() == [1, 0, 0, 0, 0]
     assert found["none"].tolist() == [0, 1, 1, 1, 1]

@@ -22,11 +22,15 @@ def tables(classes=None):
     found = collection(classes)
     return found, [
         tabulate(
-            found.dataset, found.scenery.sizes, player.watched, run=player.run,
-            agent=player.agent, resolutions=player.resolutions,
+            found.dataset,
+            found.scenery.sizes,
+            player.watched,
+            run=player.run,
+            agent=player.agent,
+            resolutions=player.resolutions,
         )
         for player in found.players
-    ]  # fmt: skip
+    ]
 
 
 def test_a_row_tells_where_a_glimpse_fell_and_what_was_believed_after_it() -> None:
@@ -130,10 +134,14 @@ def stanford_extra(path: Path, found, places: list[int], zoom: float = 1.0) -> N
         face = {14: (0.1 * w, 0.1 * h), 15: (0.4 * w, 0.1 * h), 17: (0.25 * w, 0.4 * h)}
         entries.append(
             {
-                "img_path": found.dataset.name(place), "img_width": w, "img_height": h,
-                "joints": joints(face), "img_bbox": [0, 0, w, h], "is_multiple_dogs": False,
+                "img_path": found.dataset.name(place),
+                "img_width": w,
+                "img_height": h,
+                "joints": joints(face),
+                "img_bbox": [0, 0, w, h],
+                "is_multiple_dogs": False,
             }
-        )  # fmt: skip
+        )
     path.write_text(json.dumps(entries))
 
 
@@ -160,7 +168,7 @@ def test_faces_are_found_by_name_and_scaled_to_the_image(tmp_path: Path) -> None
         ('[{"img_path": "", "img_width": 0, "img_height": 1, "joints": []}]', "of size"),
         ("[]", "has no face in the 24 images"),
     ],
-)  # fmt: skip
+)
 def test_a_file_of_another_form_is_told_in_a_sentence(
     tmp_path: Path, content: str | None, message: str
 ) -> None:
@@ -189,9 +197,11 @@ def test_attention_tells_of_faces_and_writes_scanpaths(
     stanford_extra(tmp_path / "keypoints.json", Known(), list(range(0, 12, 2)))
     path = tmp_path / "scanpaths.csv"
     config = AttentionConfig(
-        (watched_runs["high"],), out=tmp_path / "out", scanpaths=path,
+        (watched_runs["high"],),
+        out=tmp_path / "out",
+        scanpaths=path,
         keypoints=tmp_path / "keypoints.json",
-    )  # fmt: skip
+    )
     face = attention(config)["runs"][0]["face"]
     assert face["images"] == 6 and len(face["glimpses"]) == 2
     with open(path, newline="", encoding="utf-8") as file:
@@ -213,9 +223,7 @@ def test_view_writes_the_scanpaths_of_all_images_watched(
     watched_runs: dict[str, Path], tmp_path: Path
 ) -> None:
     path = tmp_path / "scanpaths.csv"
-    view(
-        ViewConfig((watched_runs["high"],), out=tmp_path / "v.html", count=3, scanpaths=path)
-    )  # fmt: skip
+    view(ViewConfig((watched_runs["high"],), out=tmp_path / "v.html", count=3, scanpaths=path))
     with open(path, newline="", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 12 * 2 * 3
 

@@ -32,9 +32,12 @@ CPU = torch.device("cpu")
 def count_by_torch(network, learning, batch):
     """FLOPs of a rollout and of its update, as torch's own counter sees them."""
     env = FreeVectorEnv(
-        batch, features=network.feature_size, resolutions=network.num_resolutions,
-        classes=network.num_classes, num_glimpses=network.num_glimpses,
-    )  # fmt: skip
+        batch,
+        features=network.feature_size,
+        resolutions=network.num_resolutions,
+        classes=network.num_classes,
+        num_glimpses=network.num_glimpses,
+    )
     agent = ReinforceAgent(network, learning, device="cpu")
     with FlopCounterMode(display=False) as rollout:
         trajectory = collect(env, agent, grad=True)
@@ -49,9 +52,15 @@ def count_by_torch(network, learning, batch):
 def test_the_count_by_shapes_is_torchs(mode, glimpses, baseline):
     # Every width differs, so that no mistake can hide behind another.
     network = TwoDeckConfig(
-        feature_size=11, num_resolutions=2, num_classes=7, num_glimpses=glimpses, hidden_size=13,
-        image_width=17, location_width=5, glimpse_width=19,
-    )  # fmt: skip
+        feature_size=11,
+        num_resolutions=2,
+        num_classes=7,
+        num_glimpses=glimpses,
+        hidden_size=13,
+        image_width=17,
+        location_width=5,
+        glimpse_width=19,
+    )
     learning = ReinforceConfig(location_gradient=mode, baseline=baseline)
     products = products_of_step(network, learning, batch=6)
     forward = sum(product.flops for product in products if product.kind == "forward")

@@ -81,9 +81,10 @@ def test_pyramids_are_of_the_first_images(tmp_path: Path) -> None:
 def test_encoder(tmp_path: Path) -> None:
     record = run("encoder", tmp_path)
     assert record["holds"] == (
-        bool(record["parts_of_the_claim"]) and all(record["parts_of_the_claim"].values())
+        bool(record["parts_of_the_claim"])
+        and all(record["parts_of_the_claim"].values())
         and not torch.cuda.is_available()
-    )  # fmt: skip
+    )
     # GoogLeNet at 96x96 and stride 1, by hand from its layers: 2.2 GFLOP a patch.
     assert 2.1 < record["gigaflops_a_patch"]["batch norm"] < 2.3
     for label, ratio in record["ratios"].items():

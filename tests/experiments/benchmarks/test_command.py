@@ -82,10 +82,12 @@ def test_medians_quartiles_and_ratios():
     assert rate.record() == {
         "clock": {"median": 3.0, "quartiles": [2.0, 4.0], "windows": [4.0, 1.0, 3.0, 2.0, 100.0]},
         "processor": {
-            "median": 6.0, "quartiles": [4.0, 8.0], "windows": [8.0, 6.0, 4.0, 2.0, 200.0],
+            "median": 6.0,
+            "quartiles": [4.0, 8.0],
+            "windows": [8.0, 6.0, 4.0, 2.0, 200.0],
         },
         "units": 7,
-    }  # fmt: skip
+    }
     assert rate.cell() == "6 (4 to 8), clock 3"
     assert rate.over(Rate((1.5,), (12.0,), 1)) == (0.5, 2.0)
 
@@ -93,9 +95,15 @@ def test_medians_quartiles_and_ratios():
 def test_a_result_as_markdown():
     result = Result("Fast.", False, ("agent", "rate"), (("a", "1"), ("b", "2")), ("Noted.",), {})
     assert result.markdown().splitlines() == [
-        "**Fast.** It does not hold here.", "", "| agent | rate |", "|---|---:|", "| a | 1 |",
-        "| b | 2 |", "", "- Noted.",
-    ]  # fmt: skip
+        "**Fast.** It does not hold here.",
+        "",
+        "| agent | rate |",
+        "|---|---:|",
+        "| a | 1 |",
+        "| b | 2 |",
+        "",
+        "- Noted.",
+    ]
     assert "It holds here." in replace(result, holds=True).markdown()
     assert result.record()["table"] == [["agent", "rate"], ["a", "1"], ["b", "2"]]
 

@@ -51,9 +51,14 @@ class Nobody:
 def a_contest(agent: str, bank: Path, out: Path, **changes: object) -> ContestConfig:
     """A contest of a second."""
     settings: dict = {
-        "steps": 384, "minutes": 1e-6, "max_minutes": 5.0, "evaluations": 1, "data": DATA,
-        "bank": bank, "out": out,
-    } | changes  # fmt: skip
+        "steps": 384,
+        "minutes": 1e-6,
+        "max_minutes": 5.0,
+        "evaluations": 1,
+        "data": DATA,
+        "bank": bank,
+        "out": out,
+    } | changes
     return ContestConfig(agent, **settings)
 
 
@@ -130,12 +135,20 @@ def test_a_contest_lasts_until_both_budgets_are_used() -> None:
     config = ContestConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, evaluations=2)
     quick = metered(config, seconds_per_tick=1.0, steps=10)
     assert [(row["steps"], row["seconds"]) for row in quick] == [
-        (0, 0.0), (50, 5.0), (100, 10.0), (300, 30.0), (600, 60.0)
-    ]  # fmt: skip
+        (0, 0.0),
+        (50, 5.0),
+        (100, 10.0),
+        (300, 30.0),
+        (600, 60.0),
+    ]
     slow = metered(config, seconds_per_tick=9.0, steps=10)
     assert [(row["steps"], row["seconds"]) for row in slow] == [
-        (0, 0.0), (40, 36.0), (50, 45.0), (70, 63.0), (100, 90.0)
-    ]  # fmt: skip
+        (0, 0.0),
+        (40, 36.0),
+        (50, 45.0),
+        (70, 63.0),
+        (100, 90.0),
+    ]
 
 
 def test_a_slow_agent_is_stopped_short_and_scored() -> None:
@@ -255,10 +268,12 @@ class Softmax:
 @pytest.mark.parametrize(
     "agent",
     [
-        "random", "lattice-scan", "box-oracle",
+        "random",
+        "lattice-scan",
+        "box-oracle",
         pytest.param("saliency", marks=pytest.mark.slow),  # draws the images
     ],
-)  # fmt: skip
+)
 def test_references_take_part_by_name(agent: str, bank: Path, tmp_path: Path) -> None:
     record = contest(a_contest(agent, bank, tmp_path / "run"))
     assert record["learns"] and record["curve"][-1]["steps"] == 384
@@ -305,9 +320,16 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def a_comparison(bank: Path, out: Path, **changes: object) -> CompareConfig:
     """Two agents and two seeds."""
     settings: dict = {
-        "agents": ("two-deck", "center"), "seeds": 2, "steps": 384, "minutes": 1e-6,
-        "max_minutes": 5.0, "evaluations": 1, "data": DATA, "bank": bank, "out": out,
-    } | changes  # fmt: skip
+        "agents": ("two-deck", "center"),
+        "seeds": 2,
+        "steps": 384,
+        "minutes": 1e-6,
+        "max_minutes": 5.0,
+        "evaluations": 1,
+        "data": DATA,
+        "bank": bank,
+        "out": out,
+    } | changes
     return CompareConfig("synthetic", **settings)
 
 

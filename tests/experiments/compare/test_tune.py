@@ -154,9 +154,15 @@ def test_a_contest_ends_where_it_is_told_to(
         "experiments.compare.run.make_pruner", lambda config: lambda row: row["steps"] > 0
     )
     config: dict[str, Any] = {
-        "steps": 100_000, "minutes": 1e-6, "evaluations": 1000, "max_minutes": 5.0, "bank": bank,
-        "data": CONTEST_DATA, "set": ("num_envs=8", "width=16"), "out": tmp_path / "run",
-    }  # fmt: skip
+        "steps": 100_000,
+        "minutes": 1e-6,
+        "evaluations": 1000,
+        "max_minutes": 5.0,
+        "bank": bank,
+        "data": CONTEST_DATA,
+        "set": ("num_envs=8", "width=16"),
+        "out": tmp_path / "run",
+    }
     record = contest(ContestConfig("a2c", study=tmp_path / "journal", **config))
     assert record["pruned"] and len(record["curve"]) == 2
 
@@ -166,9 +172,14 @@ def test_a_search_records_every_trial_and_goes_on_where_it_was(
     bank: Path, tmp_path: Path, ran: list[Job], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shared: dict = {
-        "agents": ("a2c",), "out": tmp_path, "steps": 128, "minutes": 1e-6, "max_minutes": 5.0,
-        "data": CONTEST_DATA, "bank": bank,
-    }  # fmt: skip
+        "agents": ("a2c",),
+        "out": tmp_path,
+        "steps": 128,
+        "minutes": 1e-6,
+        "max_minutes": 5.0,
+        "data": CONTEST_DATA,
+        "bank": bank,
+    }
     first = tune(TuneConfig("synthetic", trials=2, **shared))
     record = tune(TuneConfig("synthetic", trials=3, **shared))
     assert [job.name for job in ran] == ["a2c/trial-0", "a2c/trial-1", "a2c/trial-2"]

@@ -132,9 +132,11 @@ def test_figures_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) -> N
     config = FiguresConfig(run=runs, out=tmp_path / "one", count=3, seed=2)
     record = figures(config)
     files = [
-        "figure-3.png", "figure-5-1-high-only-2-glimpses.png",
-        "figure-5-2-high-medium-1-glimpse.png", "figure-6.png",
-    ]  # fmt: skip
+        "figure-3.png",
+        "figure-5-1-high-only-2-glimpses.png",
+        "figure-5-2-high-medium-1-glimpse.png",
+        "figure-6.png",
+    ]
     assert [each["file"] for each in record["figures"]] == files
     assert json.loads((config.out / "figures.json").read_text()) == record
     page = (config.out / "figures.md").read_text()

@@ -75,18 +75,29 @@ def test_there_are_fifteen_cells_and_each_is_an_experiment_by_name() -> None:
 
 def test_a_cells_command_is_its_named_experiment_on_what_was_asked_for() -> None:
     config = Table1Config(
-        out=Path("t"), bank=Path("b"), data=DataConfig("synthetic", num_images=8), epochs=3,
-        hidden_size=64, device="cpu", seeds=2,
-    )  # fmt: skip
+        out=Path("t"),
+        bank=Path("b"),
+        data=DataConfig("synthetic", num_images=8),
+        epochs=3,
+        hidden_size=64,
+        device="cpu",
+        seeds=2,
+    )
     jobs = [job for job in jobs_of(config) if job.command == "train"]
     assert len(jobs) == 30
     for job in jobs:
         cell = CELLS[job.experiment]
         expected = replace(
-            cell.config, data=config.data, bank=config.bank, epochs=3, seed=job.config.seed,
-            references=False, device="cpu", out=Path("t") / cell.name / f"seed-{job.config.seed}",
+            cell.config,
+            data=config.data,
+            bank=config.bank,
+            epochs=3,
+            seed=job.config.seed,
+            references=False,
+            device="cpu",
+            out=Path("t") / cell.name / f"seed-{job.config.seed}",
             network=replace(cell.config.network, hidden_size=64),
-        )  # fmt: skip
+        )
         assert parse(job.words()) == job.config == expected
 
 
@@ -113,8 +124,13 @@ def test_on_test_a_run_learns_from_everything_for_the_epochs_given() -> None:
 def test_choose_cells_expands_rows_in_the_tables_order() -> None:
     assert choose_cells(()) == [*CELLS, *PAPER_BASELINES]
     assert choose_cells(("baselines", "low-1", "high")) == [
-        "high-1", "high-2", "high-3", "low-1", "googlenet-96", "googlenet-224",
-    ]  # fmt: skip
+        "high-1",
+        "high-2",
+        "high-3",
+        "low-1",
+        "googlenet-96",
+        "googlenet-224",
+    ]
     with pytest.raises(ValueError, match="no cell 'hihg'.*high-1.*baselines"):
         Table1Config(cells=("hihg",))
 
@@ -151,8 +167,11 @@ def test_the_interval_of_a_difference_adds_images_and_seeds() -> None:
 
 def test_a_verdict_needs_the_whole_interval() -> None:
     assert [verdict(v, 2.0) for v in (2.1, 1.9, -1.9, -2.1)] == [
-        "holds", "cannot be told", "cannot be told", "does not hold",
-    ]  # fmt: skip
+        "holds",
+        "cannot be told",
+        "cannot be told",
+        "does not hold",
+    ]
 
 
 def test_statements_say_what_the_cells_show() -> None:
@@ -184,16 +203,32 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Table1Config:
     folder = tmp_path_factory.mktemp("table")
     data = DataConfig("synthetic", num_images=48)
     bank = BankConfig(
-        out=folder / "banks", data=data, encoder="inception_mini", side=1, mirror=False, workers=1,
-        resolutions=("low", "medium"), splits=("train", "val"), precision="fp32",
-    )  # fmt: skip
+        out=folder / "banks",
+        data=data,
+        encoder="inception_mini",
+        side=1,
+        mirror=False,
+        workers=1,
+        resolutions=("low", "medium"),
+        splits=("train", "val"),
+        precision="fp32",
+    )
     encoder = make_encoder("inception_mini", precision="fp32")
     for split in bank.splits:
         build_bank(bank, split, encoder)
     return Table1Config(
-        cells=("low-1",), out=folder / "table", data=data, bank=bank.out, encoder="inception_mini",
-        seeds=2, epochs=2, batch_size=16, hidden_size=16, device="cpu", jobs=2,
-    )  # fmt: skip
+        cells=("low-1",),
+        out=folder / "table",
+        data=data,
+        bank=bank.out,
+        encoder="inception_mini",
+        seeds=2,
+        epochs=2,
+        batch_size=16,
+        hidden_size=16,
+        device="cpu",
+        jobs=2,
+    )
 
 
 @pytest.mark.slow
@@ -242,10 +277,18 @@ def test_variants_are_compared_with_plain_runs_of_the_same_settings(
     config: Table1Config, tmp_path: Path
 ) -> None:
     asked = VariantsConfig(
-        names=("gru",), cell="low-1", out=tmp_path / "variants", data=config.data,
-        bank=config.bank, encoder=config.encoder, seeds=1, epochs=1, batch_size=16, device="cpu",
+        names=("gru",),
+        cell="low-1",
+        out=tmp_path / "variants",
+        data=config.data,
+        bank=config.bank,
+        encoder=config.encoder,
+        seeds=1,
+        epochs=1,
+        batch_size=16,
+        device="cpu",
         jobs=2,
-    )  # fmt: skip
+    )
     record = variants(asked)
     compared, plain = record["variants"]["gru"], record["plain"]
     expected = compared["ma"] - plain["ma"]
@@ -281,7 +324,10 @@ CHANGED: dict[str, dict[str, Any]] = {
     "exact": {
         "batch_size": 128,
         "learning": {
-            "samples": 1, "reward": "gain", "baseline": "network", "policy_gradient": "exact",
+            "samples": 1,
+            "reward": "gain",
+            "baseline": "network",
+            "policy_gradient": "exact",
         },
     },
     "annealed": {"network": {"sigma": 0.4}, "learning": {"sigma_decay": 0.9057}},
@@ -297,7 +343,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "multiply": {"network": {"combine": "multiply"}},
     "mixture": {"network": {"location_density": "mixture"}},
     "scale": {"choose_scale": True},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -323,10 +369,17 @@ def test_variants_that_a_cell_has_anyway_are_left_out(
         "medium-2": {"every-glimpse", "gains", "plain-head"},
         "medium-1": {"every-glimpse", "last-glimpse", "gains", "whole", "plain-head"},
         "low-1-paper": {
-            "paper", "averaged", "correct", "one-scanpath", "every-glimpse", "last-glimpse",
-            "scaled-head", "intended", "mixed",
+            "paper",
+            "averaged",
+            "correct",
+            "one-scanpath",
+            "every-glimpse",
+            "last-glimpse",
+            "scaled-head",
+            "intended",
+            "mixed",
         },
-    }.items():  # fmt: skip
+    }.items():
         left = set(VARIANTS) - set(choose_variants(VariantsConfig(cell=cell)))
         assert left == idle
         assert f"since {cell} does this anyway" in capsys.readouterr().out
@@ -365,8 +418,11 @@ def test_each_cell_has_the_papers_learning_too() -> None:
         assert better.reward_kind == ("log_likelihood" if cell.num_glimpses == 1 else "gain")
         assert cell.config.batch_size // better.samples == paper.config.batch_size
     assert choose_cells(("medium-paper", "medium-1")) == [
-        "medium-1", "medium-1-paper", "medium-2-paper", "medium-3-paper",
-    ]  # fmt: skip
+        "medium-1",
+        "medium-1-paper",
+        "medium-2-paper",
+        "medium-3-paper",
+    ]
 
 
 def test_results_of_another_form_are_not_a_cells_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,9 +86,12 @@ class Browser:
 @pytest.fixture
 def served(tmp_path: Path) -> Served:
     config = PlayConfig(
-        alone=True, out=tmp_path / "play", data=DataConfig("synthetic", num_images=24),
-        resolutions=("medium", "high"), keep_days=1,
-    )  # fmt: skip
+        alone=True,
+        out=tmp_path / "play",
+        data=DataConfig("synthetic", num_images=24),
+        resolutions=("medium", "high"),
+        keep_days=1,
+    )
     return prepare(config)
 
 
@@ -134,9 +137,12 @@ def test_a_whole_game_alone(served: Served) -> None:
 def served_again(served: Served) -> Served:
     store = served.store
     fresh = Store(
-        store.folder, store.rules, store.header, keep_seconds=store.keep_seconds,
+        store.folder,
+        store.rules,
+        store.header,
+        keep_seconds=store.keep_seconds,
         max_sessions=store.max_sessions,
-    )  # fmt: skip
+    )
     return Served(served.game, fresh, served.title, served.hosts)
 
 
@@ -189,9 +195,16 @@ def test_no_path_is_taken_from_a_request(served: Served) -> None:
     with serving(served) as port:
         browser = Browser(port)
         for path in (
-            "/../pyproject.toml", "/play.css/../game.py", "/%2e%2e/game.py", "/static/play.js",
-            "//etc/passwd", "/session.py", "/api/", "/play.js%00", "/api/look/..",
-        ):  # fmt: skip
+            "/../pyproject.toml",
+            "/play.css/../game.py",
+            "/%2e%2e/game.py",
+            "/static/play.js",
+            "//etc/passwd",
+            "/session.py",
+            "/api/",
+            "/play.js%00",
+            "/api/look/..",
+        ):
             assert browser.ask("GET", path)[0] == 404, path
         assert browser.ask("GET", "/api/look")[0] == 405
         assert browser.ask("DELETE", "/api/state")[0] == 405
@@ -273,9 +286,12 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
 
 def test_names_are_those_that_browsers_send(tmp_path: Path) -> None:
     config = PlayConfig(
-        alone=True, out=tmp_path, data=DataConfig("synthetic", num_images=8), host="::1",
+        alone=True,
+        out=tmp_path,
+        data=DataConfig("synthetic", num_images=8),
+        host="::1",
         allow_host=("MyBox",),
-    )  # fmt: skip
+    )
     assert prepare(config).hosts[-2:] == ("[::1]", "mybox")
 
 

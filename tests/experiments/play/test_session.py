@@ -58,11 +58,22 @@ def test_an_episode_goes_from_looks_to_an_answer_to_a_score() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"x": 1.01}, {"x": float("nan")}, {"x": "0"}, {"x": None}, {"x": True}, {"x": 10**400},
-        {"y": [0]}, {"look": 1}, {"look": 0.0}, {"episode": 1}, {"episode": -1}, {"kind": "peek"},
-        {"kind": "answer", "label": 0}, {"kind": "begin", "image": 1},
+        {"x": 1.01},
+        {"x": float("nan")},
+        {"x": "0"},
+        {"x": None},
+        {"x": True},
+        {"x": 10**400},
+        {"y": [0]},
+        {"look": 1},
+        {"look": 0.0},
+        {"episode": 1},
+        {"episode": -1},
+        {"kind": "peek"},
+        {"kind": "answer", "label": 0},
+        {"kind": "begin", "image": 1},
     ],
-)  # fmt: skip
+)
 def test_what_does_not_follow_changes_nothing(change: dict) -> None:
     session = Session(RULES)
     session.apply({"kind": "begin", "episode": 0, "image": 3})
@@ -74,12 +85,18 @@ def test_what_does_not_follow_changes_nothing(change: dict) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"label": 3}, {"label": -1}, {"label": 1.0}, {"truth": 3}, {"agent": []},
-        {"agent": AGENT | {"fixations": [[0, 0]]}}, {"agent": AGENT | {"label": 9}},
-        {"agent": AGENT | {"fixations": [[0, 0], [0, 2]]}}, {"agent": AGENT | {"probability": 2}},
+        {"label": 3},
+        {"label": -1},
+        {"label": 1.0},
+        {"truth": 3},
+        {"agent": []},
+        {"agent": AGENT | {"fixations": [[0, 0]]}},
+        {"agent": AGENT | {"label": 9}},
+        {"agent": AGENT | {"fixations": [[0, 0], [0, 2]]}},
+        {"agent": AGENT | {"probability": 2}},
         {"agent": AGENT | {"fixations": "ab"}},
     ],
-)  # fmt: skip
+)
 def test_an_answer_out_of_range_is_refused(change: dict) -> None:
     session = Session(RULES)
     *before, answer = whole(0, 3)
@@ -136,10 +153,14 @@ def test_half_a_line_of_a_killed_server_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        '{"kind": "look", "episode": 0, "look": 1, "x": 5, "y": 0}', '{"kind": "look"}', "[]",
-        "not JSON", '{"kind": "begin", "episode": 1, "image": 99}', "[" * 10_000,
+        '{"kind": "look", "episode": 0, "look": 1, "x": 5, "y": 0}',
+        '{"kind": "look"}',
+        "[]",
+        "not JSON",
+        '{"kind": "begin", "episode": 1, "image": 99}',
+        "[" * 10_000,
     ],
-)  # fmt: skip
+)
 def test_a_damaged_record_is_not_taken_over(line: str, tmp_path: Path) -> None:
     store = make_store(tmp_path)
     token, held = store.begin()

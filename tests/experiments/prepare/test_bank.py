@@ -243,9 +243,14 @@ def test_environment_shows_the_pixels_that_a_coarse_low_lattice_was_made_of(
 ) -> None:
     bank = made(tmp_path / "b", MAPPED["coarse low"], mapped)
     env = DogsGlimpseVectorEnv(
-        2, dataset=Images(), encoder=bank, num_glimpses=1, observation="both", mirror=False,
+        2,
+        dataset=Images(),
+        encoder=bank,
+        num_glimpses=1,
+        observation="both",
+        mirror=False,
         context="center",
-    )  # fmt: skip
+    )
     seen = env.reset(seed=3)[0]
     cells = mapped.encode(torch.from_numpy(seen["context_pixels"]), 3)[1].numpy()
     np.testing.assert_allclose(seen["context"], cells, atol=1e-3)
@@ -335,9 +340,15 @@ def test_the_estimate_knows_slow_beginnings_and_worker_threads(
 
 
 WORKERS = BankConfig(
-    out=Path(), encoder="inception_mini", resolutions=("high",), side=1, chunk=3,
-    workers=2, precision="fp32", device="cpu",
-)  # fmt: skip
+    out=Path(),
+    encoder="inception_mini",
+    resolutions=("high",),
+    side=1,
+    chunk=3,
+    workers=2,
+    precision="fp32",
+    device="cpu",
+)
 
 
 @pytest.mark.slow
@@ -375,9 +386,17 @@ def test_an_interrupt_does_not_wait_for_the_workers(
 def test_worker_processes_give_the_same(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = DataConfig(dataset="synthetic", num_images=6)
     config = BankConfig(
-        out=tmp_path / "two", data=data, splits=("train",), encoder="inception_mini",
-        resolutions=("high",), side=2, chunk=2, workers=2, precision="fp32", device="cpu",
-    )  # fmt: skip
+        out=tmp_path / "two",
+        data=data,
+        splits=("train",),
+        encoder="inception_mini",
+        resolutions=("high",),
+        side=2,
+        chunk=2,
+        workers=2,
+        precision="fp32",
+        device="cpu",
+    )
     encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
     two = build_bank(config, "train", encoder)
     one = build_bank(replace(config, out=tmp_path / "one", workers=1), "train", encoder)

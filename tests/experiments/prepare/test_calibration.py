@@ -38,9 +38,16 @@ def test_every_process_of_a_bank_calibrates_alike(
 ) -> None:
     monkeypatch.setenv("GLIMPSE_DATA", str(bvlc_weights.parent.parent))
     config = BankConfig(
-        out=tmp_path / "two", data=DATA, splits=("train",), side=1, mirror=False,
-        context="center", precision="int8", workers=2, chunk=4,
-    )  # fmt: skip
+        out=tmp_path / "two",
+        data=DATA,
+        splits=("train",),
+        side=1,
+        mirror=False,
+        context="center",
+        precision="int8",
+        workers=2,
+        chunk=4,
+    )
     encoder = build_encoder(config.encoder, DATA, device="cpu", precision="int8")
     two = build_bank(config, "train", encoder)
     assert two.description.precision == encoder.precision

@@ -84,8 +84,9 @@ def test_the_weights_are_the_trained_ones(finished: Path):
     saved = load_file(finished.with_suffix(".safetensors"))
     assert {v.dtype for v in saved.values()} == {torch.float32}
     assert "conv1.conv.weight" in saved and not any(name.startswith("fc.") for name in saved)
-    torch.testing.assert_close(build_network(get_spec(str(finished))).state_dict(),
-                               trunk.state_dict(), rtol=0, atol=0)  # fmt: skip
+    torch.testing.assert_close(
+        build_network(get_spec(str(finished))).state_dict(), trunk.state_dict(), rtol=0, atol=0
+    )
     assert not torch.equal(before, trunk.network.conv1.conv.weight)
 
 
@@ -159,16 +160,19 @@ def dogs_sampler(config: PretrainConfig) -> PatchSampler:
 
 
 def test_heads_are_warmed_first_and_the_trunk_follows_at_its_own_rate():
-    config = replace(TINY, steps=4, head_steps=1, learning_rate=1e-3, trunk_lr_scale=0.1,
-                     weight_decay=0.0)  # fmt: skip
+    config = replace(
+        TINY, steps=4, head_steps=1, learning_rate=1e-3, trunk_lr_scale=0.1, weight_decay=0.0
+    )
     run, walk = Pretraining(config, 12), dogs_sampler(config)
 
     def step() -> dict[str, float]:
         before = {n: v.clone() for n, v in run.towers.state_dict().items()}
         run.train_step(walk.batch(run.step))
         change = {n: float((v - before[n]).abs().max()) for n, v in run.towers.state_dict().items()}
-        return {part: max(v for n, v in change.items() if n.startswith(part))
-                for part in ("heads", "trunk")}  # fmt: skip
+        return {
+            part: max(v for n, v in change.items() if n.startswith(part))
+            for part in ("heads", "trunk")
+        }
 
     assert run.heads_only
     first, second = step(), step()

@@ -118,8 +118,9 @@ def test_patches_are_standardised_each_by_itself():
     alone = standardise(features[:, 1:])
     assert both.shape == (5, 128)
     torch.testing.assert_close(both[:, 64:], alone)
-    torch.testing.assert_close(both.unflatten(1, (2, 64)).mean(2), torch.zeros(5, 2), atol=1e-6,
-                               rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        both.unflatten(1, (2, 64)).mean(2), torch.zeros(5, 2), atol=1e-6, rtol=0
+    )
     # The signed root: ranks stay, signs too, before the mean is taken off.
     row = features[0, 0]
     np.testing.assert_array_equal(np.argsort(both[0, :64].numpy()), np.argsort(row))
@@ -174,9 +175,15 @@ def test_a_bank_gives_the_same_reading(read: tuple[ProbeConfig, dict], tmp_path:
     precision = result["precision"]
     encoder = make_encoder("inception_mini", precision=precision)
     made = BankConfig(
-        tmp_path, DATA, encoder="inception_mini", side=3, workers=1, precision=precision,
-        resolutions=("high", "low"), mirror=False,
-    )  # fmt: skip
+        tmp_path,
+        DATA,
+        encoder="inception_mini",
+        side=3,
+        workers=1,
+        precision=precision,
+        resolutions=("high", "low"),
+        mirror=False,
+    )
     for split in made.splits:
         build_bank(made, split, encoder)
     from_bank = read_encoder(replace(config, bank=tmp_path, out=tmp_path / "r.json"))
@@ -216,10 +223,14 @@ def test_nothing_is_chosen_on_what_is_measured(
 
 @pytest.mark.parametrize(
     "option, words",
-    [({"hidden": -1}, "--hidden"), ({"resolutions": ()}, "--resolutions"),
-     ({"eval_split": "train"}, "measure on other images"), ({"cells": (1,)}, "--cells"),
-     ({"cells": (2,), "bank": Path("bank")}, "cells of the low patch only")],
-)  # fmt: skip
+    [
+        ({"hidden": -1}, "--hidden"),
+        ({"resolutions": ()}, "--resolutions"),
+        ({"eval_split": "train"}, "measure on other images"),
+        ({"cells": (1,)}, "--cells"),
+        ({"cells": (2,), "bank": Path("bank")}, "cells of the low patch only"),
+    ],
+)
 def test_impossible_options_are_told(option: dict, words: str, tmp_path: Path):
     with pytest.raises(ValueError, match=words):
         replace(ProbeConfig(tmp_path / "r.json"), **option)
@@ -261,17 +272,30 @@ def test_cells_are_read_beside_the_vector_and_from_a_bank_alike(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     config = ProbeConfig(
-        tmp_path / "live.json", encoder="inception_mini", data=DATA, resolutions=("low",),
-        workers=1, cells=(2, 3), precision="fp32", device="cpu",
-    )  # fmt: skip
+        tmp_path / "live.json",
+        encoder="inception_mini",
+        data=DATA,
+        resolutions=("low",),
+        workers=1,
+        cells=(2, 3),
+        precision="fp32",
+        device="cpu",
+    )
     live = read_encoder(config)["cells"]
     assert set(live) == {"2", "3"} and "low, 3 x 3 cells" in capsys.readouterr().out
     assert 0 <= live["2"]["low"]["ma"] <= 100
     assert live["3"]["dog_from_low_cells"]["decay"] in (1e2, 1e3, 1e4, 1e5)
     made = BankConfig(
-        tmp_path / "bank", DATA, encoder="inception_mini", side=1, workers=1, precision="fp32",
-        resolutions=("low",), mirror=False, device="cpu",
-    )  # fmt: skip
+        tmp_path / "bank",
+        DATA,
+        encoder="inception_mini",
+        side=1,
+        workers=1,
+        precision="fp32",
+        resolutions=("low",),
+        mirror=False,
+        device="cpu",
+    )
     encoder = make_encoder("inception_mini", precision="fp32", device="cpu")
     for split in made.splits:
         build_bank(made, split, encoder)

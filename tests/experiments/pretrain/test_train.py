@@ -272,11 +272,24 @@ def test_a_damaged_checkpoint_is_a_sentence(finished: Path, tmp_path: Path, dama
 
 
 @pytest.mark.parametrize(
-    "option", [{"held_out": 1.0}, {"held_out": 0.0}, {"steps": 0}, {"images": 0}, {"looks": 0},
-               {"checkpoint_every": 0}, {"dropout": 1.0}, {"extent": 1.5}, {"resolutions": ()},
-               {"loaders": 0}, {"head_steps": -1}, {"micro_batch": -1}, {"learning_rate": 0.0},
-               {"trunk_lr_scale": -1.0}]
-)  # fmt: skip
+    "option",
+    [
+        {"held_out": 1.0},
+        {"held_out": 0.0},
+        {"steps": 0},
+        {"images": 0},
+        {"looks": 0},
+        {"checkpoint_every": 0},
+        {"dropout": 1.0},
+        {"extent": 1.5},
+        {"resolutions": ()},
+        {"loaders": 0},
+        {"head_steps": -1},
+        {"micro_batch": -1},
+        {"learning_rate": 0.0},
+        {"trunk_lr_scale": -1.0},
+    ],
+)
 def test_impossible_options_are_told(option: dict):
     with pytest.raises(ValueError, match=f"--{next(iter(option)).replace('_', '-')} "):
         replace(TINY, **option)

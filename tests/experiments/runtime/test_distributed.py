@@ -89,10 +89,24 @@ def test_two_processes_go_on_with_a_run_of_one_to_the_same_weights(
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     words = command(TINY).split()[1:]
     subprocess.run(
-        [*torchrun, "--nproc-per-node", "2", "-m", "experiments.cli", *words, "--resume", "--probe",
-         "0", "--out", str(tmp_path / "two")],
-        cwd=ROOT, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [
+            *torchrun,
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "experiments.cli",
+            *words,
+            "--resume",
+            "--probe",
+            "0",
+            "--out",
+            str(tmp_path / "two"),
+        ],
+        cwd=ROOT,
+        check=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     states = [towers(tmp_path / name) for name in ("one", "two")]
     ours, theirs, start = (
         torch.cat([value.flatten() for value in state.values()]) for state in (*states, before)

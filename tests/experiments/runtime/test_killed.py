@@ -92,21 +92,38 @@ def killing(module: Any, name: str, number: int, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = BankConfig(
-        out=tmp_path_factory.mktemp("banks"), data=DATA, encoder="inception_mini",
-        resolutions=("low", "high"), side=2, context="center", workers=1, precision="fp32",
-    )  # fmt: skip
+        out=tmp_path_factory.mktemp("banks"),
+        data=DATA,
+        encoder="inception_mini",
+        resolutions=("low", "high"),
+        side=2,
+        context="center",
+        workers=1,
+        precision="fp32",
+    )
     bank(config)
     return config.out
 
 
 def training(banks: Path, out: Path) -> TrainConfig:
     return TrainConfig(
-        out=out, data=DATA, encoder="inception_mini", bank=banks, resolutions=("high",),
-        num_glimpses=2, context="center", epochs=4, batch_size=8, scanpaths=1, references=False,
-        device="cpu", network=TwoDeckConfig(hidden_size=16, image_width=16, glimpse_width=16,
-                                            location_width=8, dropout=0.2),
+        out=out,
+        data=DATA,
+        encoder="inception_mini",
+        bank=banks,
+        resolutions=("high",),
+        num_glimpses=2,
+        context="center",
+        epochs=4,
+        batch_size=8,
+        scanpaths=1,
+        references=False,
+        device="cpu",
+        network=TwoDeckConfig(
+            hidden_size=16, image_width=16, glimpse_width=16, location_width=8, dropout=0.2
+        ),
         learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2),
-    )  # fmt: skip
+    )
 
 
 def trained(run: Path) -> dict[str, Any]:
@@ -182,9 +199,10 @@ def test_a_signal_while_an_epoch_is_evaluated_loses_nothing(banks, unkilled, tmp
         monkeypatch.setattr(ReinforceAgent, "update", signalled)
         evaluate = Trainer._evaluate
         monkeypatch.setattr(
-            Trainer, "_evaluate",
+            Trainer,
+            "_evaluate",
             lambda self, agent: os._exit(99) if calls[0] == 8 else evaluate(self, agent),
-        )  # fmt: skip
+        )
         try:
             train(config)
         except KeyboardInterrupt:
@@ -235,9 +253,17 @@ def test_a_signal_in_the_midst_of_an_epoch_saves_and_says_where(
 @pytest.mark.slow
 def test_pretraining_killed_anywhere(tmp_path) -> None:
     base = PretrainConfig(
-        data=DATA, resolutions=("low",), steps=6, images=3, looks=2, held_out=0.2, probe=0,
-        precision="fp32", checkpoint_every=2, device="cpu",
-    )  # fmt: skip
+        data=DATA,
+        resolutions=("low",),
+        steps=6,
+        images=3,
+        looks=2,
+        held_out=0.2,
+        probe=0,
+        precision="fp32",
+        checkpoint_every=2,
+        device="cpu",
+    )
     start = time.monotonic()
     assert run_child(lambda: pretrain(replace(base, out=tmp_path / "whole"))) == 0
     seconds = time.monotonic() - start
@@ -254,9 +280,18 @@ def test_pretraining_killed_anywhere(tmp_path) -> None:
 
 def test_pretraining_killed_before_its_first_checkpoint_begins_again(tmp_path, monkeypatch) -> None:
     config = PretrainConfig(
-        data=DATA, resolutions=("low",), steps=2, images=2, looks=1, held_out=0.2, probe=0,
-        precision="fp32", checkpoint_every=2, device="cpu", out=tmp_path / "run",
-    )  # fmt: skip
+        data=DATA,
+        resolutions=("low",),
+        steps=2,
+        images=2,
+        looks=1,
+        held_out=0.2,
+        probe=0,
+        precision="fp32",
+        checkpoint_every=2,
+        device="cpu",
+        out=tmp_path / "run",
+    )
     with monkeypatch.context() as patched:
         killing(os, "fsync", 1, patched)
         assert run_child(lambda: pretrain(config)) == -signal.SIGKILL
@@ -272,11 +307,19 @@ def test_banks_and_pyramids_killed_anywhere(tmp_path, kind) -> None:
             return pyramids(PyramidsConfig(out=out, data=DATA, splits=("train",), workers=1))
         return bank(
             BankConfig(
-                out=out, data=DATA, encoder="inception_mini", resolutions=("high",), side=1,
-                context="center", workers=1, precision="fp32", splits=("train",), chunk=4,
+                out=out,
+                data=DATA,
+                encoder="inception_mini",
+                resolutions=("high",),
+                side=1,
+                context="center",
+                workers=1,
+                precision="fp32",
+                splits=("train",),
+                chunk=4,
                 device="cpu",
             )
-        )  # fmt: skip
+        )
 
     begun = time.monotonic()
     assert run_child(lambda: start(tmp_path / "whole")) == 0
@@ -296,9 +339,18 @@ def test_banks_and_pyramids_killed_anywhere(tmp_path, kind) -> None:
 def test_a_table_killed_with_its_jobs(banks, tmp_path) -> None:
     """A job ends with the table that started it, and both go on where they were."""
     base = Table1Config(
-        cells=("low-1",), data=DATA, bank=banks, encoder="inception_mini", seeds=1, epochs=3,
-        batch_size=8, hidden_size=16, device="cpu", jobs=1, out=tmp_path / "whole",
-    )  # fmt: skip
+        cells=("low-1",),
+        data=DATA,
+        bank=banks,
+        encoder="inception_mini",
+        seeds=1,
+        epochs=3,
+        batch_size=8,
+        hidden_size=16,
+        device="cpu",
+        jobs=1,
+        out=tmp_path / "whole",
+    )
     start = time.monotonic()
     assert run_child(lambda: table1(base)) == 0
     seconds = time.monotonic() - start

@@ -211,8 +211,11 @@ def test_rewinding_drops_what_will_be_done_again(tmp_path: Path) -> None:
     folder.rewind("learned", 1)
     rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [(r["agent"], r["epoch"]) for r in rows] == [
-        ("learned", 0), ("center", 0), ("center", 1), ("center", 2),
-    ]  # fmt: skip
+        ("learned", 0),
+        ("center", 0),
+        ("center", 1),
+        ("center", 2),
+    ]
 
 
 def test_environment_record_says_what_ran() -> None:

@@ -97,9 +97,18 @@ def test_flags_say_what_differs_and_nothing_else() -> None:
     assert flags(Config(), Config()) == []
     asked = Config(seed=3, names=("b", "c"), bank=None, mirror=False, part=Part(9, True))
     assert flags(asked, Config()) == [
-        "--seed", "3", "--names", "b", "c", "--bank", "None", "--no-mirror",
-        "--part.width", "9", "--part.wide",
-    ]  # fmt: skip
+        "--seed",
+        "3",
+        "--names",
+        "b",
+        "c",
+        "--bank",
+        "None",
+        "--no-mirror",
+        "--part.width",
+        "9",
+        "--part.wide",
+    ]
     assert tyro.cli(Config, args=flags(asked, Config())) == asked
 
 

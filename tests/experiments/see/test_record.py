@@ -35,9 +35,11 @@ def test_an_episode_is_looks_and_an_answer(watched_runs: dict[str, Path]) -> Non
 
 
 def test_minari_loads_what_was_recorded(
-    watched_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    watched_runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     minari = pytest.importorskip("minari", reason="Minari is an extra, `minari`")
     pytest.importorskip("h5py", reason="h5py comes with the extra `minari`")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
@@ -65,9 +67,11 @@ def test_minari_loads_what_was_recorded(
 
 
 def test_what_cannot_be_recorded_is_told_in_a_sentence(
-    watched_runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    watched_runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     pytest.importorskip("minari", reason="Minari is an extra, `minari`")
     pytest.importorskip("h5py", reason="h5py comes with the extra `minari`")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

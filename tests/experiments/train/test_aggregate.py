@@ -28,17 +28,28 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(seed: int, learned: float = 50.0, **settings: Any) -> Path:
         config = TrainConfig(out=tmp_path / f"seed-{seed}", epochs=2, seed=seed)
         environment = {
-            "seed": seed, "git_revision": "abc", "versions": {}, "machine": {},
-            "command": ["glimpse", "train"], "bank": None, "live": "float32",
+            "seed": seed,
+            "git_revision": "abc",
+            "versions": {},
+            "machine": {},
+            "command": ["glimpse", "train"],
+            "bank": None,
+            "live": "float32",
             "encoder": {
-                "name": "core", "fingerprint": "e", "weights_sha256": "w", "seen": "nothing yet",
+                "name": "core",
+                "fingerprint": "e",
+                "weights_sha256": "w",
+                "seen": "nothing yet",
             },
             "datasets": {"val": {"fingerprint": "d"}},
-        }  # fmt: skip
+        }
         kind = {
-            "split": "val", "seed": seed, "scanpaths": 8, "source": {"live": "float32"},
+            "split": "val",
+            "seed": seed,
+            "scanpaths": 8,
+            "source": {"live": "float32"},
             "epochs": {"learned": 2, "center": 2, "random": 2},
-        }  # fmt: skip
+        }
         write_json(config.out / "config.json", to_record(config))
         write_json(config.out / "environment.json", environment)
         write_json(

@@ -38,9 +38,15 @@ WAYS = {
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("banks")
     config = BankConfig(
-        out=folder, data=DATA, encoder="inception_mini", resolutions=("medium", "high"), side=2,
-        context="center", workers=1, precision="fp32",
-    )  # fmt: skip
+        out=folder,
+        data=DATA,
+        encoder="inception_mini",
+        resolutions=("medium", "high"),
+        side=2,
+        context="center",
+        workers=1,
+        precision="fp32",
+    )
     encoder = make_encoder("inception_mini", precision="fp32")
     for split in ("train", "val"):
         build_bank(config, split, encoder)
@@ -50,15 +56,28 @@ def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(banks: Path, tmp_path: Path) -> TrainConfig:
     return TrainConfig(
-        out=tmp_path / "run", data=DATA, encoder="inception_mini", bank=banks,
-        resolutions=("medium", "high"), num_glimpses=2, context="center", epochs=3, batch_size=8,
-        scanpaths=1, references=False,
+        out=tmp_path / "run",
+        data=DATA,
+        encoder="inception_mini",
+        bank=banks,
+        resolutions=("medium", "high"),
+        num_glimpses=2,
+        context="center",
+        epochs=3,
+        batch_size=8,
+        scanpaths=1,
+        references=False,
         network=TwoDeckConfig(
-            hidden_size=16, image_width=16, location_width=8, glimpse_width=16, dropout=0.2,
-            location_input="observed", location_head="plain",
+            hidden_size=16,
+            image_width=16,
+            location_width=8,
+            glimpse_width=16,
+            dropout=0.2,
+            location_input="observed",
+            location_head="plain",
         ),
         learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2, location_gradient="policy"),
-    )  # fmt: skip
+    )
 
 
 def learned_rows(run: Path) -> list[dict]:
@@ -151,9 +170,12 @@ def test_references_learn_from_one_scanpath_an_image(config) -> None:
     assert trainer.steps == 48 // 2
     images = torch.tensor([3, 5])
     trajectory = collect(
-        trainer.reference_env, trainer.agents["random"], seed=0, options={"image": images.numpy()},
+        trainer.reference_env,
+        trainer.agents["random"],
+        seed=0,
+        options={"image": images.numpy()},
         grad=True,
-    )  # fmt: skip
+    )
     assert trainer.agents["random"].update(trajectory)["classification_loss"] > 0
     one = Trainer(replace(config, learning=replace(config.learning, samples=1)), trainer.folder)
     assert one.reference_env is one.env

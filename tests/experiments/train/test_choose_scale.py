@@ -38,9 +38,15 @@ DATA = DataConfig(dataset="synthetic", num_images=16)
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("banks")
     config = BankConfig(
-        out=folder, data=DATA, encoder="inception_mini", resolutions=("low", "medium", "high"),
-        side=2, context="center", workers=1, precision="fp32",
-    )  # fmt: skip
+        out=folder,
+        data=DATA,
+        encoder="inception_mini",
+        resolutions=("low", "medium", "high"),
+        side=2,
+        context="center",
+        workers=1,
+        precision="fp32",
+    )
     encoder = make_encoder("inception_mini", precision="fp32")
     for split in ("train", "val"):
         build_bank(config, split, encoder)

@@ -224,9 +224,14 @@ def test_center_by_name_is_the_reference_s_own_run(
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("saliency", {"inhibition": "0.2"}), ("box-oracle", {}), ("box-oracle", {"part": "body"}),
-     ("lattice-scan", {"side": "3", "extent": "1"}), ("random", {})],
-)  # fmt: skip
+    [
+        ("saliency", {"inhibition": "0.2"}),
+        ("box-oracle", {}),
+        ("box-oracle", {"part": "body"}),
+        ("lattice-scan", {"side": "3", "extent": "1"}),
+        ("random", {}),
+    ],
+)
 def test_references_look_where_they_say(
     name: str, options: dict[str, str], config: TrainConfig
 ) -> None:
@@ -301,9 +306,11 @@ Words = returning(lambda b: (good(b), None), update=lambda self, trajectory: {"l
 Diverges = returning(lambda b: (good(b), None), update=lambda self, t: {"loss": np.nan})
 Clashes = returning(lambda b: (good(b), None), update=lambda self, t: {"epoch": 1.0})
 OddState = returning(
-    lambda b: (good(b), None), update=lambda self, t: {}, load_state_dict=lambda self, d: None,
+    lambda b: (good(b), None),
+    update=lambda self, t: {},
+    load_state_dict=lambda self, d: None,
     state_dict=lambda self: {"table": np.zeros(3)},
-)  # fmt: skip
+)
 Uncertain = returning(lambda b: (good(b), None), class_log_probs=lambda self, s: torch.zeros(2, 3))
 Smells = type("Smells", (Still,), {"requires": "pixels"})
 
@@ -329,9 +336,23 @@ BAD = {
 
 def command(config: TrainConfig, *words: str) -> list[str]:
     return [
-        "train", "synthetic", "--out", str(config.out), "--bank", str(config.bank), "--epochs", "1",
-        "--num-images", "48", "--batch-size", "8", "--no-references", "--mirror", "off", *words,
-    ]  # fmt: skip
+        "train",
+        "synthetic",
+        "--out",
+        str(config.out),
+        "--bank",
+        str(config.bank),
+        "--epochs",
+        "1",
+        "--num-images",
+        "48",
+        "--batch-size",
+        "8",
+        "--no-references",
+        "--mirror",
+        "off",
+        *words,
+    ]
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -385,27 +406,65 @@ def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
     source, target, run = tmp_path / "source", tmp_path / "site", tmp_path / "run"
     shutil.copytree(EXAMPLE, source)
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
-         "--no-build-isolation", "--disable-pip-version-check", "--target", target, source],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--no-build-isolation",
+            "--disable-pip-version-check",
+            "--target",
+            target,
+            source,
+        ],
+        check=True,
+        capture_output=True,
+    )
     paths = [str(target), str(ROOT)]
     surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
     def glimpse(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "experiments.cli", *words],
-            env=surroundings, cwd=tmp_path, capture_output=True, text=True,
-        )  # fmt: skip
+            env=surroundings,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     out = glimpse(
-        "train", "synthetic", "--policy", "detail", "--policy-options", "rate", "0.1",
-        "--bank", "None", "--num-images", "120", "--num-glimpses", "1", "--batch-size", "10",
-        "--epochs", "3", "--eval-every", "3", "--scanpaths", "1", "--no-references",
-        "--mirror", "off", "--out", "run",
-    )  # fmt: skip
+        "train",
+        "synthetic",
+        "--policy",
+        "detail",
+        "--policy-options",
+        "rate",
+        "0.1",
+        "--bank",
+        "None",
+        "--num-images",
+        "120",
+        "--num-glimpses",
+        "1",
+        "--batch-size",
+        "10",
+        "--epochs",
+        "3",
+        "--eval-every",
+        "3",
+        "--scanpaths",
+        "1",
+        "--no-references",
+        "--mirror",
+        "off",
+        "--out",
+        "run",
+    )
     assert out.splitlines()[1].startswith("detail ")
     record = json.loads((run / "evaluation-val.json").read_text())
     assert record["learned"]["low"] > 20

@@ -14,16 +14,24 @@ from tests.experiments.conftest import CONTEST_DATA
 
 def test_another_seed_walks_the_training_images_in_another_order(bank: Path) -> None:
     run = TrainConfig(
-        data=CONTEST_DATA, encoder="inception_mini", bank=bank, resolutions=("high",),
-        num_glimpses=1, batch_size=32, mirror="off", context="center",
-    )  # fmt: skip
+        data=CONTEST_DATA,
+        encoder="inception_mini",
+        bank=bank,
+        resolutions=("high",),
+        num_glimpses=1,
+        batch_size=32,
+        mirror="off",
+        context="center",
+    )
 
     def walk(seed: int, split: str) -> list[int]:
         config = replace(run, seed=seed)
         env = build_env(
-            config, split, source=build_source(config, split),
+            config,
+            split,
+            source=build_source(config, split),
             autoreset_mode=AutoresetMode.SAME_STEP,
-        )  # fmt: skip
+        )
         return env.reset(seed=0)[1]["image"].tolist()
 
     assert walk(1, "train") == walk(1, "train") != walk(2, "train")

@@ -147,9 +147,12 @@ def test_an_environment_shows_what_is_asked_for(watched_runs: dict[str, Path]) -
     image = both.dataset.image(0)
     pixels = both.reset(options={"image": 0})[0]["context_pixels"][0].numpy()
     centred = cut_patches(
-        [build_pyramid(image)], np.zeros((1, 2)), np.zeros(1, bool), np.zeros(1, np.uint64),
+        [build_pyramid(image)],
+        np.zeros((1, 2)),
+        np.zeros(1, bool),
+        np.zeros(1, np.uint64),
         ("low",),
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(pixels, centred[0, 0])
     oracle = build_play_env(config, "val", training=False, requires=("box",))
     assert set(oracle.reset(seed=0)[0]) == keys | {"box", "body_box"}

@@ -37,9 +37,15 @@ DATA = DataConfig(dataset="synthetic", num_images=48)
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("banks")
     config = BankConfig(
-        out=folder, data=DATA, encoder="inception_mini", resolutions=("high",), side=2,
-        context="center", workers=1, precision="fp32",
-    )  # fmt: skip
+        out=folder,
+        data=DATA,
+        encoder="inception_mini",
+        resolutions=("high",),
+        side=2,
+        context="center",
+        workers=1,
+        precision="fp32",
+    )
     encoder = make_encoder("inception_mini", precision="fp32")
     for split in ("train", "val"):
         build_bank(config, split, encoder)
@@ -85,9 +91,15 @@ def test_a_run_folder_holds_what_is_promised(config: TrainConfig) -> None:
     record = train(config)
     run = config.out
     assert set(record) == {
-        "learned", "learned, mean of 2 scanpaths", "center", "random", "oracle",
-        UNTOLD, ELSEWHERE, AT_CENTRE,
-    }  # fmt: skip
+        "learned",
+        "learned, mean of 2 scanpaths",
+        "center",
+        "random",
+        "oracle",
+        UNTOLD,
+        ELSEWHERE,
+        AT_CENTRE,
+    }
     for row in record.values():
         assert 0 <= row["low"] <= row["ma"] <= row["high"] <= 100
         assert row["num_images"] == 12
@@ -239,21 +251,34 @@ def test_other_kinds_of_evaluation_go_elsewhere(config: TrainConfig, tmp_path: P
     train(config)
     written = (config.out / "evaluation-val.json").read_text()
     finer = BankConfig(
-        out=tmp_path / "finer", data=DATA, encoder="inception_mini", resolutions=("high",), side=3,
-        context="center", workers=1, precision="fp32",
-    )  # fmt: skip
+        out=tmp_path / "finer",
+        data=DATA,
+        encoder="inception_mini",
+        resolutions=("high",),
+        side=3,
+        context="center",
+        workers=1,
+        precision="fp32",
+    )
     build_bank(finer, "val", make_encoder("inception_mini", precision="fp32"))
     base = EvaluateConfig(run=config.out, examples=0)
-    for other in ({"live": True}, {"seed": 3}, {"scanpaths": 2, "oracle": True},
-                  {"bank": finer.out}):  # fmt: skip
+    for other in (
+        {"live": True},
+        {"seed": 3},
+        {"scanpaths": 2, "oracle": True},
+        {"bank": finer.out},
+    ):
         evaluate(replace(base, **other))
     assert (config.out / "evaluation-val.json").read_text() == written
     found = {path.name: path for path in config.out.glob("evaluation-*.json")}
     (banked,) = [name for name in found if name.startswith("evaluation-val-bank-")]
     assert found.keys() == {
-        "evaluation-val.json", "evaluation-val-live.json", "evaluation-val-seed-3.json",
-        "evaluation-val-scanpaths-2-oracle.json", banked,
-    }  # fmt: skip
+        "evaluation-val.json",
+        "evaluation-val-live.json",
+        "evaluation-val-seed-3.json",
+        "evaluation-val-scanpaths-2-oracle.json",
+        banked,
+    }
     settings = {name: json.loads(path.read_text())["settings"] for name, path in found.items()}
     assert settings["evaluation-val-live.json"]["source"] == {"live": "float32"}
     assert settings["evaluation-val-seed-3.json"]["seed"] == 3
@@ -270,9 +295,15 @@ def test_banks_may_move_but_not_change(config: TrainConfig, tmp_path: Path) -> N
     assert json.loads((config.out / "config.json").read_text())["bank"] == str(moved)
     shutil.rmtree(moved)
     finer = BankConfig(
-        out=moved, data=DATA, encoder="inception_mini", resolutions=("high",), side=3,
-        context="center", workers=1, precision="fp32",
-    )  # fmt: skip
+        out=moved,
+        data=DATA,
+        encoder="inception_mini",
+        resolutions=("high",),
+        side=3,
+        context="center",
+        workers=1,
+        precision="fp32",
+    )
     encoder = make_encoder("inception_mini", precision="fp32")
     for split in ("train", "val"):
         build_bank(finer, split, encoder)

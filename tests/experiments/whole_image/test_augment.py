@@ -147,9 +147,12 @@ def test_strengths_bound_the_draws() -> None:
     config = AugmentConfig(brightness=0.2, contrast=0.1, saturation=0.4, hue=0.05, crop=0.25)
     draws = draw(config, 4000, np.random.default_rng(0))
     for values, low, high in (
-        (draws.brightness, 0.8, 1.2), (draws.contrast, 0.9, 1.1), (draws.saturation, 0.6, 1.4),
-        (draws.hue, -0.05, 0.05), (draws.cut, 0.0, 0.25),
-    ):  # fmt: skip
+        (draws.brightness, 0.8, 1.2),
+        (draws.contrast, 0.9, 1.1),
+        (draws.saturation, 0.6, 1.4),
+        (draws.hue, -0.05, 0.05),
+        (draws.cut, 0.0, 0.25),
+    ):
         assert low - 1e-6 <= values.min() <= low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) <= values.max() <= high + 1e-6
     assert abs(float(draws.flip.float().mean()) - 0.5) < 0.05

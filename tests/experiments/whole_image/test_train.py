@@ -270,9 +270,15 @@ def test_the_layer_fits_features_of_any_size() -> None:
     features[torch.arange(80), labels] += 2e-3
     features[:, 64:] *= 1000
     found = fit_layer(
-        network, features[None], labels, steps=80, learning_rate=3e-2, weight_decay=0.0,
-        label_smoothing=0.0, seed=0,
-    )  # fmt: skip
+        network,
+        features[None],
+        labels,
+        steps=80,
+        learning_rate=3e-2,
+        weight_decay=0.0,
+        label_smoothing=0.0,
+        seed=0,
+    )
     assert found["accuracy"] > 0.9
     assert (network.log_probs(features).argmax(1) == labels.numpy()).mean() > 0.9
 

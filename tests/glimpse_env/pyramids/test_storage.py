@@ -45,9 +45,15 @@ def folder(tmp_path, dataset):
 
 def play(dataset, num_envs=5, steps=12, **options):
     env = gymnasium.make_vec(
-        "SyntheticDogsGlimpse-v0", num_envs=num_envs, vectorization_mode="vector_entry_point",
-        dataset=dataset, observation="pixels", encoder=None, num_glimpses=2, **options,
-    )  # fmt: skip
+        "SyntheticDogsGlimpse-v0",
+        num_envs=num_envs,
+        vectorization_mode="vector_entry_point",
+        dataset=dataset,
+        observation="pixels",
+        encoder=None,
+        num_glimpses=2,
+        **options,
+    )
     rng = np.random.default_rng(0)
     seen = [env.reset(seed=3)[0]]
     for _ in range(steps):
@@ -260,9 +266,15 @@ def test_sizes_that_do_not_add_up_are_told(folder, dataset):
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": 9}, {"chunk": 0}, {"num_images": -1}, {"resolutions": ["huge"]}, {"num_bytes": 1.5},
-     {"new": 1}],
-)  # fmt: skip
+    [
+        {"format": 9},
+        {"chunk": 0},
+        {"num_images": -1},
+        {"resolutions": ["huge"]},
+        {"num_bytes": 1.5},
+        {"new": 1},
+    ],
+)
 def test_a_description_that_makes_no_sense_is_told(folder, dataset, change):
     path = folder / "pyramids.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -287,10 +299,10 @@ def test_a_limit_of_addresses_counts_as_memory(tmp_path, monkeypatch) -> None:
     page = os.sysconf("SC_PAGE_SIZE")
     limits = {"RLIMIT_AS": 262144 * page + 2**31, "RLIMIT_DATA": resource.RLIM_INFINITY}
     monkeypatch.setattr(
-        resource, "getrlimit", lambda kind: (
-            limits["RLIMIT_AS" if kind == resource.RLIMIT_AS else "RLIMIT_DATA"], 0
-        ),
-    )  # fmt: skip
+        resource,
+        "getrlimit",
+        lambda kind: (limits["RLIMIT_AS" if kind == resource.RLIMIT_AS else "RLIMIT_DATA"], 0),
+    )
 
     def left() -> int | None:
         return storage._from_limits(str(tmp_path / "statm"))
