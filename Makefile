@@ -75,7 +75,7 @@ OLD_ENOUGH := tests/agents tests/encoders tests/glimpse_env \
 	tests/experiments/test_cli.py $(addprefix tests/experiments/, attention/test_analyse.py \
 	benchmarks/test_benchmarks.py benchmarks/test_command.py paper/test_figures.py \
 	prepare/test_bank.py prepare/test_download.py pretrain/test_train.py \
-	runtime/test_sweep.py train/test_trainer.py whole_image/test_train.py)
+	cluster/test_sweep.py train/test_trainer.py whole_image/test_train.py)
 
 # Every dependency is in use in these: tyro by the commands, matplotlib by the figures, and so on.
 test-lowest: $(LOWEST)/.installed

@@ -142,6 +142,11 @@ COMMANDS: dict[str, Command] = {
         "experiments.benchmarks.command:benchmark",
         "Measure what the project claims about speed, on this machine.",
     ),
+    "job": Command(
+        "experiments.cluster.config:JobConfig",
+        "experiments.cluster.job:run_job",
+        "Run one job of a sweep as its file describes it.",
+    ),
     "demo": Command(
         "experiments.train.config:DemoConfig",
         "experiments.train.demo:demo",
@@ -167,6 +172,7 @@ _GO_ON = {
             "variants",
             "compare",
             "tune",
+            "job",
             "play",
         ),
         "the same command goes on where it was",

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.compare.config import CompareConfig, ContestConfig
+from experiments.cluster.job import Job
+from experiments.cluster.sweep import run_jobs
+from experiments.compare.config import CompareConfig
 from experiments.compare.plot import draw_comparison
 from experiments.compare.report import check_settings, collect_comparison, format_comparison
 from experiments.compare.run import prepare_banks
-from experiments.runtime.config import parallelism
 from experiments.runtime.runs import write_json
-from experiments.runtime.sweep import Job, run_jobs
 
 
 def contest_jobs(config: CompareConfig) -> list[Job]:
     """One job for each agent and seed."""
     return [
-        Job("contest", agent, config.contest(agent, seed=seed), ContestConfig(agent), False)
+        Job("contest", agent, config.contest(agent, seed=seed), resumable=False)
         for agent in config.agents
         for seed in range(config.seeds)
     ]
@@ -32,7 +32,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     check_settings([job for job in jobs if job.finished])
     if not config.only_table:
         prepare_banks(jobs[0].config.run())
-        run_jobs(jobs, *parallelism(config.jobs, config.device))
+        run_jobs(jobs, config.on, out=config.out, parallel=config.jobs, device=config.device)
     record = collect_comparison([job for job in jobs if job.finished], config.steps, config.minutes)
     text = format_comparison(record)
     config.out.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from experiments.cluster.config import SweepConfig
 from experiments.compare.settings import ALGORITHMS, ENVIRONMENTS, settings_for, settings_type
-from experiments.runtime.config import SharedConfig, SweepConfig
+from experiments.runtime.config import SharedConfig
 from experiments.train.config import TrainConfig
 from experiments.train.presets import EXPERIMENTS
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import trim_mean
 
+from experiments.cluster.job import Job
 from experiments.compare.run import read_at
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.metrics import Estimate
 from experiments.runtime.runs import RunError, differences, read_json, stands_on, to_record
-from experiments.runtime.sweep import Job
 
 YARDSTICK = "two-deck"
 """Whom the others are compared with, where it takes part."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.cluster.config import parallelism
+from experiments.cluster.job import Job
+from experiments.cluster.sweep import run_jobs
 from experiments.compare.config import ContestConfig, TuneConfig
 from experiments.compare.run import prepare_banks
 from experiments.compare.settings import searched_settings, settings_for
 from experiments.compare.study import Study, next_trials, open_study, suggest, tell
-from experiments.runtime.config import parallelism
 from experiments.runtime.runs import read_json, sole_user, stands_on, write_json
-from experiments.runtime.sweep import Job, run_jobs
 
 _AGAIN = "run `glimpse tune` again"
+_ROUND = 16
+"""Trials of a round on a cluster, unless --jobs says otherwise: later rounds learn from earlier."""
 
 
 def tune(config: TuneConfig) -> dict[str, Any]:
@@ -52,18 +55,19 @@ def _search(config: TuneConfig, studies: dict[str, Study]) -> None:
         if not study.trials:  # the settings as they are
             now = settings_for(agent, config.environment)
             study.enqueue_trial({name: getattr(now, name) for name in searched_settings(agent)})
-    parallel, threads = parallelism(config.jobs, config.device)
+    local = config.on.cluster == "local"
+    parallel = parallelism(config.jobs, config.device)[0] if local else config.jobs or _ROUND
     count = max(1, parallel // len(studies))
     prepare_banks(config.contest(config.agents[0], trial=0, changes=()).run())
     while True:
         jobs = [
-            Job("contest", agent, _contest(config, study, trial), ContestConfig(agent), False)
+            Job("contest", agent, _contest(config, study, trial), resumable=False)
             for agent, study in studies.items()
             for trial in next_trials(study, config.trials, count, config.seed)
         ]
         if not jobs:
             return
-        run_jobs(jobs, parallel, threads)
+        run_jobs(jobs, config.on, out=config.out, parallel=config.jobs, device=config.device)
         for job in jobs:
             found = read_json(job.folder / "evaluation-val.json", _AGAIN)
             study = studies[job.experiment]

@@ -8,8 +8,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from experiments.cluster.config import SweepConfig
 from experiments.paper.variant_changes import VARIANTS
-from experiments.runtime.config import SweepConfig
 from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
 

@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from experiments.cluster.job import Job
+from experiments.cluster.sweep import run_jobs
 from experiments.paper.config import Table1Config
 from experiments.paper.table1_report import format_table1, tabulate
-from experiments.runtime.config import parallelism
 from experiments.runtime.runs import RunError, write_json
-from experiments.runtime.sweep import Job, run_jobs
 from experiments.train.aggregate import read_metrics
 from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
@@ -65,12 +65,11 @@ def jobs_of(config: Table1Config) -> list[Job]:
         if name in FORMS:
             cell = FORMS[name]
             jobs += [
-                Job("train", name, cell_config(config, cell, seed), cell.config)
-                for seed in range(config.seeds)
+                Job("train", name, cell_config(config, cell, seed)) for seed in range(config.seeds)
             ]
         else:
             jobs += [
-                Job("baseline", name, baseline_config(config, name, seed), BASELINES[name][1])
+                Job("baseline", name, baseline_config(config, name, seed))
                 for seed in range(config.baseline_seeds)
             ]
     return jobs
@@ -126,10 +125,16 @@ def table1(config: Table1Config) -> dict[str, Any]:
     """
     jobs = final_jobs(config) if config.final else jobs_of(config)
     if not config.only_table:
-        parallel, threads = parallelism(config.jobs, config.device)
-        run_jobs([job for job in jobs if job.command == "train"], parallel, threads)
-        # A baseline keeps every core busy by itself.
-        run_jobs([job for job in jobs if job.command == "baseline"], 1, parallel * threads)
+        # A baseline keeps every core of this machine busy by itself.
+        alone = 1 if config.on.cluster == "local" else config.jobs
+        for command, parallel in (("train", config.jobs), ("baseline", alone)):
+            run_jobs(
+                [job for job in jobs if job.command == command],
+                config.on,
+                out=config.out,
+                parallel=parallel,
+                device=config.device,
+            )
     record = tabulate(jobs)
     stem = config.out / ("table1-test" if config.final else "table1")
     write_json(stem.with_suffix(".json"), record)

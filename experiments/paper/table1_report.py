@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.cluster.job import Job
 from experiments.runtime.runs import RunError, read_json
-from experiments.runtime.sweep import Job
 from experiments.train.aggregate import difference, read_learned, read_metrics, verdict
 from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES, ROWS, row_title
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from experiments.cluster.job import Job
+from experiments.cluster.sweep import run_jobs
 from experiments.paper.config import VariantsConfig
 from experiments.paper.variant_changes import PLAIN, VARIANTS, Change
-from experiments.runtime.config import parallelism
 from experiments.runtime.runs import RunError, differences, stands_on, write_json
-from experiments.runtime.sweep import Job, run_jobs
 from experiments.train.aggregate import difference, read_learned, verdict
 from experiments.train.cells import FORMS
 from experiments.train.config import TrainConfig
@@ -28,7 +28,7 @@ def variant_jobs(config: VariantsConfig, name: str, change: Change) -> list[Job]
         config.cell_run(cell, out=folder / f"seed-{seed}", seed=seed)
         for seed in range(config.seeds)
     ]
-    return [Job("train", cell.name, change(run), cell.config) for run in runs]
+    return [Job("train", cell.name, change(run)) for run in runs]
 
 
 def choose_variants(config: VariantsConfig) -> dict[str, tuple[str, Change]]:
@@ -68,11 +68,16 @@ def variants(config: VariantsConfig) -> dict[str, Any]:
     Raises:
         RunError: runs failed, or differ in more than their seed.
     """
-    parallel, threads = parallelism(config.jobs, config.device)
     chosen = choose_variants(config)
     changes = {PLAIN: lambda plain: plain} | {name: change for name, (_, change) in chosen.items()}
     jobs = {name: variant_jobs(config, name, change) for name, change in changes.items()}
-    run_jobs([job for each in jobs.values() for job in each], parallel, threads)
+    run_jobs(
+        [job for each in jobs.values() for job in each],
+        config.on,
+        out=config.out,
+        parallel=config.jobs,
+        device=config.device,
+    )
     found = {
         name: read_learned(tuple(job.folder for job in each), "val") for name, each in jobs.items()
     }

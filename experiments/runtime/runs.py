@@ -153,7 +153,8 @@ def from_record(kind: type[Config], record: Mapping[str, Any]) -> Config:
         if is_dataclass(hint) and isinstance(hint, type):
             values[name] = from_record(hint, value)
         elif get_origin(hint) is tuple and isinstance(value, list):
-            values[name] = tuple(value)
+            paths = Path in get_args(hint)
+            values[name] = tuple(map(Path, value)) if paths else tuple(value)
         elif value is not None and (hint is Path or Path in get_args(hint)):
             values[name] = Path(value)
         else:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import tyro
 
+from experiments.cluster.config import ClusterConfig
+from experiments.cluster.job import Job
 from experiments.compare import compare as compare_module, report as compare_report
 from experiments.compare.agents import build_contestant
 from experiments.compare.compare import CompareConfig, compare, contest_jobs
@@ -26,7 +27,6 @@ from experiments.compare.run import ContestConfig, Meter, contest, read_at
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.data import DataConfig
 from experiments.runtime.runs import RunError
-from experiments.runtime.sweep import Job
 from experiments.train.factory import build_source
 from tests.experiments.conftest import CONTEST_DATA as DATA
 
@@ -307,7 +307,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Contests run here, one after another, which saves their start; returns which ran."""
     ran: list[str] = []
 
-    def run_jobs(jobs: list[Job], parallel: int, threads: int) -> None:
+    def run_jobs(jobs: list[Job], on: ClusterConfig, **others: object) -> None:
         for job in jobs:
             if not job.finished:
                 ran.append(job.name)
@@ -378,12 +378,13 @@ def test_finished_runs_of_another_budget_or_setting_are_refused(
         compare(config)
 
 
-def test_commands_say_what_the_jobs_are(bank: Path, tmp_path: Path) -> None:
+def test_files_say_what_the_jobs_are(bank: Path, tmp_path: Path) -> None:
     config = a_comparison(bank, tmp_path, agents=("ppo", f"{__name__}:Nobody"), eval_split="test")
     for job in contest_jobs(config):
-        words = job.words()
-        assert words[:3] == ["glimpse", "contest", job.experiment]
-        assert tyro.cli(ContestConfig, args=words[2:]) == job.config
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        job.write()
+        found = Job.read(job.file)
+        assert (found.command, found.config) == ("contest", job.config)
     folders = {job.folder for job in contest_jobs(config)}
     assert tmp_path / f"{__name__}.Nobody/seed-1" in folders
 

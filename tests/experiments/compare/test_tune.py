@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from experiments.cluster.config import ClusterConfig
+from experiments.cluster.job import Job
 from experiments.compare import tune as tune_module
 from experiments.compare.config import ContestConfig
 from experiments.compare.run import contest
@@ -23,7 +25,6 @@ from experiments.compare.settings import (
 )
 from experiments.compare.tune import TuneConfig, tune
 from experiments.runtime.runs import read_json, write_json
-from experiments.runtime.sweep import Job
 from tests.experiments.conftest import CONTEST_DATA
 
 optuna = pytest.importorskip("optuna")
@@ -53,7 +54,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
     """Contests that were run, one after the other in this process."""
     jobs = []
 
-    def run_jobs(asked: list[Job], parallel: int, threads: int) -> None:
+    def run_jobs(asked: list[Job], on: ClusterConfig, **others: object) -> None:
         for job in asked:
             if not job.finished:
                 jobs.append(job)
@@ -79,7 +80,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[Job]]]:
     """Rounds of trials that were run, with invented scores."""
     rounds: list[list[Job]] = []
 
-    def run_jobs(asked: list[Job], parallel: int, threads: int) -> None:
+    def run_jobs(asked: list[Job], on: ClusterConfig, **others: object) -> None:
         rounds.append(asked)
         for job in asked:
             invented(job)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 
 from encoders.inference.engine import make_encoder
+from experiments.cluster.job import Job
 from experiments.data import DataConfig
 from experiments.paper.table1 import (
     Table1Config,
@@ -34,14 +35,17 @@ from experiments.runtime.runs import RunError
 from experiments.train import cells as cells_module
 from experiments.train.aggregate import difference, verdict
 from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES
-from experiments.train.config import TrainConfig
 from experiments.train.presets import EXPERIMENTS
-from experiments.whole_image.config import BASELINES
 
 
-def parse(words: list[str]) -> TrainConfig:
-    assert words[:2] == ["glimpse", "train"]
-    return tyro.extras.overridable_config_cli(EXPERIMENTS, args=words[2:])
+def written(job: Job) -> Any:
+    """The settings that a job's file gives back to whoever runs it."""
+    with tempfile.TemporaryDirectory() as folder:
+        moved = replace(job, config=replace(job.config, out=Path(folder) / "run"))
+        moved.write()
+        found = Job.read(moved.file)
+    assert (found.command, found.experiment) == (job.command, job.experiment)
+    return replace(found.config, out=job.config.out)
 
 
 def cell(
@@ -98,16 +102,14 @@ def test_a_cells_command_is_its_named_experiment_on_what_was_asked_for() -> None
             out=Path("t") / cell.name / f"seed-{job.config.seed}",
             network=replace(cell.config.network, hidden_size=64),
         )
-        assert parse(job.words()) == job.config == expected
+        assert written(job) == job.config == expected
 
 
 def test_a_baselines_command_is_its_named_one() -> None:
     config = Table1Config(cells=("baselines",), out=Path("t"), epochs=9, baseline_epochs=2)
     for job in jobs_of(config):
-        words = job.words()
-        assert words[:3] == ["glimpse", "baseline", job.experiment]
-        read = tyro.extras.overridable_config_cli(BASELINES, args=words[2:])
-        assert read == job.config and job.config.epochs == 2
+        assert job.command == "baseline"
+        assert written(job) == job.config and job.config.epochs == 2
 
 
 def test_on_test_a_run_learns_from_everything_for_the_epochs_given() -> None:
@@ -351,7 +353,7 @@ def test_a_variant_differs_from_the_plain_model_in_what_it_names(name: str) -> N
     config = VariantsConfig(seeds=1, out=Path("v"), cell="medium-2")
     (plain,) = variant_jobs(config, PLAIN, lambda settings: settings)
     (job,) = variant_jobs(config, name, VARIANTS[name][1])
-    assert parse(job.words()) == job.config
+    assert written(job) == job.config
     change = dict(CHANGED[name])
     assert job.config == replace(
         plain.config,
@@ -395,7 +397,7 @@ def test_variants_that_a_cell_has_anyway_are_left_out(
 @pytest.mark.parametrize("cell", ("medium-1", "high-3", "high-medium-low-2"))
 def test_the_variant_of_the_paper_is_the_papers_cell(cell: str) -> None:
     (job,) = variant_jobs(VariantsConfig(seeds=1, cell=cell), "paper", VARIANTS["paper"][1])
-    assert parse(job.words()) == job.config
+    assert written(job) == job.config
     paper = FORMS[f"{cell}-paper"].config
     assert job.config == replace(paper, out=job.config.out, references=False)
     asked = VariantsConfig(seeds=1, cell=cell, epochs=2, batch_size=64)

@@ -1,0 +1,88 @@
+"""Jobs on this machine, each a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from queue import SimpleQueue
+
+from experiments.cluster.executor import State, order
+from experiments.cluster.job import Job
+from experiments.cluster.worker import Order, Outcome, run_task
+
+
+class LocalExecutor:
+    """A few threads, each of which waits for the process of one job."""
+
+    outlives = False
+    seconds = 0.2
+
+    def __init__(self, parallel: int, threads: int, device: str = "auto") -> None:
+        """Take up to `parallel` jobs at a time, of `threads` threads; several share out the GPUs.
+
+        Args:
+            parallel: Jobs side by side.
+            threads: Of each.
+            device: That they compute on.
+        """
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(parallel)
+        self._futures: dict[str, Future[Outcome]] = {}
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._gpus: SimpleQueue[str] = SimpleQueue()
+        for slot in range(parallel):
+            self._gpus.put(_gpu(slot, parallel, device))
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs."""
+        for job in jobs:
+            self._futures[job.name] = self._pool.submit(
+                self._run, job.name, order(job, self.threads)
+            )
+
+    def _run(self, name: str, task: Order) -> Outcome:
+        gpu = self._gpus.get()
+        if gpu:
+            task = replace(task, environment=task.environment | {"CUDA_VISIBLE_DEVICES": gpu})
+        try:
+            return run_task(task, lambda process: self._processes.update({name: process}))
+        finally:
+            self._processes.pop(name, None)
+            self._gpus.put(gpu)
+
+    def states(self) -> dict[str, State]:
+        """Where the jobs stand."""
+        return {name: self._state(future) for name, future in self._futures.items()}
+
+    def _state(self, future: Future[Outcome]) -> State:
+        if not future.done():
+            return State("running" if future.running() else "waiting")
+        error = future.exception()
+        if error is not None:
+            return State("lost", reason=str(error))
+        return State("ended", outcome=future.result())
+
+    def cancel(self) -> None:
+        """Interrupt what runs: each keeps its last checkpoint."""
+        for future in self._futures.values():
+            future.cancel()
+        for process in list(self._processes.values()):
+            process.send_signal(signal.SIGINT)
+        self._pool.shutdown(wait=True)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False)
+
+
+def _gpu(slot: int, parallel: int, device: str) -> str:
+    """CUDA_VISIBLE_DEVICES of one of several jobs side by side; empty to leave it as it is."""
+    if parallel < 2 or device not in ("auto", "cuda"):
+        return ""
+    import torch
+
+    count = torch.cuda.device_count()
+    return str(slot % count) if count > 1 else ""
