@@ -1,4 +1,4 @@
-"""The rules of an episode, written once and batched; `env.py` and `vector_env.py` are its faces.
+"""The rules of an episode, written once and batched; `env.py` and `vector_env.py` call them.
 
 An episode is T looks and one answer. Environment b of a batch is the one that a batch of one with
 `shard=(b, B)` would be, whatever the others do: each has its own place in the walk over the
@@ -229,7 +229,7 @@ class GlimpseDynamics:
     def _context_gaze(self, rows: Int64[np.ndarray, " n"]) -> Gaze:
         key = self._key[rows]
         place = np.zeros((len(rows), 2), np.float32)
-        if self.observer.wanders:
+        if self.observer.random_context:
             draw = (derived(key, _PLACE) >> np.uint64(11)).astype(np.float64) * 2.0**-53
             place[:] = (2 * draw - 1)[:, None]
         noise_key = derived(key, _CONTEXT_NOISE)

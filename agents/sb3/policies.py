@@ -75,7 +75,7 @@ class HybridActions:
             self._answering,
         )
 
-    def _notice(self, obs: Any) -> None:
+    def _mark_answering(self, obs: Any) -> None:
         """Keep which rows answer until the distribution is made of the same observation."""
         self._answering = None
         if self.mask_idle and isinstance(obs, dict) and "remaining" in obs:
@@ -90,17 +90,17 @@ class HybridActions:
 
     def forward(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Act: as the base class."""
-        self._notice(obs)
+        self._mark_answering(obs)
         return super().forward(obs, *args, **kwargs)  # type: ignore[misc]
 
     def evaluate_actions(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """Values, log-probabilities and entropies: as the base class."""
-        self._notice(obs)
+        self._mark_answering(obs)
         return super().evaluate_actions(obs, *args, **kwargs)  # type: ignore[misc]
 
     def get_distribution(self, obs: Any, *args: Any, **kwargs: Any) -> Any:
         """The distribution of actions: as the base class."""
-        self._notice(obs)
+        self._mark_answering(obs)
         return super().get_distribution(obs, *args, **kwargs)  # type: ignore[misc]
 
 

@@ -31,7 +31,7 @@ from encoders.inference.fused import (
 from encoders.inference.int8 import QuantisedTrunk, int8_obstacle
 from encoders.inference.modules import adopt, as_module, module_fingerprint
 from encoders.spec import EncoderSpec, Normalisation, Precision, get_spec
-from encoders.surroundings import own_defaults
+from encoders.torch_defaults import torch_defaults
 from encoders.weights.files import find_weights, load_state
 
 # Sizes that batches are cut and padded to where a new one costs something: compilation, the
@@ -270,7 +270,7 @@ class Encoder:
     def _encode(self, patches: UInt8[Tensor, "N P P 3"], grid: int) -> Float[Tensor, "N W"]:
         """Features, and for a grid above 1 the flattened cells behind them."""
         width = self.feature_size + (math.prod(self.context_shape(grid)) if grid > 1 else 0)
-        with own_defaults(self.device.type), torch.inference_mode():
+        with torch_defaults(self.device.type), torch.inference_mode():
             found, start = torch.empty(len(patches), width, device=self.device), 0
             forward = self._forward(grid)
             for take, bucket in split_batch(len(patches), self.buckets):
@@ -301,7 +301,7 @@ def build_network(spec: EncoderSpec) -> nn.Module:
     return network.eval()
 
 
-@own_defaults()
+@torch_defaults()
 def make_encoder(
     encoder: str | EncoderSpec | nn.Module | Encoder,
     *,

@@ -42,7 +42,7 @@ from experiments.metrics import (
 from experiments.runtime.runs import write_json
 from experiments.train.cells import model_title
 from experiments.train.factory import describe_dataset
-from experiments.train.playback import OpenRun, Watched, open_run, run_titles, watch
+from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
 from glimpse_env.pyramids.pyramid import PATCH_SIDE
 
 OWN_CENTRE = "own_center"
@@ -59,7 +59,7 @@ def pixel_budget(num_glimpses: int, num_resolutions: int, *, context: bool = Tru
 
 
 def score_answers(
-    watched: dict[str, Watched], num_classes: int, num_resolutions: int
+    watched: dict[str, Playback], num_classes: int, num_resolutions: int
 ) -> list[dict[str, Any]]:
     """Say what answers are worth after each glimpse: mA, what it added, what choosing added.
 
@@ -111,7 +111,7 @@ class Ground:
 
 
 def judge_places(
-    watched: Watched, ground: Ground, lattice: tuple[np.ndarray, np.ndarray] | None
+    watched: Playback, ground: Ground, lattice: tuple[np.ndarray, np.ndarray] | None
 ) -> dict[str, Any]:
     """Where an agent looks, against the boxes: the part of the record that needs some.
 
@@ -195,7 +195,7 @@ def judge_places(
 
 
 def _right_where(
-    watched: Watched, inside: np.ndarray, known: np.ndarray, counts: np.ndarray
+    watched: Playback, inside: np.ndarray, known: np.ndarray, counts: np.ndarray
 ) -> dict[str, Any]:
     """Share of right answers by where the first fixation fell, and by the number of dogs."""
     right = watched.right[-1]
@@ -215,7 +215,7 @@ def _right_where(
 def analyse(
     run: OpenRun,
     title: str,
-    watched: dict[str, Watched],
+    watched: dict[str, Playback],
     ground: Ground,
     config: AttentionConfig,
     faces: Ground | None = None,
@@ -224,7 +224,7 @@ def analyse(
     scenery = ground.scenery
     centred = at_centre(run.agents["learned"])
     watched = watched | {
-        OWN_CENTRE: watch(centred, run.env, images=scenery.images, seed=config.seed)
+        OWN_CENTRE: play_back(centred, run.env, images=scenery.images, seed=config.seed)
     }
     lattice = None
     if isinstance(run.source, FeatureBank):
@@ -241,7 +241,7 @@ def analyse(
     return record, plot
 
 
-def judge_faces(watched: Watched, faces: Ground) -> dict[str, Any]:
+def judge_faces(watched: Playback, faces: Ground) -> dict[str, Any]:
     """Whether an agent looks at the face, over the images where keypoints tell of one.
 
     Args:
@@ -296,7 +296,7 @@ def analyse_people(played: Played) -> list[tuple[dict[str, Any], PlotData]]:
 
 def _judge(
     title: str,
-    learned: Watched,
+    learned: Playback,
     facts: dict[str, Any],
     answers: list[dict[str, Any]],
     ground: Ground,
@@ -372,7 +372,7 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
                 faces[key] = Ground.of(replace(scenery, boxes=found))
         scenery = grounds[key].scenery
         watched = {
-            name: watch(agent, run.env, images=scenery.images, seed=config.seed)
+            name: play_back(agent, run.env, images=scenery.images, seed=config.seed)
             for name, agent in run.agents.items()
         }
         known = faces.get(key)

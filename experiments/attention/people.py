@@ -16,7 +16,7 @@ from experiments.metrics import Estimate, class_mean_difference
 from experiments.play.session import Episode, EventError, Rules, Session
 from experiments.play.store import RecordError, read_record
 from experiments.runtime.runs import RunError, from_record
-from experiments.train.playback import Watched
+from experiments.train.playback import Playback
 from glimpse_env.datasets.base import ImageDataset
 
 PEOPLE = "people"
@@ -48,14 +48,14 @@ class Played:
     answers: dict[str, Int64[np.ndarray, " N"]]
     """What who answered."""
 
-    def watched(self) -> dict[str, Watched]:
+    def watched(self) -> dict[str, Playback]:
         """The same as an agent's run gives it; of beliefs nothing is known but the answer."""
         found = {}
         for who, fixations in self.fixations.items():
             sure = np.full((len(self.images), len(self.dataset.class_names)), -np.inf)
             sure[np.arange(len(self.images)), self.answers[who]] = 0.0
             log_probs = np.broadcast_to(sure, (len(fixations), *sure.shape))
-            found[who] = Watched(self.images, self.labels, log_probs, fixations, fixations)
+            found[who] = Playback(self.images, self.labels, log_probs, fixations, fixations)
         return found
 
     def person_minus_agent(self) -> Estimate | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.geometry import inside, to_pixels
 from experiments.runtime.runs import write_whole
-from experiments.train.playback import Watched
+from experiments.train.playback import Playback
 from glimpse_env.datasets.base import ImageDataset
 
 Columns = dict[str, np.ndarray]
@@ -38,7 +38,7 @@ def check_scanpath_file(path: Path | None) -> None:
 def tabulate(
     dataset: ImageDataset,
     sizes: Sequence[tuple[int, int]],
-    watched: Watched,
+    watched: Playback,
     *,
     run: str,
     agent: str,

@@ -108,7 +108,7 @@ class Meter:
 def _own_draws(player: AttentionPolicy, seed: int) -> Iterator[None]:
     """Draw from a seed meanwhile, and leave the training's draws where they were.
 
-    An outside policy with a generator of its own goes on drawing from that.
+    An external policy with a generator of its own goes on drawing from that.
     """
     agent = player if isinstance(player, ReinforceAgent) else None
     before = None if agent is None else agent.generator.get_state()

@@ -16,7 +16,7 @@ from experiments.paper import vector
 from experiments.paper.config import FiguresConfig
 from experiments.paper.figure_parts import Shown, figure_3, figure_5, figure_6
 from experiments.runtime.runs import RunError, write_json
-from experiments.train.playback import Watched, open_run, run_titles, watch
+from experiments.train.playback import Playback, open_run, play_back, run_titles
 from glimpse_env.datasets.base import ImageDataset
 
 _POOL = 48
@@ -33,7 +33,7 @@ class Model:
     """Which run and checkpoint it is."""
     resolutions: tuple[str, ...]
     """What each glimpse shows."""
-    watched: Watched
+    watched: Playback
     """What it did."""
 
     def show(self, dataset: ImageDataset, index: int) -> Shown:
@@ -124,7 +124,7 @@ def load_models(
                 "together, the others into another --out"
             )
         images = np.unique(np.concatenate(list(chosen.values())))
-        watched = watch(run.agents["learned"], run.env, images=images, seed=config.seed)
+        watched = play_back(run.agents["learned"], run.env, images=images, seed=config.seed)
         models.append(Model(title, run.describe(), run.resolutions, watched))
     assert dataset is not None
     return models, dataset, chosen

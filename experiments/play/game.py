@@ -79,11 +79,11 @@ class Player:
 
     def play(self, image: int) -> dict[str, Any]:
         """Return `fixations`, `label`, its `probability`, and the five `likeliest` breeds."""
-        from experiments.train.playback import watch
+        from experiments.train.playback import play_back
 
         with self._lock:
             if image not in self._played:
-                seen = watch(
+                seen = play_back(
                     self.run.agents["learned"],
                     self.run.env,
                     images=np.array([image]),

@@ -168,7 +168,7 @@ class ProbeConfig:
             raise ValueError("--fit-split and --eval-split are the same: measure on other images")
 
 
-def settled(config: PretrainConfig) -> PretrainConfig:
+def resolve_defaults(config: PretrainConfig) -> PretrainConfig:
     """Fill in what follows from core and images where it is not given.
 
     Raises:
@@ -202,7 +202,7 @@ def settled(config: PretrainConfig) -> PretrainConfig:
 
 def identity(config: PretrainConfig) -> dict[str, Any]:
     """The options that decide the result, as JSON gives them back; of files only the names."""
-    record = asdict(settled(config))
+    record = asdict(resolve_defaults(config))
     for name in _HARMLESS:
         del record[name]
     del record["data"]["data_dir"]

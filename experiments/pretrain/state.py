@@ -27,7 +27,7 @@ from encoders.inception_mini import InceptionMini
 from encoders.inference.engine import build_network, resolve_device
 from encoders.spec import EncoderSpec, get_spec
 from encoders.towers import Towers, heads_loss
-from experiments.pretrain.config import PretrainConfig, identity, settled
+from experiments.pretrain.config import PretrainConfig, identity, resolve_defaults
 from experiments.pretrain.patches import Batch, normalise
 from experiments.runtime.distributed import Ranks
 from experiments.runtime.old_names import renamed
@@ -96,7 +96,7 @@ class Pretraining:
         self.ranks = ranks or Ranks()
         self.device = self.ranks.device(resolve_device(config.device))
         torch.manual_seed(config.seed)
-        self.config = config = settled(config)
+        self.config = config = resolve_defaults(config)
         self.facts = dict(facts or {})
         self.spec = get_spec(config.core)
         trunk = build_trunk(self.spec, from_scratch=config.from_scratch)

@@ -32,7 +32,7 @@ from encoders.inference.engine import resolve_device
 from encoders.spec import EncoderSpec, get_spec
 from experiments.data import build_dataset
 from experiments.prepare.dedup import LeaveOut, read_leave_out
-from experiments.pretrain.config import PretrainConfig, command, identity, settled
+from experiments.pretrain.config import PretrainConfig, command, identity, resolve_defaults
 from experiments.pretrain.patches import PatchSampler, normalise
 from experiments.pretrain.state import Pretraining
 from experiments.pretrain.synthetic_probe import probe
@@ -131,7 +131,7 @@ def pretrain(config: PretrainConfig) -> Path:
         FileNotFoundError, ValueError: If there is nothing to resume, or it does not fit.
         RunError: If there is a run already and it is not to be resumed.
     """
-    config = settled(config)
+    config = resolve_defaults(config)
     with joined(resolve_device(config.device)) as ranks:
         return _pretrain(config, ranks)
 

@@ -17,7 +17,7 @@ from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_
 from experiments.paper.sheets import breed
 from experiments.runtime.runs import RunError
 from experiments.see.config import Over
-from experiments.train.playback import OpenRun, Watched, open_run, run_titles, watch
+from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.retina.rules import patch_boxes
 
@@ -38,7 +38,7 @@ class Player:
     """`learned` or a reference agent."""
     resolutions: tuple[str, ...]
     """What each glimpse shows."""
-    watched: Watched
+    watched: Playback
     """What it did on every image watched."""
     record: dict[str, Any]
     """Which run and checkpoint it is."""
@@ -172,7 +172,7 @@ def collect(
             title,
             run.config.policy if name == "learned" and run.config.policy != "two-deck" else name,
             run.resolutions,
-            watch(agent, run.env, images=images, seed=seed),
+            play_back(agent, run.env, images=images, seed=seed),
             run.describe(),
         )
         for run, title in runs

@@ -26,7 +26,7 @@ from experiments.runtime.hub_runs import local_run, results_folder
 from experiments.runtime.runs import RunError, load_config, read_json, write_json
 from experiments.train.config import EvaluateConfig, TrainConfig
 from experiments.train.episodes import batches, episodes
-from experiments.train.external_policy import Agent, OutsidePolicy, learns
+from experiments.train.external_policy import Agent, ExternalPolicy, learns
 from experiments.train.factory import (
     REFERENCES,
     PlayEnv,
@@ -228,7 +228,7 @@ def load_run(
     """
     agents = build_agents(config, env)
     policy = agents["learned"]
-    if isinstance(policy, OutsidePolicy) and policy.learns and not policy.keeps:
+    if isinstance(policy, ExternalPolicy) and policy.learns and not policy.keeps:
         raise RunError(
             f"what {config.policy!r} learned in {run} was not saved, since it has no state_dict "
             "and load_state_dict: its scores are in the evaluation that `glimpse train` wrote; "

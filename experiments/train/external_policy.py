@@ -1,4 +1,4 @@
-"""Anybody's policy in the place of ours: built, checked at every call, saved whole."""
+"""Policies from outside the project: build one, check each of its calls, save and restore it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from experiments.train.config import TrainConfig
 _TAKEN = ("agent", "epoch", "seconds", "glimpses_per_second")
 
 
-class OutsidePolicy:
+class ExternalPolicy:
     """A policy that has what trainer and evaluation ask of an agent, each call of it checked.
 
     What goes wrong in it ends in a sentence that names the policy and says what to return instead.
@@ -243,12 +243,12 @@ class OutsidePolicy:
         return {}
 
 
-Agent = ReinforceAgent | OutsidePolicy
+Agent = ReinforceAgent | ExternalPolicy
 
 
 def learns(agent: Agent) -> bool:
     """Whether training changes an agent."""
-    return not isinstance(agent, OutsidePolicy) or agent.learns
+    return not isinstance(agent, ExternalPolicy) or agent.learns
 
 
 """What a run trains and evaluates."""
@@ -268,7 +268,7 @@ def build_policy(name: str, options: Mapping[str, Any], config: TrainConfig, env
         env: A vector environment, or anything with the spaces of a single one.
 
     Returns:
-        An agent of ours as it is, anything else as an `OutsidePolicy`.
+        An agent of ours as it is, anything else as an `ExternalPolicy`.
 
     Raises:
         ValueError: No such policy, one that does not take these arguments, or one without the
@@ -309,7 +309,7 @@ def build_policy(name: str, options: Mapping[str, Any], config: TrainConfig, env
         raise ValueError(f"Policy {name!r}: {error}") from error
     if isinstance(policy, ReinforceAgent):
         return policy
-    return OutsidePolicy(policy, name, env.single_action_space, own)
+    return ExternalPolicy(policy, name, env.single_action_space, own)
 
 
 def describe_policy(name: str) -> dict[str, Any]:

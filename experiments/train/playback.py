@@ -1,4 +1,4 @@
-"""Watching finished runs play: opened from their folders, every glimpse and every answer kept."""
+"""Play finished runs back, keeping every glimpse and every answer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from glimpse_env.datasets.base import ImageDataset
 
 
 @dataclass(frozen=True)
-class Watched:
+class Playback:
     """What an agent did, glimpse by glimpse, on some images."""
 
     images: Int64[np.ndarray, " N"]
@@ -56,12 +56,12 @@ class Watched:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run ready to be watched."""
+    """A finished run with its images and agents, ready to play."""
 
     folder: Path
     """Its folder."""
     config: TrainConfig
-    """Its configuration, with what was changed for watching."""
+    """Its configuration, with what was changed for this playback."""
     source: FeatureBank | Encoder
     """Bank or live encoder."""
     env: PlayEnv
@@ -87,7 +87,7 @@ class OpenRun:
         return model_title(self.resolutions, self.config.num_glimpses)
 
     def describe(self) -> dict[str, Any]:
-        """What was watched, so that it can be watched again."""
+        """Record of what was played, enough to play it again."""
         record = read_json(
             checkpoint_folder(self.folder, "learned") / RECORD, "restore it from a copy"
         )
@@ -131,7 +131,7 @@ def open_run(
     two_dogs: bool = False,
     dataset: ImageDataset | None = None,
 ) -> OpenRun:
-    """Open a run of `glimpse train` for watching.
+    """Open a run of `glimpse train` to play it back.
 
     Args:
         folder: The run, or the name of a published one.
@@ -139,7 +139,7 @@ def open_run(
         bank: Other banks than the run's own.
         live: Use the live encoder although the run has banks.
         data_dir: Folder of the images, if it has moved.
-        num_images: How many images will be watched, so that a live encoder has no idle rows.
+        num_images: How many images will be played, so that a live encoder has no idle rows.
         two_dogs: Synthetic images of the same kind with two dogs each (live encoder).
         dataset: Other images of the same classes (live encoder).
 
@@ -179,13 +179,13 @@ def open_run(
     return OpenRun(folder, config, source, env, own, name)
 
 
-def watch(
+def play_back(
     agent: ReinforceAgent,
     env: PlayEnv,
     *,
     images: Int64[np.ndarray, " N"] | None = None,
     seed: int = 0,
-) -> Watched:
+) -> Playback:
     """Play images once by mean locations, as `evaluate.play` does, and keep every glimpse.
 
     Args:
@@ -214,7 +214,7 @@ def watch(
             scales.append(trajectory.scales[:, :count])
         where = torch.stack([state.location for state in trajectory.states[:-1]])
         intended.append(where.detach()[..., :2].clamp(-1.0, 1.0)[:, :count])
-    return Watched(
+    return Playback(
         images=chosen,
         labels=torch.cat(labels).cpu().numpy(),
         log_probs=torch.cat(log_probs, dim=1).cpu().numpy(),

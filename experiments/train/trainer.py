@@ -42,7 +42,7 @@ from experiments.train.evaluate import (
     restore_saved,
 )
 from experiments.train.everywhere import LatticeReader
-from experiments.train.external_policy import Agent, OutsidePolicy, describe_policy, learns
+from experiments.train.external_policy import Agent, ExternalPolicy, describe_policy, learns
 from experiments.train.factory import (
     PlayEnv,
     build_agents,
@@ -117,7 +117,7 @@ class Trainer:
         self.agents = build_agents(config, self.env)
         self.reference_env, self.reference_samples = self._build_reference_env()
         self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
-        self._say_what_cannot_be()
+        self._warn_unsupported()
         scanpaths = len(self.env.dataset) * config.samples
         if scanpaths < config.batch_size:
             raise ValueError(
@@ -165,9 +165,9 @@ class Trainer:
             **describe_policy(self.config.policy),
         }
 
-    def _say_what_cannot_be(self) -> None:
+    def _warn_unsupported(self) -> None:
         policy, name = self.agents["learned"], repr(self.config.policy)
-        if not isinstance(policy, OutsidePolicy):
+        if not isinstance(policy, ExternalPolicy):
             return
         if not policy.learns:
             print(f"policy {name} has no update: it is not trained, only evaluated")

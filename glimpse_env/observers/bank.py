@@ -33,7 +33,7 @@ class BankObserver:
         bank: FeatureBank,
         *,
         flips: bool,
-        wanders: bool,
+        random_context: bool,
     ) -> None:
         """Check that the bank fits.
 
@@ -57,15 +57,15 @@ class BankObserver:
                 f"{options.mirror!r} asks for: pass mirror=False, or make a mirrored bank"
             )
         places = len(bank.context_fixations)
-        if wanders and places < 2:
+        if random_context and places < 2:
             raise ValueError(
                 f"context={options.context!r} is random in training and needs a bank with several "
                 f"context places, this one has {places}: pass context='center', or make the bank "
                 "with more"
             )
-        self.flips, self.wanders = flips, wanders
+        self.flips, self.random_context = flips, random_context
         centre = bank.snap_context(np.zeros((1, 2), np.float32))
-        if not self.wanders and bank.context_fixations[centre].any():
+        if not self.random_context and bank.context_fixations[centre].any():
             raise ValueError(
                 "the bank has no context at the centre, which context="
                 f"{options.context!r} asks for: make one that has"
@@ -141,7 +141,7 @@ class BankObserver:
         return found
 
     def _context_point(self, contexts: Gaze) -> Int64[np.ndarray, " n"]:
-        if not self.wanders:
+        if not self.random_context:
             return np.full(len(contexts.rows), self._centre)
         # The place along x is uniform in [-1, 1): its share of the range picks the bank's place.
         count = len(self._bank.context_fixations)

@@ -55,14 +55,14 @@ class Observer(Protocol):
             and dtype.
         device: Where features come out; `cpu` for a bank and for pixels.
         flips: Whether images are mirrored at random.
-        wanders: Whether the context's place is random.
+        random_context: Whether the context's place is random.
     """
 
     resolutions: tuple[str, ...]
     shapes: dict[str, tuple[tuple[int, ...], str]]
     device: torch.device
     flips: bool
-    wanders: bool
+    random_context: bool
 
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Return the fixations that will really be looked at."""

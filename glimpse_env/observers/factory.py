@@ -36,8 +36,8 @@ def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> 
     """
     _one_thread_in_forks()
     flips = dataset.training if options.mirror == "auto" else bool(options.mirror)
-    wanders = dataset.training if options.context == "auto" else options.context == "random"
-    draws = {"flips": flips, "wanders": wanders}
+    random_context = dataset.training if options.context == "auto" else options.context == "random"
+    draws = {"flips": flips, "random_context": random_context}
     if options.observation != "pixels" and isinstance(options.encoder, FeatureBank):
         return BankObserver(options, dataset, num_envs, options.encoder, **draws)
     return LiveObserver(options, dataset, num_envs, **draws)

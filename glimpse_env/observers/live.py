@@ -46,10 +46,10 @@ class LiveObserver:
         num_envs: int,
         *,
         flips: bool,
-        wanders: bool,
+        random_context: bool,
     ) -> None:
         """Build the encoder, unless only pixels are asked for."""
-        self.flips, self.wanders = flips, wanders
+        self.flips, self.random_context = flips, random_context
         self.resolutions = tuple(options.resolutions)
         self.device = torch.device("cpu")
         self.encoder: Encoder | None = None

@@ -83,8 +83,7 @@ class PyramidArena:
             state["flat"] = (str(self.flat.filename), self.flat.shape)
             return state
         device = self.flat.device if isinstance(self.flat, Tensor) else None
-        room = len(self), self.resolutions, self.capacity, device
-        return {"room": room}
+        return {"in_memory": (len(self), self.resolutions, self.capacity, device)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start empty, or map the file again.
@@ -92,8 +91,8 @@ class PyramidArena:
         Raises:
             FileNotFoundError: If there was a mapped file, and it is gone.
         """
-        if "room" in state:
-            state = PyramidArena.in_memory(*state["room"]).__dict__
+        if "in_memory" in state:
+            state = PyramidArena.in_memory(*state["in_memory"]).__dict__
         else:
             path, shape = state["flat"]
             state = state | {"flat": np.memmap(path, np.uint8, mode="r", shape=shape)}

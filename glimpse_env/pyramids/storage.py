@@ -83,26 +83,26 @@ def choose_storage(
             "pass storage='host' or 'auto'"
         )
     if asked == "auto" and num_envs == 1:
-        room = min(needed, _SCALAR_BYTES)
+        capacity = min(needed, _SCALAR_BYTES)
         kind = "device" if device.type == "cuda" else "host"
-        return StorageChoice(kind, room, f"{size}, one environment keeps {_amount(room)}")
+        return StorageChoice(kind, capacity, f"{size}, one environment keeps {_amount(capacity)}")
     if device.type == "cuda" and asked in ("device", "auto"):
         free = int(torch.cuda.mem_get_info(device)[0] * _SHARE)
         if asked == "device" or needed <= free:
             return StorageChoice("device", min(needed, free), _fitting(size, needed, free, device))
-    room = int(max(0, available_memory() - PyramidArena.promised()) * _SHARE)
-    return StorageChoice("host", min(needed, room), _fitting(size, needed, room, "memory"))
+    capacity = int(max(0, available_memory() - PyramidArena.promised()) * _SHARE)
+    return StorageChoice("host", min(needed, capacity), _fitting(size, needed, capacity, "memory"))
 
 
 def _amount(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _fitting(size: str, needed: int, room: int, where: object) -> str:
-    if needed <= room:
-        return f"{size}, {where} has room for {_amount(room)}: they are kept as they come"
+def _fitting(size: str, needed: int, capacity: int, where: object) -> str:
+    if needed <= capacity:
+        return f"{size}, {where} has room for {_amount(capacity)}: they are kept as they come"
     return (
-        f"{size}, {where} has room for {_amount(room)}: that many are kept, the others are "
+        f"{size}, {where} has room for {_amount(capacity)}: that many are kept, the others are "
         "decoded whenever they come (`glimpse pyramids` makes a file that is mapped instead)"
     )
 

@@ -1,6 +1,6 @@
 # Public names of `glimpse_env.wrappers`; each is imported when it is first used.
 
-from .faces import (
+from .env_wrappers import (
     REWARDS as REWARDS,  # rewards of `FixationOnly`
     Classifier as Classifier,  # what `FixationOnly` asks for
     FixationOnly as FixationOnly,  # Box(2): a classifier gives the label

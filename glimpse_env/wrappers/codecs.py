@@ -1,4 +1,4 @@
-"""Between an environment's own Dict spaces and flat ones, for `faces.py`."""
+"""Between an environment's own Dict spaces and flat ones, for `env_wrappers.py`."""
 
 from __future__ import annotations
 

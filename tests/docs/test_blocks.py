@@ -109,7 +109,7 @@ def check(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def check_glimpse(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Assert that `glimpse` reads these words; the command itself is not run."""
     monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "examples" / "outside_policy"))
+    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "examples" / "external_policy"))
     if not words or words[0] in ("--version", "--help"):
         return
     name, *arguments = take_flags(words)[0]

@@ -132,7 +132,7 @@ def test_a_bank_of_the_old_form_gives_the_vector(tmp_path) -> None:
     [FlatAction, lambda env: LatticeAction(env, 3), lambda env: FlatObservation(FlatAction(env))],
     ids=["flat", "lattice", "vector"],
 )
-def test_flat_faces_join_the_cells_and_no_checker_complains(face) -> None:
+def test_flat_wrappers_join_the_cells_and_no_checker_complains(face) -> None:
     env = face(DogsGlimpseEnv(**chosen(render_mode="rgb_array")))
     if isinstance(env.observation_space, gymnasium.spaces.Dict):
         assert env.observation_space["context"].shape == (27,)

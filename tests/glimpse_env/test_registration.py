@@ -69,7 +69,7 @@ def test_the_spec_of_a_made_environment_survives_json_and_makes_its_like():
     assert (first["context"] == second["context"]).all()
 
 
-def test_entry_points_are_the_two_faces():
+def test_entry_points_are_the_two_environments():
     env = gymnasium.make("SyntheticDogsGlimpse-v0", **options())
     assert isinstance(env.unwrapped, DogsGlimpseEnv)
     envs = gymnasium.make_vec("SyntheticDogsGlimpse-v0", num_envs=2, **options())

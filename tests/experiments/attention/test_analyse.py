@@ -32,7 +32,7 @@ from experiments.attention.measures import (
 from experiments.attention.report import format_attention
 from experiments.runtime.runs import RunError
 from experiments.train.evaluate import play
-from experiments.train.playback import Watched, open_run, run_titles, watch
+from experiments.train.playback import Playback, open_run, play_back, run_titles
 from glimpse_env.datasets.synthetic import SyntheticDogs
 
 # Two dogs, apart, in an image 200 wide and 100 high.
@@ -40,12 +40,12 @@ PAIR = np.array([[20.0, 40.0, 60.0, 80.0], [140.0, 40.0, 180.0, 80.0]])
 SIZE = (200, 100)
 
 
-def watched_at(fixations: np.ndarray, classes: int = 3) -> Watched:
+def watched_at(fixations: np.ndarray, classes: int = 3) -> Playback:
     """An agent that looked there and is always right."""
     looks, count = fixations.shape[:2]
     labels = np.arange(count) % classes
     log_probs = np.log(np.eye(classes)[labels] + 1e-6)
-    return Watched(
+    return Playback(
         np.arange(count),
         labels,
         np.broadcast_to(log_probs, (looks, count, classes)),
@@ -184,7 +184,7 @@ def test_watching_sees_what_evaluation_sees(watched_runs: dict[str, Path]) -> No
     run = open_run(watched_runs["high"], "val")
     assert set(run.agents) == {"learned", "center", "random"}
     answers = play(run.agents["learned"], run.env, seed=3)
-    seen = watch(run.agents["learned"], run.env, seed=3)
+    seen = play_back(run.agents["learned"], run.env, seed=3)
     np.testing.assert_array_equal(seen.fixations, answers.fixations)
     np.testing.assert_allclose(seen.log_probs[-1], answers.log_probs, atol=1e-6)
     assert isinstance(run.source, FeatureBank)
@@ -198,7 +198,7 @@ def test_watching_sees_what_evaluation_sees(watched_runs: dict[str, Path]) -> No
     assert state.location is not None
     one = agent.score(observation["glimpse"][None], state.location[None]).detach()
     np.testing.assert_allclose(seen.log_probs[0, :8], one, atol=1e-5)
-    part = watch(agent, run.env, images=np.array([5, 3]))
+    part = play_back(agent, run.env, images=np.array([5, 3]))
     np.testing.assert_allclose(part.log_probs, seen.log_probs[:, [5, 3]], atol=1e-4)
 
 
@@ -223,7 +223,7 @@ def test_attention_of_two_runs(watched_runs: dict[str, Path], tmp_path: Path) ->
     assert sum(map(sum, frame["share"])) + frame["beyond"] == pytest.approx(1, abs=1e-3)
     # By hand, from the boxes themselves.
     run = open_run(folders[0], "val")
-    seen, dataset = watch(run.agents["learned"], run.env), run.dataset
+    seen, dataset = play_back(run.agents["learned"], run.env), run.dataset
     hits = []
     for i in range(len(dataset)):
         height, width = dataset.image(i).shape[:2]

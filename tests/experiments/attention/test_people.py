@@ -84,12 +84,12 @@ def test_people_are_judged_like_agents(watched_runs: Runs, tmp_path: Path) -> No
 def test_what_the_record_holds_of_the_agent_is_what_it_did(
     watched_runs: Runs, tmp_path: Path
 ) -> None:
-    from experiments.train.playback import open_run, watch
+    from experiments.train.playback import open_run, play_back
 
     run = watched_runs["high"]
     played = read_people(play_some(PlayConfig(run=run, out=tmp_path / "play"), 1, 2))
     opened = open_run(run, "val", num_images=1)
-    seen = watch(opened.agents["learned"], opened.env, images=played.images)
+    seen = play_back(opened.agents["learned"], opened.env, images=played.images)
     np.testing.assert_allclose(played.fixations[AGENT], seen.fixations, atol=1e-4)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from encoders.spec import get_spec
 from experiments.data import DataConfig
 from experiments.prepare.dedup import DedupConfig, dedup, imagenet_name, read_leave_out
-from experiments.pretrain.config import PretrainConfig, settled
+from experiments.pretrain.config import PretrainConfig, resolve_defaults
 from experiments.pretrain.train import Images
 from glimpse_env.datasets.errors import DatasetNotFoundError
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
@@ -116,7 +116,7 @@ def test_listed_images_are_neither_trained_nor_measured_on(lists: Path, tmp_path
         for number in (*range(10), 100, 101):  # 102 is on the list and not here
             image(root / wnid / f"{wnid}_{number}.JPEG")
     path = dedup(DedupConfig(tmp_path / "out.txt", lists))
-    config = settled(
+    config = resolve_defaults(
         PretrainConfig(data=DataConfig("image_folder", root), leave_out=path, held_out=0.2)
     )
     images = Images(config)
@@ -137,7 +137,7 @@ def test_a_list_is_not_held_against_renamed_images(lists: Path, tmp_path: Path) 
         for number in range(4):
             image(tmp_path / "renamed" / breed / f"{number:06d}.jpg")
             image(tmp_path / "others" / breed / dog(breed, 900 + number).split("/")[1])
-    config = settled(
+    config = resolve_defaults(
         PretrainConfig(data=DataConfig("image_folder", tmp_path / "renamed"), leave_out=path)
     )
     with pytest.raises(ValueError, match=r"no name of ImageNet's.*leave --leave-out out"):

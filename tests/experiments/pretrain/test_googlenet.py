@@ -17,7 +17,7 @@ from encoders.googlenet import GoogLeNetTrunk
 from encoders.inference.engine import build_network, make_encoder
 from encoders.spec import get_spec, register_spec, spec_from_record
 from experiments.data import DataConfig
-from experiments.pretrain.config import PretrainConfig, command, settled
+from experiments.pretrain.config import PretrainConfig, command, resolve_defaults
 from experiments.pretrain.patches import PatchSampler
 from experiments.pretrain.state import Pretraining, build_trunk
 from experiments.pretrain.train import pretrain
@@ -225,14 +225,14 @@ def test_a_new_trunk_keeps_its_signal():
 
 
 def test_defaults_follow_the_core(pretrained: str):
-    mini, fresh = settled(PretrainConfig()), settled(TINY)
-    tuned = settled(replace(TINY, from_scratch=False, core=pretrained))
+    mini, fresh = resolve_defaults(PretrainConfig()), resolve_defaults(TINY)
+    tuned = resolve_defaults(replace(TINY, from_scratch=False, core=pretrained))
     assert (mini.learning_rate, mini.trunk_lr_scale, mini.name) == (5e-3, 1.0, "inception_mini")
     assert (fresh.learning_rate, fresh.trunk_lr_scale, fresh.name) == (1e-3, 1.0, "core")
     assert (tuned.learning_rate, tuned.trunk_lr_scale) == (2e-3, 0.1)
     splits = {"synthetic": "pretrain", "stanford_dogs": "train", "image_folder": "trainval"}
     for dataset, split in splits.items():
-        assert settled(PretrainConfig(data=DataConfig(dataset))).split == split
+        assert resolve_defaults(PretrainConfig(data=DataConfig(dataset))).split == split
     assert command(replace(PretrainConfig(), core="googlenet_native", split=None)) == (
         "glimpse pretrain --core googlenet_native"
     )
@@ -240,7 +240,7 @@ def test_defaults_follow_the_core(pretrained: str):
 
 def test_a_mini_is_never_half_pretrained(tmp_path: Path):
     with pytest.raises(ValueError, match="--micro-batch"):
-        settled(replace(PretrainConfig(), micro_batch=4))
+        resolve_defaults(replace(PretrainConfig(), micro_batch=4))
     with pytest.raises(ValueError, match="no encoder named 'vgg'"):
         pretrain(replace(TINY, core="vgg", out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from experiments.play.command import PlayConfig, prepare
 from experiments.publish.command import PublishConfig, publish
 from experiments.runtime.hub_runs import local_run, results_folder
 from experiments.runtime.runs import RunError
-from experiments.train.playback import open_run, watch
+from experiments.train.playback import open_run, play_back
 from tests.agents.local_hub import LocalHub
 from tests.agents.test_pretrained import files_of, hub  # noqa: F401  a fixture
 
@@ -36,7 +36,7 @@ def test_the_folder_reads_like_a_run(watched_runs: Runs, tmp_path: Path) -> None
     assert {"README.md", "config.json", "environment.json", "evaluation-val.json"} < names
     assert {name.rpartition(".")[2] for name in names} == {"md", "json", "safetensors"}
     opened = open_run(out, "val", num_images=4)
-    seen = watch(opened.agents["learned"], opened.env)
+    seen = play_back(opened.agents["learned"], opened.env)
     assert seen.log_probs.shape[1] == len(opened.dataset)
     agent = ReinforceAgent.from_pretrained(out)
     whole = ReinforceAgent.load(run / "checkpoint")

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.attention.measures import survey
 from experiments.see.collect import Collection, Player
-from experiments.train.playback import Watched
+from experiments.train.playback import Playback
 from glimpse_env.datasets.synthetic import SyntheticDogs
 
 HOSTILE = (
@@ -49,7 +49,7 @@ class Named:
 
 def watched(
     dataset: Named, images: np.ndarray, *, looks: int, seed: int, scaled: bool = False
-) -> Watched:
+) -> Playback:
     rng = np.random.default_rng(seed)
     count, classes = len(images), len(dataset.class_names)
     labels = np.asarray(dataset.labels)[images]
@@ -58,7 +58,7 @@ def watched(
     log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     fixations = rng.uniform(-1, 1, (looks, count, 2))
     scales = rng.uniform(-1, 1, (looks, count)) if scaled else None
-    return Watched(images, labels, log_probs, fixations, fixations, scales)
+    return Playback(images, labels, log_probs, fixations, fixations, scales)
 
 
 def collection(

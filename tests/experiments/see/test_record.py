@@ -11,14 +11,14 @@ import pytest
 
 from experiments.cli import main
 from experiments.see.record import RecordConfig, play_episodes, record
-from experiments.train.playback import open_run, watch
+from experiments.train.playback import open_run, play_back
 
 
 def test_an_episode_is_looks_and_an_answer(watched_runs: dict[str, Path]) -> None:
     run = open_run(watched_runs["high"], "val")
     images = np.array([2, 3, 7])
     found = list(play_episodes(run, "learned", images))
-    watched = watch(run.agents["learned"], run.env, images=images)
+    watched = play_back(run.agents["learned"], run.env, images=images)
     assert [episode.image for episode in found] == [2, 3, 7]
     for n, episode in enumerate(found):
         looked = episode.observations["fixation"][1:3]

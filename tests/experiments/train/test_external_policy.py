@@ -26,7 +26,7 @@ from experiments.cli import main
 from experiments.runtime.runs import RunError, load_config, to_record
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import EvaluateConfig, evaluate
-from experiments.train.external_policy import OutsidePolicy, build_policy
+from experiments.train.external_policy import ExternalPolicy, build_policy
 from experiments.train.factory import build_play_env
 from experiments.train.playback import open_run
 from experiments.train.trainer import train
@@ -34,7 +34,7 @@ from tests.agents.toys import resave
 from tests.experiments.conftest import interrupt_after
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLE = ROOT / "experiments/examples/outside_policy"
+EXAMPLE = ROOT / "experiments/examples/external_policy"
 HERE = "tests.experiments.train.test_external_policy"
 
 
@@ -259,7 +259,7 @@ def test_references_look_where_they_say(
 def test_the_run_s_own_settings_reach_whoever_asks(config: TrainConfig) -> None:
     env = build_play_env(config, "val")
     agent = build_policy(f"{HERE}:Counting", {}, replace(config, seed=7), env)
-    assert isinstance(agent, OutsidePolicy) and agent.policy.given == 7  # pyright: ignore
+    assert isinstance(agent, ExternalPolicy) and agent.policy.given == 7  # pyright: ignore
     before = torch.get_rng_state()
     one, two = (build_policy(f"{HERE}:Wandering", {}, config, env) for _ in range(2))
     assert torch.equal(one.policy.scores.weight, two.policy.scores.weight)  # pyright: ignore
@@ -424,12 +424,12 @@ def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
         capture_output=True,
     )
     paths = [str(target), str(ROOT)]
-    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
     def glimpse(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "experiments.cli", *words],
-            env=surroundings,
+            env=variables,
             cwd=tmp_path,
             capture_output=True,
             text=True,

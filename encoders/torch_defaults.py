@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def own_defaults(device: str = "cpu") -> Iterator[None]:
+def torch_defaults(device: str = "cpu") -> Iterator[None]:
     """Compute with torch's original defaults meanwhile, whatever the program has chosen for itself.
 
     Set aside are a default dtype other than float32, a default device other than the CPU, autocast
@@ -20,7 +20,7 @@ def own_defaults(device: str = "cpu") -> Iterator[None]:
 
     Example:
         >>> torch.set_default_dtype(torch.float64)
-        >>> with own_defaults():
+        >>> with torch_defaults():
         ...     torch.zeros(1).dtype
         torch.float32
         >>> torch.zeros(1).dtype

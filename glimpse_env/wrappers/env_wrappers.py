@@ -1,4 +1,4 @@
-"""Flat faces of the environments, for libraries that want Box or MultiDiscrete spaces.
+"""Wrappers with flat spaces, for libraries that want Box or MultiDiscrete spaces.
 
     env = FlatAction(gymnasium.make("SyntheticDogsGlimpse-v0"))       # Stable-Baselines3 takes this
     envs = VectorFlatAction(gymnasium.make_vec("SyntheticDogsGlimpse-v0", num_envs=64))
@@ -50,10 +50,10 @@ class Classifier(Protocol):
         ...
 
 
-# -- faces -------------------------------------------------------------------------------------
+# -- wrappers -------------------------------------------------------------------------------------
 
 
-class _Face(gym.Wrapper):
+class _ScalarWrapper(gym.Wrapper):
     """A scalar environment with another action space, and its glimpses joined."""
 
     def __init__(self, env: gym.Env, codec: Codec) -> None:
@@ -75,7 +75,7 @@ class _Face(gym.Wrapper):
         return join(observation, 0), *rest  # type: ignore[return-value]
 
 
-class _VectorFace(VectorWrapper):
+class _VectorWrapper(VectorWrapper):
     """A vector environment with another action space, and its glimpses joined."""
 
     def __init__(self, env: VectorEnv, codec: Codec) -> None:
@@ -111,7 +111,7 @@ def _map_final(infos: dict[str, Any], change: Any) -> dict[str, Any]:
     return {**infos, "final_obs": final}
 
 
-class FlatAction(_Face, RecordConstructorArgs):
+class FlatAction(_ScalarWrapper, RecordConstructorArgs):
     """Action as one Box(2 + K): fixation, then label logits, of which the largest answers.
 
     With `choose_scale` it is Box(3 + K): fixation, scale, logits.
@@ -123,7 +123,7 @@ class FlatAction(_Face, RecordConstructorArgs):
         super().__init__(env, FlatCodec(env.action_space))
 
 
-class VectorFlatAction(_VectorFace):
+class VectorFlatAction(_VectorWrapper):
     """`FlatAction` for the vector environment: Box(B, 2 + K)."""
 
     def __init__(self, env: VectorEnv) -> None:
@@ -131,7 +131,7 @@ class VectorFlatAction(_VectorFace):
         super().__init__(env, FlatCodec(env.single_action_space))
 
 
-class LatticeAction(_Face, RecordConstructorArgs):
+class LatticeAction(_ScalarWrapper, RecordConstructorArgs):
     """Action as MultiDiscrete([side * side, K]): a cell of a square grid, and a class.
 
     The fixation is the cell's centre; cells are numbered row by row from the top left. With
@@ -149,7 +149,7 @@ class LatticeAction(_Face, RecordConstructorArgs):
         super().__init__(env, LatticeCodec(env.action_space, side, flat))
 
 
-class VectorLatticeAction(_VectorFace):
+class VectorLatticeAction(_VectorWrapper):
     """`LatticeAction` for the vector environment."""
 
     def __init__(self, env: VectorEnv, side: int, flat: bool = False) -> None:
@@ -248,7 +248,7 @@ def _stack(values: list[Any]) -> Any:
     return torch.stack(values)
 
 
-class FixationOnly(_Face):
+class FixationOnly(_ScalarWrapper):
     """Action as Box(2), the fixation: a trained classifier answers.
 
     It answers together with the last look, so that an episode has `num_glimpses` steps and no
@@ -288,7 +288,7 @@ class FixationOnly(_Face):
         return join(observation, 0), reward, *ends, info  # type: ignore[return-value]
 
 
-class VectorFixationOnly(_VectorFace):
+class VectorFixationOnly(_VectorWrapper):
     """`FixationOnly` for the vector environment, whose episodes must be in step.
 
     They are, unless `reset_mask` is used to reset some while others run.

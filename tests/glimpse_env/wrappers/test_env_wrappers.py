@@ -1,4 +1,4 @@
-"""Flat faces: spaces, meaning, scalar against vector, and Stable-Baselines3 on top."""
+"""Flat wrappers: spaces, meaning, scalar against vector, and Stable-Baselines3 on top."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_flat_action_is_a_fixation_then_logits():
 
 
 @pytest.mark.parametrize("observation", ["features", "pixels", "both"])
-def test_flat_faces_join_the_patches_of_a_glimpse(observation):
+def test_flat_wrappers_join_the_patches_of_a_glimpse(observation):
     env = FlatAction(DogsGlimpseEnv(**options(observation=observation, encoder=encoder())))
     shapes = {name: box.shape for name, box in env.observation_space.spaces.items()}
     tall = (3 * 96, 96, 3)
@@ -244,7 +244,7 @@ def test_episodes_out_of_step_are_refused():
 @pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
 @pytest.mark.parametrize("observation", ["features", "pixels"])
-def test_vector_faces_equal_scalar_ones(face, mode, observation):
+def test_vector_wrappers_equal_scalar_ones(face, mode, observation):
     scalar, vector = FACES[face]
     common = options("train", num_glimpses=2, observation=observation, encoder=encoder())
 
@@ -271,7 +271,7 @@ def test_vector_faces_equal_scalar_ones(face, mode, observation):
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_vector_faces_pass_tensors_through(face):
+def test_vector_wrappers_pass_tensors_through(face):
     common = options("train", num_glimpses=1, observation="features", encoder=encoder())
     arrays, tensors = (
         FACES[face][1](DogsGlimpseVectorEnv(2, array=kind, **common)) for kind in ("numpy", "torch")
