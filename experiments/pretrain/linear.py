@@ -88,6 +88,45 @@ def linear_reading(
     return Linear(fit.weight, fit.bias - centre @ fit.weight), best
 
 
+def training_gap(
+    x: Float[Tensor, "N X"],
+    labels: Int64[np.ndarray, " N"],
+    z: Float[Tensor, "M X"],
+    truth: Int64[np.ndarray, " M"],
+    decay: float,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measure how much better training images are read than others, when neither was fitted on.
+
+    A classifier is fitted on half of the training images and scored on their other half and on the
+    validation images. An encoder that has memorised its training images makes the first score the
+    higher one, and a classifier trained on its features learns from features that are too good.
+
+    Args:
+        x: Features of the training images.
+        labels: Their classes.
+        z: Features of the validation images.
+        truth: Their classes.
+        decay: Weight decay of the fit.
+        seed: Which half.
+
+    Returns:
+        Accuracies in percent, `other_half` and `validation`, and their difference, `gap`.
+    """
+    fitted, other = stratified_split(labels, 0.5, seed)
+    y, classes = torch.from_numpy(labels), int(labels.max()) + 1
+    centre, fit = x[fitted].mean(0), None
+    for each in (step for step in DECAYS if step >= decay):
+        fit = fit_linear(x[fitted] - centre, y[fitted], classes, each, fit)
+    assert fit is not None
+
+    def right(features: Tensor, of: np.ndarray) -> float:
+        return 100 * float((fit.scores(features - centre).argmax(1).numpy() == of).mean())
+
+    scores = right(x[other], labels[other]), right(z, truth)
+    return {"other_half": scores[0], "validation": scores[1], "gap": scores[0] - scores[1]}
+
+
 def hidden_reading(
     x: Float[Tensor, "N X"],
     labels: Int64[np.ndarray, " N"],

@@ -23,7 +23,13 @@ from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.prepare.calibration import build_encoder
 from experiments.pretrain.config import ProbeConfig
-from experiments.pretrain.linear import hidden_reading, linear_reading, ridge_reading, standardise
+from experiments.pretrain.linear import (
+    hidden_reading,
+    linear_reading,
+    ridge_reading,
+    standardise,
+    training_gap,
+)
 from experiments.runtime.runs import environment_record, write_json
 from glimpse_env.datasets.base import ImageDataset, size_of
 from glimpse_env.pyramids.pyramid import dataset_pyramid
@@ -279,7 +285,8 @@ def _read(
     (labels, truth), classes = (each.labels for each in sets), len(sets[0].class_names)
     if kind == "linear":
         fit, decay = linear_reading(x, np.array(labels), classes, config.seed)
-        scores, chosen = fit.scores(z), {"weight_decay": decay}
+        gap = training_gap(x, np.array(labels), z, np.array(truth), decay, config.seed)
+        scores, chosen = fit.scores(z), {"weight_decay": decay, "training_gap": gap}
     else:
         network, epochs = hidden_reading(x, np.array(labels), classes, config.hidden, config.seed)
         scores, chosen = network(z), {"epochs": epochs}

@@ -22,6 +22,7 @@ from experiments.pretrain.linear import (
     linear_reading,
     ridge_reading,
     standardise,
+    training_gap,
 )
 from experiments.pretrain.probe import ProbeConfig, find_dogs, read_encoder
 from experiments.pretrain.synthetic_probe import linear_accuracy
@@ -99,6 +100,24 @@ def test_the_held_out_tenth_chooses_the_decay():
     assert decay <= 1e-2 and right(fit.scores(inputs[2000:]), sides[2000:]) > 0.93
 
 
+def test_the_training_gap_tells_memorised_features_from_general_ones() -> None:
+    """Features that hold the label of training images alone show a gap; equal ones show none."""
+    generator = np.random.default_rng(3)
+    labels, truth = np.arange(600) % 6, np.arange(300) % 6
+
+    def features(of: np.ndarray, strength: float) -> torch.Tensor:
+        noise = generator.standard_normal((len(of), 12))
+        noise[np.arange(len(of)), of] += strength
+        return torch.from_numpy(noise.astype(np.float32))
+
+    memorised = training_gap(features(labels, 6.0), labels, features(truth, 1.0), truth, 1e-3)
+    equal = training_gap(features(labels, 2.0), labels, features(truth, 2.0), truth, 1e-3)
+    assert memorised["other_half"] > 95
+    assert memorised["gap"] > 20
+    assert abs(equal["gap"]) < 10
+    assert equal["gap"] == equal["other_half"] - equal["validation"]
+
+
 def test_a_hidden_layer_reads_what_a_plane_cannot():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1200, 2)).astype(np.float32)
@@ -148,6 +167,7 @@ def test_the_result_says_what_was_read(read: tuple[ProbeConfig, dict]):
             assert 0 <= score["low"] <= score["ma"] <= score["high"] <= 100
             assert score["num_images"] == 12
         assert reading["linear"]["weight_decay"] in DECAYS
+        assert set(reading["linear"]["training_gap"]) == {"other_half", "validation", "gap"}
     assert (
         written["encoder"]["name"] == "inception_mini" and "pretrain" in written["encoder"]["seen"]
     )
