@@ -90,8 +90,12 @@ def _by_openmp(run: Callable[[int], None], parts: int) -> None:
 def _openmp() -> Callable[..., None] | None:
     """GOMP_parallel of the OpenMP library that torch has loaded; None where there is none such.
 
-    LLVM's and Intel's libraries have it too, for programs compiled by GCC.
+    LLVM's and Intel's libraries have it too, for programs compiled by GCC. Which library torch
+    computes with is not documented; it was tested with torch 2 only, so for other versions there is
+    none and a pool of threads does the work.
     """
+    if torch.__version__.partition(".")[0] != "2":
+        return None
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:  # not Linux

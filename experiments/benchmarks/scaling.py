@@ -23,7 +23,6 @@ from encoders.inference.kernels import widen_rows
 from encoders.spec import get_spec
 from experiments.benchmarks.free_env import FreeVectorEnv
 from experiments.benchmarks.peak import copy_bandwidth, matmul_peak
-from experiments.benchmarks.scaling_plot import draw_scaling as draw  # noqa: F401
 from experiments.benchmarks.timing import (
     Contender,
     Rate,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.metrics import Z95
 from experiments.runtime.runs import (
     RunError,
     differences,
@@ -24,7 +25,6 @@ from experiments.train.config import ReportConfig, TrainConfig
 from experiments.train.factory import REFERENCES
 
 # Two-sided 95% of a normal distribution.
-_Z = 1.96
 
 
 def _without_seed(config: TrainConfig) -> dict[str, Any]:
@@ -142,9 +142,9 @@ def difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[float, f
     variance = 0.0
     for cell in (one, two):
         half = float(np.mean([(run["high"] - run["low"]) / 2 for run in cell["runs"]]))
-        variance += (half / _Z) ** 2
+        variance += (half / Z95) ** 2
         variance += (cell["std_over_seeds"] or 0.0) ** 2 / len(cell["runs"])
-    return one["ma"] - two["ma"], _Z * math.sqrt(variance)
+    return one["ma"] - two["ma"], Z95 * math.sqrt(variance)
 
 
 def verdict(value: float, half: float) -> str:

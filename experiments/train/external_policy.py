@@ -244,14 +244,12 @@ class ExternalPolicy:
 
 
 Agent = ReinforceAgent | ExternalPolicy
+"""What a run trains and evaluates."""
 
 
 def learns(agent: Agent) -> bool:
-    """Whether training changes an agent."""
+    """Return whether training changes an agent."""
     return not isinstance(agent, ExternalPolicy) or agent.learns
-
-
-"""What a run trains and evaluates."""
 
 
 def build_policy(name: str, options: Mapping[str, Any], config: TrainConfig, env: Any) -> Agent:
