@@ -59,7 +59,7 @@ def in_parts(work: Work, count: int, *, least: int = 1, amid_torch: bool = False
 
 
 def _by_openmp(run: Callable[[int], None], parts: int) -> None:
-    """On the threads that torch computes with.
+    """Run the parts on the threads that torch computes with.
 
     After an operation of torch's these wait for the next one for a while, at full speed; threads of
     our own would share the cores with them and take twice as long.
@@ -115,7 +115,7 @@ def _openmp() -> Callable[..., None] | None:
 
 
 def _by_pool(run: Callable[[int], None], parts: int) -> None:
-    """On threads of our own, and the calling one."""
+    """Run the parts on threads of our own and on the calling one."""
     global _pool, _pool_key
     key = (os.getpid(), torch.get_num_threads())
     if _pool is None or _pool_key != key:

@@ -33,9 +33,9 @@ class BankDescription:
     precision: str
     """Arithmetic it was computed in: `fp32`, `bf16`, or `int8:` and a hash of the calibration."""
     num_images: int
-    """N."""
+    """N, the number of images."""
     feature_size: int
-    """D."""
+    """D, the number of features of a patch."""
     resolutions: tuple[str, ...]
     """S names, in the order of the glimpse array's axis."""
     mirrored: bool

@@ -296,7 +296,7 @@ class FeatureBank:
     def zooms(
         self, resolutions: tuple[str, ...], order: tuple[str, ...]
     ) -> dict[int, tuple[str, ...]]:
-        """At which zooms it holds all of these resolutions, and under which names.
+        """List the zooms at which it holds all of these resolutions, with their names.
 
         A patch twice as wide is the patch of the next coarser resolution, so a bank of several
         resolutions holds zoomed patches without having been asked for them.
@@ -423,7 +423,7 @@ class FeatureBank:
         return np.where(low >= 0, self.low_points()[low], own)
 
     def context_low_points(self) -> Integer[np.ndarray, " P"]:
-        """For each context place the point of `low_fixations` it coincides with, or -1."""
+        """For each context place, the point of `low_fixations` it coincides with, or -1."""
         none = np.full(len(self.context_fixations), -1)
         return coinciding(self.context_fixations, self.low_fixations, none)
 

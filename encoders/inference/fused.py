@@ -125,7 +125,7 @@ def packing_available() -> bool:
 
 @cache
 def _packable(dtype: torch.dtype) -> bool:
-    """Whether the one call computes in a dtype here; bf16 without such instructions it refuses."""
+    """Return whether the one call computes in a dtype here: bf16 needs instructions for it."""
     if not torch.backends.mkldnn.enabled:
         return False
     return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -171,7 +171,7 @@ def fuse_googlenet(trunk: GoogLeNetTrunk) -> GoogLeNetTrunk:
 
 @cache
 def kernels_available() -> bool:
-    """Whether the kernels can be used here; if not, says so once."""
+    """Return whether the kernels can be used here; log once if they cannot."""
     obstacle = kernels_obstacle()
     if obstacle is not None:
         logging.getLogger(__name__).warning(
@@ -181,7 +181,7 @@ def kernels_available() -> bool:
 
 
 def kernels_obstacle() -> str | None:
-    """What keeps this process from the kernels, as a clause; None where nothing does."""
+    """Return what keeps this process from the kernels, as a clause; None if nothing does."""
     if find_spec("numba") is None:
         return "numba is not installed"
     try:

@@ -69,7 +69,7 @@ def file_digest(path: str | Path, algorithm: str = "sha256") -> str:
 
 
 def _remedy(name: str) -> str:
-    """What brings the weight file `name` (without folder) back."""
+    """Say what brings the weight file `name` (without folder) back."""
     if name in (BVLC_FILE, BVLC_CAFFEMODEL):
         return "run `glimpse download weights`"
     if name == TORCHVISION_FILE:

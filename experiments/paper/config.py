@@ -18,7 +18,7 @@ _MOST_MODELS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class CellsConfig(SweepConfig):
-    """What the commands share that train cells of Table 1."""
+    """Options shared by the commands that train cells of Table 1."""
 
     bank: Path | None = Path("banks/dogs")
     """Feature banks (`glimpse bank`); `None` runs the encoder live."""

@@ -15,7 +15,7 @@ class Terminated(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether somebody has asked for the end."""
+    """A flag: has somebody asked for the end?"""
 
     def __init__(self) -> None:
         """Nobody has."""

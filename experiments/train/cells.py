@@ -51,7 +51,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What `glimpse train` and `glimpse table1` call it."""
+        """Name that `glimpse train` and `glimpse table1` call it by."""
         name = f"{self.row}-{self.num_glimpses}"
         return name if self.form == "plain" else f"{name}-{self.form}"
 
@@ -67,7 +67,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """As a row of a table: `high + medium, 2 glimpses`."""
+        """Title of a row of a table: `high + medium, 2 glimpses`."""
         title = model_title(self.resolutions, self.num_glimpses)
         return title if self.form == "plain" else f"{title}, the paper's learning"
 
@@ -82,7 +82,7 @@ class Cell:
 
     @property
     def _plain(self) -> TrainConfig:
-        """What did best on the validation cut, ingredient by ingredient (`glimpse variants`).
+        """Settings that did best on the validation cut, one by one (`glimpse variants`).
 
         A context with a layout, four scanpaths an image with log p(y) as their reward and one
         another's mean as baseline. With several glimpses each has a classification loss and is

@@ -148,7 +148,7 @@ class Trainer:
         return env, 1
 
     def facts(self) -> dict[str, Any]:
-        """What the run stands on, for environment.json."""
+        """Return what the run stands on, for environment.json."""
         live = self.config.bank is None
         sources = {
             self.env.dataset.split: describe_source(self.train_source),

@@ -77,7 +77,7 @@ class PyramidArena:
         return sum(arena.capacity - arena.used for arena in _on_host)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What it is without its images; see the class."""
+        """Return the state without the images; see the class."""
         state = self.__dict__.copy()
         if isinstance(self.flat, np.memmap):
             state["flat"] = (str(self.flat.filename), self.flat.shape)

@@ -84,7 +84,7 @@ def plan_patches(
     noise_key: UInt64[np.ndarray, " B"],
     resolutions: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Where each of N = B * S patches comes from: all that needs thought, for any kernel.
+    """Plan where each of N = B * S patches comes from: all that needs thought, for any kernel.
 
     Returns:
         Of each patch: where its level begins in the arena, int64 [N]; that level's height and

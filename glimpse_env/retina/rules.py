@@ -107,7 +107,7 @@ def noise_table() -> np.ndarray:
 
 
 def noise_offsets(noise_key: np.ndarray, resolutions: Sequence[str]) -> np.ndarray:
-    """Where each patch's noise starts in the table, [B, S]. The same whichever else is cut."""
+    """Find where each patch's noise starts in the table, [B, S]. The same whichever else is cut."""
     salts = np.array([LEVEL_SHORT_SIDE[name] for name in resolutions], np.uint64)
     hashed = splitmix64(splitmix64(noise_key)[:, None] + salts)
     return (hashed % np.uint64(_NOISE_TABLE_BYTES - PATCH_BYTES + 1)).astype(np.int64)
@@ -236,7 +236,7 @@ def _copy_patches(
 
 @cache
 def _flip_index() -> np.ndarray:
-    """Where each byte of a mirrored patch comes from: four times faster than patch[:, ::-1]."""
+    """Find where each byte of a mirrored patch comes from; faster than patch[:, ::-1]."""
     order = np.arange(PATCH_BYTES).reshape(PATCH_SIDE, PATCH_SIDE, 3)
     return np.ascontiguousarray(order[:, ::-1]).reshape(-1)
 

@@ -65,7 +65,7 @@ class _ScalarWrapper(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode with a flat observation."""
         observation, info = self.env.reset(seed=seed, options=options)
         return join(observation, 0), info
 
@@ -90,7 +90,7 @@ class _VectorWrapper(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes."""
+        """Start episodes with flat observations."""
         observation, infos = self.env.reset(seed=seed, options=options)
         return join(observation, 1), infos
 
@@ -167,7 +167,7 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         self.observation_space = flat_space(env.observation_space)
 
     def observation(self, observation: dict[str, Any]) -> np.ndarray:
-        """Flatten an observation."""
+        """Flatten an observation to one vector."""
         return concatenate(observation, 0)
 
 
@@ -183,12 +183,12 @@ class VectorFlatObservation(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes."""
+        """Start episodes with flat observations."""
         observation, infos = self.env.reset(seed=seed, options=options)
         return concatenate(observation, 1), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take a step."""
+        """Take a step in every episode."""
         observation, *rest, infos = self.env.step(actions)
         infos = _map_final(infos, lambda final: concatenate(final, 0))
         return concatenate(observation, 1), *rest, infos  # type: ignore[return-value]
@@ -198,7 +198,7 @@ class VectorFlatObservation(VectorWrapper):
 
 
 class _Memory:
-    """What has been seen of the current episodes, for a classifier."""
+    """Glimpses of the current episodes, kept for a classifier."""
 
     def __init__(self, classifier: Classifier, num_classes: int, reward: str) -> None:
         check_choice("reward", reward, REWARDS)
@@ -271,7 +271,7 @@ class FixationOnly(_ScalarWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode, the classifier with nothing seen."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._memory.take_in({name: value[None] for name, value in observation.items()})
         return join(observation, 0), info
@@ -303,7 +303,7 @@ class VectorFixationOnly(_VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes.
+        """Start episodes, the classifier with nothing seen.
 
         Raises:
             ValueError: If that puts the environments out of step with one another.
