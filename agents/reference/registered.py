@@ -33,7 +33,17 @@ def two_deck(
     device: str | torch.device = "auto",
     seed: int = 0,
 ) -> ReinforceAgent:
-    """Build the two-deck agent of the paper."""
+    """Build the two-deck agent of the paper.
+
+    Example:
+        >>> import gymnasium
+        >>> from agents.reference import two_deck
+        >>> env = gymnasium.make("glimpse_env:SyntheticDogsGlimpse-v0")
+        >>> spaces = env.observation_space, env.action_space
+        >>> agent = two_deck(*spaces, network=TwoDeckConfig(hidden_size=16), device="cpu")
+        >>> agent.config.hidden_size
+        16
+    """
     return ReinforceAgent.from_spaces(
         observation_space,
         action_space,

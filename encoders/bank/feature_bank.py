@@ -50,6 +50,17 @@ class FeatureBank:
         context_fixations: float32 [P, 2].
         low_fixations: float32 [points, 2], the lattice of the resolution `low`: `fixations` unless
             it has its own.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> description = BankDescription(
+        ...     split="train", dataset="1f", encoder="2e", encoder_name="googlenet",
+        ...     precision="fp32", num_images=100, feature_size=8, resolutions=("low",),
+        ...     mirrored=False, fixations=((0, 0),), context_fixations=((0, 0),), noise_seed=0,
+        ... )
+        >>> bank = FeatureBank.create(mkdtemp(), description)
+        >>> bank.num_images, bank.complete
+        (100, False)
     """
 
     def __init__(self, folder: str | Path, description: BankDescription, mode: str) -> None:

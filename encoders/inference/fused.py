@@ -22,6 +22,7 @@ from torchvision.models.googlenet import GoogLeNet, Inception
 
 from encoders.cells import read_out
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
+from encoders.inference.devices import native_bf16
 from encoders.spec import Normalisation
 
 # Patches whose first layers are computed together: 37 MB of conv1's output for 32 of them would
@@ -128,7 +129,7 @@ def _packable(dtype: torch.dtype) -> bool:
     """Return whether the one call computes in a dtype here: bf16 needs instructions for it."""
     if not torch.backends.mkldnn.enabled:
         return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or native_bf16()
 
 
 class FusedInception(nn.Module):

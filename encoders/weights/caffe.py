@@ -96,6 +96,9 @@ def read_blobs(path: str | Path) -> dict[str, list[np.ndarray]]:
 
     Raises:
         CaffeModelError: if the file is not well formed.
+
+    Example:
+        >>> read_blobs("bvlc_googlenet.caffemodel").keys()  # doctest: +SKIP
     """
     layers: dict[str, list[np.ndarray]] = {}
     for number, wire, value in _fields(memoryview(Path(path).read_bytes())):
@@ -145,6 +148,9 @@ def read_caffemodel(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         CaffeModelError: if the file is not well formed or a layer is absent.
+
+    Example:
+        >>> state = read_caffemodel("bvlc_googlenet.caffemodel")  # doctest: +SKIP
     """
     layers = read_blobs(path)
     state: dict[str, Tensor] = {}

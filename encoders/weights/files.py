@@ -36,12 +36,21 @@ def default_weights_dir() -> Path:
 
     Raises:
         NoUserFolderError: If there is neither.
+
+    Example:
+        >>> default_weights_dir().name
+        'weights'
     """
     return data_root() / "weights"
 
 
 def search_folders() -> list[Path]:
-    """Folders looked in for weights, in order: default, beside `$GLIMPSE_DATA`, shipped files."""
+    """Folders looked in for weights, in order: default, beside `$GLIMPSE_DATA`, shipped files.
+
+    Example:
+        >>> search_folders()[-1].name
+        'data'
+    """
     folders = []
     try:
         folders.append(default_weights_dir())
@@ -63,7 +72,16 @@ def _digest(path: str, algorithm: str, size: int, mtime_ns: int) -> str:
 
 
 def file_digest(path: str | Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's content."""
+    """Hex digest of a file's content.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "empty"
+        >>> path.write_bytes(b"")
+        0
+        >>> file_digest(path)[:8]
+        'e3b0c442'
+    """
     status = os.stat(path)
     return _digest(str(path), algorithm, status.st_size, status.st_mtime_ns)
 
@@ -88,6 +106,11 @@ def find_weights(spec: EncoderSpec) -> Path:
     Raises:
         WeightsNotFoundError: the message names the file, its hash, the folders and the command.
         WeightsHashError: the file found is another one.
+
+    Example:
+        >>> from encoders.spec import get_spec
+        >>> find_weights(get_spec("inception_mini")).name
+        'inception_mini.safetensors'
     """
     if spec.weights is None:
         raise ValueError(f"encoder {spec.name!r} has no weight file: its weights are random")
@@ -126,6 +149,12 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
 
     Raises:
         ValueError: for an unknown suffix or a file that does not parse.
+
+    Example:
+        >>> from encoders.spec import get_spec
+        >>> state = load_state(find_weights(get_spec("inception_mini")))
+        >>> len(state) > 0
+        True
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".caffemodel"):

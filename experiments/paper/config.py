@@ -72,9 +72,9 @@ class Table1Config(CellsConfig):
     out: Path = Path("runs/table1")
     """Folder of the runs and of the table."""
     baseline_seeds: int = 1
-    """Runs a baseline: each fine-tunes a whole GoogLeNet."""
+    """Runs of each whole-image classifier; each fine-tunes a whole GoogLeNet."""
     baseline_epochs: int | None = None
-    """Passes of a baseline over the training images, if not its own."""
+    """Passes of a whole-image classifier over the training images, if not its own number."""
     hidden_size: int | None = None
     """Units a deck (the paper: 4,096), if not the cells' own."""
     final: bool = False

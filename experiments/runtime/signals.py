@@ -18,7 +18,7 @@ class Stop:
     """A flag: has somebody asked for the end?"""
 
     def __init__(self) -> None:
-        """Nobody has."""
+        """Start with the flag not set."""
         self.asked: type[KeyboardInterrupt] | None = None
 
     def check(self) -> None:

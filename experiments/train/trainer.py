@@ -81,7 +81,7 @@ class Progress:
     batches: int = 0
     """Batches learned from."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Of each of them, as JSON can hold it."""
+    """Metrics of each batch, as JSON can hold them."""
     env: list[dict[str, Any]] = field(default_factory=list)
     """States of the environments' generators."""
     glimpses: int = 0

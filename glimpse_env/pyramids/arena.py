@@ -35,6 +35,14 @@ class PyramidArena:
         shape: int64 [N, S, 2], height and width of each level.
         image_shape: int64 [N, 2], height and width of the image.
         used: Bytes taken.
+
+    Example:
+        >>> from glimpse_env.pyramids import build_pyramid
+        >>> arena = PyramidArena.in_memory(10, ("low",), capacity=1_000_000)
+        >>> arena.add(3, build_pyramid(np.zeros((100, 200, 3), np.uint8), ("low",)))
+        True
+        >>> arena.num_kept
+        1
     """
 
     def __init__(

@@ -115,6 +115,11 @@ class FlatAction(_ScalarWrapper, RecordConstructorArgs):
     """Action as one Box(2 + K): fixation, then label logits, of which the largest answers.
 
     With `choose_scale` it is Box(3 + K): fixation, scale, logits.
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> FlatAction(env).action_space.shape == (2 + env.action_space["label"].n,)
+        True
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -124,7 +129,17 @@ class FlatAction(_ScalarWrapper, RecordConstructorArgs):
 
 
 class VectorFlatAction(_VectorWrapper):
-    """`FlatAction` for the vector environment: Box(B, 2 + K)."""
+    """`FlatAction` for the vector environment: Box(B, 2 + K).
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> classes = env.single_action_space["label"].n
+        >>> VectorFlatAction(env).action_space.shape == (2, 2 + classes)
+        True
+    """
 
     def __init__(self, env: VectorEnv) -> None:
         """Wrap a vector environment."""
@@ -137,6 +152,11 @@ class LatticeAction(_ScalarWrapper, RecordConstructorArgs):
     The fixation is the cell's centre; cells are numbered row by row from the top left. With
     `flat`, for algorithms that take one number only (DQN), it is Discrete(max(side * side, K)):
     the number n is cell n modulo side * side while looking, and class n modulo K at the answer.
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> int(LatticeAction(env, side=7).action_space.nvec[0])
+        49
     """
 
     def __init__(self, env: gym.Env, side: int, flat: bool = False) -> None:
@@ -150,7 +170,16 @@ class LatticeAction(_ScalarWrapper, RecordConstructorArgs):
 
 
 class VectorLatticeAction(_VectorWrapper):
-    """`LatticeAction` for the vector environment."""
+    """`LatticeAction` for the vector environment.
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> VectorLatticeAction(env, side=7).action_space.shape
+        (2, 2)
+    """
 
     def __init__(self, env: VectorEnv, side: int, flat: bool = False) -> None:
         """Wrap a vector environment; the grid has `side` cells a side."""
@@ -158,7 +187,13 @@ class VectorLatticeAction(_VectorWrapper):
 
 
 class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
-    """Observation as one Box of float32: its parts in the order of their names, end to end."""
+    """Observation as one Box of float32: its parts in the order of their names, end to end.
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> len(FlatObservation(env).observation_space.shape)
+        1
+    """
 
     def __init__(self, env: gym.Env) -> None:
         """Wrap a scalar environment."""
@@ -172,7 +207,16 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
 
 
 class VectorFlatObservation(VectorWrapper):
-    """`FlatObservation` for the vector environment: Box(B, n)."""
+    """`FlatObservation` for the vector environment: Box(B, n).
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> VectorFlatObservation(env).observation_space.shape[0]
+        2
+    """
 
     def __init__(self, env: VectorEnv) -> None:
         """Wrap a vector environment."""
@@ -253,6 +297,12 @@ class FixationOnly(_ScalarWrapper):
 
     It answers together with the last look, so that an episode has `num_glimpses` steps and no
     action is idle. (With `choose_scale` the action is Box(3): fixation and scale.)
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> classes = env.action_space["label"].n
+        >>> FixationOnly(env, lambda history: np.zeros((1, classes))).action_space.shape
+        (2,)
     """
 
     def __init__(self, env: gym.Env, classifier: Classifier, reward: str = "correct") -> None:
@@ -292,6 +342,15 @@ class VectorFixationOnly(_VectorWrapper):
     """`FixationOnly` for the vector environment, whose episodes must be in step.
 
     They are, unless `reset_mask` is used to reset some while others run.
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> classes = env.single_action_space["label"].n
+        >>> VectorFixationOnly(env, lambda history: np.zeros((2, classes))).action_space.shape
+        (2, 2)
     """
 
     def __init__(self, env: VectorEnv, classifier: Classifier, reward: str = "correct") -> None:
