@@ -30,6 +30,14 @@ def center(
 ) -> Float[Tensor, "B 2"]:
     """Always the middle of the image.
 
+    Args:
+        step: Glimpse that each row is about to take, from 0.
+        observation: What the rows see now.
+        generator: Source of random numbers.
+
+    Returns:
+        Zeros.
+
     Example:
         >>> from agents.reference import center
         >>> center(torch.zeros(2, dtype=torch.long), {}, torch.Generator()).tolist()
@@ -43,6 +51,14 @@ def uniform(
 ) -> Float[Tensor, "B 2"]:
     """Anywhere in the image, evenly.
 
+    Args:
+        step: Glimpse that each row is about to take, from 0.
+        observation: What the rows see now.
+        generator: Source of random numbers.
+
+    Returns:
+        Fixations drawn uniformly from [-1, 1]^2.
+
     Example:
         >>> from agents.reference import uniform
         >>> points = uniform(torch.zeros(4, dtype=torch.long), {}, torch.Generator())
@@ -54,6 +70,12 @@ def uniform(
 
 def scripted(points: Float[Tensor, "T 2"]) -> Chooser:
     """The same scanpath for every image, one point a glimpse.
+
+    Args:
+        points: Fixation of each glimpse.
+
+    Returns:
+        A chooser that looks there.
 
     Example:
         >>> from agents.reference import scripted
@@ -73,6 +95,12 @@ def scripted(points: Float[Tensor, "T 2"]) -> Chooser:
 
 def given(fixations: Float[Tensor, "T B 2"]) -> Chooser:
     """A scanpath for each row: what another agent, a person or a saliency map chose.
+
+    Args:
+        fixations: Fixations of each glimpse and row.
+
+    Returns:
+        A chooser that looks there.
 
     Example:
         >>> from agents.reference import given
@@ -98,6 +126,13 @@ def given(fixations: Float[Tensor, "T B 2"]) -> Chooser:
 def lattice_points(side: int, extent: float = 1.0) -> Float[Tensor, "L 2"]:
     """A side x side lattice over [-extent, extent]^2, row by row; its middle alone for side 1.
 
+    Args:
+        side: Points a side, at least 1.
+        extent: Outermost coordinate.
+
+    Returns:
+        Points (x, y), row by row.
+
     Example:
         >>> from agents.reference import lattice_points
         >>> lattice_points(2, 0.5).tolist()
@@ -112,6 +147,13 @@ def lattice_points(side: int, extent: float = 1.0) -> Float[Tensor, "L 2"]:
 
 def lattice_scan(side: int, extent: float = 0.5) -> Chooser:
     """Read the image like a page: the points of a lattice, one a glimpse (side^2 at most).
+
+    Args:
+        side: Points a side, at least 1.
+        extent: Outermost coordinate.
+
+    Returns:
+        A chooser that visits them in order.
 
     Example:
         >>> from agents.reference import lattice_scan

@@ -35,6 +35,17 @@ def two_deck(
 ) -> ReinforceAgent:
     """Build the two-deck agent of the paper.
 
+    Args:
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        network: Settings of the network; what the spaces determine follows them.
+        learning: Settings of learning.
+        device: `auto` takes the GPU if there is one.
+        seed: Seed of the weights and of every later draw.
+
+    Returns:
+        The agent.
+
     Example:
         >>> import gymnasium
         >>> from agents.reference import two_deck

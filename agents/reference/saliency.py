@@ -70,6 +70,9 @@ def by_saliency(inhibition: float = 0.125) -> Chooser:
     Args:
         inhibition: As for `peaks`; by default half the side of a high patch.
 
+    Returns:
+        A chooser that looks at the peaks.
+
     Raises:
         ValueError: Inhibition that is not above 0.
 

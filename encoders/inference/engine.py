@@ -249,6 +249,12 @@ class Encoder:
 def build_network(spec: EncoderSpec) -> nn.Module:
     """Build the plain module of a spec, weights loaded and verified, on CPU in fp32.
 
+    Args:
+        spec: Encoder to build.
+
+    Returns:
+        The module, in evaluation mode.
+
     Raises:
         WeightsNotFoundError, WeightsHashError: see `encoders.weights.files.find_weights`.
 
@@ -298,6 +304,9 @@ def make_encoder(
         calibration: uint8 [N, P, P, 3], some hundred patches like those to be encoded, of training
             images, whose largest activations are what int8 can express. Takes as long as encoding
             them in fp32, some seconds.
+
+    Returns:
+        The frozen encoder.
 
     Raises:
         TypeError: for anything else.

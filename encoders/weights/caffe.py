@@ -94,6 +94,12 @@ def _blob(data: memoryview) -> np.ndarray:
 def read_blobs(path: str | Path) -> dict[str, list[np.ndarray]]:
     """Return layer name -> its blobs (weight, bias), for the layers that have any.
 
+    Args:
+        path: A `.caffemodel` file.
+
+    Returns:
+        Arrays of each layer, by its name.
+
     Raises:
         CaffeModelError: if the file is not well formed.
 
@@ -145,6 +151,12 @@ def read_caffemodel(path: str | Path) -> dict[str, Tensor]:
     """Read BVLC GoogLeNet into torchvision's parameter names, for RGB input.
 
     Caffe's input is BGR, so conv1's input channels are reversed. Auxiliary heads are left out.
+
+    Args:
+        path: BVLC's `.caffemodel` file of GoogLeNet.
+
+    Returns:
+        Tensors under the names of torchvision's GoogLeNet.
 
     Raises:
         CaffeModelError: if the file is not well formed or a layer is absent.

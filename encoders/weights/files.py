@@ -34,6 +34,9 @@ class WeightsHashError(ValueError):
 def default_weights_dir() -> Path:
     """Return the folder of downloaded weights: `$GLIMPSE_DATA/weights`, else the user cache.
 
+    Returns:
+        The folder, which need not exist.
+
     Raises:
         NoUserFolderError: If there is neither.
 
@@ -46,6 +49,9 @@ def default_weights_dir() -> Path:
 
 def search_folders() -> list[Path]:
     """Folders looked in for weights, in order: default, beside `$GLIMPSE_DATA`, shipped files.
+
+    Returns:
+        The folders; some need not exist.
 
     Example:
         >>> search_folders()[-1].name
@@ -73,6 +79,13 @@ def _digest(path: str, algorithm: str, size: int, mtime_ns: int) -> str:
 
 def file_digest(path: str | Path, algorithm: str = "sha256") -> str:
     """Hex digest of a file's content.
+
+    Args:
+        path: The file.
+        algorithm: A name that `hashlib.new` takes.
+
+    Returns:
+        The digest, in lower case.
 
     Example:
         >>> import tempfile
@@ -102,6 +115,12 @@ def find_weights(spec: EncoderSpec) -> Path:
 
     A bare name is looked up in `search_folders()`; a path is taken as it is. Where BVLC's
     safetensors file is wanted, Caffe's own `bvlc_googlenet.caffemodel` serves too.
+
+    Args:
+        spec: Encoder whose weights are wanted.
+
+    Returns:
+        Path of the file, its hash checked.
 
     Raises:
         WeightsNotFoundError: the message names the file, its hash, the folders and the command.
@@ -146,6 +165,12 @@ def _verify(path: Path, expected: str | None, algorithm: str) -> None:
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
     """Read a weight file into a state dict of torchvision's names, on CPU.
+
+    Args:
+        path: A file of safetensors, of torch, or of Caffe.
+
+    Returns:
+        Tensors by name, on the CPU.
 
     Raises:
         ValueError: for an unknown suffix or a file that does not parse.

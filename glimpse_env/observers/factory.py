@@ -33,6 +33,14 @@ def limit_threads_in_forks() -> None:
 def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> Observer:
     """Choose and build the source of observations that the options describe.
 
+    Args:
+        options: Options of the environment.
+        dataset: Images to observe.
+        num_envs: B, environments served at once.
+
+    Returns:
+        A bank's observer if the encoder is a bank, else a live one.
+
     Raises:
         ValueError: If a bank does not fit the dataset or the other options.
         FileNotFoundError: If the encoder's weights are not there.

@@ -211,6 +211,14 @@ class MappedPyramids:
 def open_mapped(folder: Path, dataset: ImageDataset, resolutions: Sequence[str]) -> PyramidArena:
     """Open a finished folder of pyramids, read-only.
 
+    Args:
+        folder: Folder that `glimpse pyramids` wrote.
+        dataset: Images that it must hold.
+        resolutions: Levels that it must hold.
+
+    Returns:
+        The mapped arena.
+
     Raises:
         FileNotFoundError: If the folder holds no pyramids.
         PyramidsMismatchError: If they are of other images, or lack a resolution.

@@ -102,6 +102,9 @@ def build_pyramid(
         image: RGB image of any size.
         resolutions: The levels to build; leave out those never looked at.
 
+    Returns:
+        The levels asked for.
+
     Raises:
         ValueError: On an unknown resolution, an empty image, one more elongated than
             `MAX_ASPECT`, or an array that is no RGB image.

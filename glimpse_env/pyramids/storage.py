@@ -68,6 +68,9 @@ def choose_storage(
         num_envs: Environments that share the store.
         device: Of the encoder.
 
+    Returns:
+        The place, its capacity and the reason.
+
     Raises:
         ValueError: If `device` is asked for and the encoder is not on CUDA.
     """

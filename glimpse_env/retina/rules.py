@@ -56,6 +56,12 @@ def splitmix64(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     so that a key and a counter give as many independent draws as wanted, the same one by one as in
     a batch.
 
+    Args:
+        x: Integers to hash, of any shape.
+
+    Returns:
+        Hashes of the same shape.
+
     Example:
         >>> hex(int(splitmix64(np.zeros(1, np.uint64))[0]))
         '0xe220a8397b1dcdaf'

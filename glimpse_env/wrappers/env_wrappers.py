@@ -123,7 +123,11 @@ class FlatAction(_ScalarWrapper, RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env) -> None:
-        """Wrap a scalar environment."""
+        """Wrap a scalar environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         RecordConstructorArgs.__init__(self)
         super().__init__(env, FlatCodec(env.action_space))
 
@@ -142,7 +146,11 @@ class VectorFlatAction(_VectorWrapper):
     """
 
     def __init__(self, env: VectorEnv) -> None:
-        """Wrap a vector environment."""
+        """Wrap a vector environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         super().__init__(env, FlatCodec(env.single_action_space))
 
 
@@ -161,6 +169,11 @@ class LatticeAction(_ScalarWrapper, RecordConstructorArgs):
 
     def __init__(self, env: gym.Env, side: int, flat: bool = False) -> None:
         """Wrap a scalar environment; the grid has `side` cells a side.
+
+        Args:
+            env: Environment with its own Dict spaces.
+            side: Cells a side.
+            flat: Take one number instead of two.
 
         Raises:
             ValueError: If `side` is below 1, or the environment wants a scale.
@@ -182,7 +195,13 @@ class VectorLatticeAction(_VectorWrapper):
     """
 
     def __init__(self, env: VectorEnv, side: int, flat: bool = False) -> None:
-        """Wrap a vector environment; the grid has `side` cells a side."""
+        """Wrap a vector environment; the grid has `side` cells a side.
+
+        Args:
+            env: Environment with its own Dict spaces.
+            side: Cells a side.
+            flat: Take one number instead of two.
+        """
         super().__init__(env, LatticeCodec(env.single_action_space, side, flat))
 
 
@@ -196,7 +215,11 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env) -> None:
-        """Wrap a scalar environment."""
+        """Wrap a scalar environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self.observation_space = flat_space(env.observation_space)
@@ -219,7 +242,11 @@ class VectorFlatObservation(VectorWrapper):
     """
 
     def __init__(self, env: VectorEnv) -> None:
-        """Wrap a vector environment."""
+        """Wrap a vector environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         super().__init__(env)
         self.single_observation_space = flat_space(env.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
@@ -354,7 +381,13 @@ class VectorFixationOnly(_VectorWrapper):
     """
 
     def __init__(self, env: VectorEnv, classifier: Classifier, reward: str = "correct") -> None:
-        """Wrap a vector environment; see `FixationOnly`."""
+        """Wrap a vector environment; see `FixationOnly`.
+
+        Args:
+            env: Environment with its own Dict spaces.
+            classifier: Called with B rows; see `Classifier`.
+            reward: `correct` or `log_likelihood`.
+        """
         self._codec: GazeCodec
         super().__init__(env, GazeCodec(env.single_action_space))
         self._memory = _Memory(classifier, self._codec.num_classes, reward)

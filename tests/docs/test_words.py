@@ -89,6 +89,19 @@ def test_public_names_have_examples() -> None:
     assert not missing
 
 
+def test_public_functions_describe_arguments_and_results() -> None:
+    missing = []
+    for name, node in public_definitions().items():
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        text, arguments = ast.get_docstring(node) or "", node.args
+        if (arguments.args or arguments.kwonlyargs) and "Args:" not in text:
+            missing.append(f"{name}: Args")
+        if "Returns:" not in text and ast.unparse(node.returns or ast.Constant(None)) != "None":
+            missing.append(f"{name}: Returns")
+    assert not missing
+
+
 WITH_EXAMPLES = [
     path
     for path in SOURCES
