@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 # does not. Both runs are printed.
 AGAIN := --last-failed --last-failed-no-failures none
 
-.PHONY: install demo lint test test-all annotations test-browser test-lowest test-package test-clients audit docs clean
+.PHONY: install demo lint test test-all annotations test-browser test-lowest test-package test-clients test-cluster audit docs clean
 
 install: $(VENV)/.installed
 
@@ -114,6 +114,18 @@ $(CLIENTS)/.installed: pyproject.toml tests/clients/requirements.txt | install
 test-clients: $(CLIENTS)/.installed
 	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q -rs tests/clients || \
 		OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q $(AGAIN) tests/clients
+
+# Sweeps and banks on a real SLURM and a real Ray of two nodes each, which are started here and
+# stopped; a node of each is killed. What cannot be had is named, and its tests are skipped.
+test-cluster: install
+	@for extra in slurm ray remote; do \
+		$(BIN)/python -m pip install --quiet --editable ".[dev,$$extra]" || \
+		echo "test-cluster: the extra $$extra cannot be installed here" >&2; done
+	@which slurmctld >/dev/null || PATH="$$PATH:/usr/sbin" which slurmctld >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes slurm-wlm munge >/dev/null; } || \
+		echo "test-cluster: no SLURM; as root: apt-get install slurm-wlm munge" >&2
+	GLIMPSE_TEST_CLUSTER=1 $(BIN)/pytest -q -rs tests/cluster
 
 # Known vulnerabilities of what is installed. It asks an advisory service, so CI does not run it;
 # --strict, since what the service does not know would else pass for safe.

@@ -47,7 +47,7 @@ class HybridDistribution(DiagGaussianDistribution):
         log_std: Float[Tensor, " A"],
         answering: Bool[Tensor, " B"] | None = None,
     ) -> HybridDistribution:
-        """Set the parameters of both parts.
+        """Set the parameters.
 
         Args:
             mean_actions: Means `[A]`, then logits `[K]`, of each row.

@@ -31,6 +31,9 @@ from experiments.attention.people import PEOPLE, Played, is_record, read_people,
 from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
 from experiments.attention.scanpaths import tabulate, write_scanpaths
+from experiments.cluster.config import LOCAL
+from experiments.cluster.job import Job
+from experiments.cluster.sweep import run_jobs
 from experiments.metrics import (
     Estimate,
     bootstrap_interval,
@@ -39,7 +42,7 @@ from experiments.metrics import (
     mean_estimate,
     share_estimate,
 )
-from experiments.runtime.runs import write_json
+from experiments.runtime.runs import read_json, write_json
 from experiments.train.cells import model_title
 from experiments.train.factory import describe_dataset
 from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
@@ -94,14 +97,14 @@ def score_answers(
 
 @dataclass(frozen=True)
 class Ground:
-    """Measures that fixations are compared with, on the images of one data set."""
+    """What fixations are compared with, on the images of one data set."""
 
     scenery: Scenery
-    """Boxes of all images."""
+    """The boxes."""
     centre: Measures
-    """Measures of the middle of each image."""
+    """Of the middle of each image."""
     random: Measures
-    """Measures of an even draw, in expectation."""
+    """Of an even draw, in expectation."""
 
     @classmethod
     def of(cls, scenery: Scenery) -> Ground:
@@ -113,7 +116,7 @@ class Ground:
 def judge_places(
     watched: Playback, ground: Ground, lattice: tuple[np.ndarray, np.ndarray] | None
 ) -> dict[str, Any]:
-    """Compare where an agent looks with the boxes: the part of the record that needs some.
+    """Where an agent looks, against the boxes: the part of the record that needs some.
 
     Args:
         watched: What the agent did.
@@ -242,7 +245,7 @@ def analyse(
 
 
 def judge_faces(watched: Playback, faces: Ground) -> dict[str, Any]:
-    """Measure whether an agent looks at the face, where keypoints tell of one.
+    """Whether an agent looks at the face, over the images where keypoints tell of one.
 
     Args:
         watched: What the agent did.
@@ -336,8 +339,11 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     """Analyse the runs; writes attention.json, attention.md and attention.png.
 
     Raises:
-        RunError: a folder without a run or a checkpoint, or a damaged record of `glimpse play`.
+        RunError: a folder without a run or a checkpoint, or a damaged record of `glimpse play`; no
+            cluster answers, or the job failed.
     """
+    if config.on.cluster != "local":
+        return _on_cluster(config)
     grounds: dict[str, Ground] = {}
     faces: dict[str, Ground] = {}
     records, plots, tables = [], [], []
@@ -410,6 +416,26 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     elif config.scanpaths is not None:
         print("--scanpaths: no agent was watched; people's looks stand in their own records")
     return result
+
+
+def analysed(config: AttentionConfig) -> bool:
+    """Whether the analysis is written."""
+    return (config.out / "attention.json").is_file()
+
+
+def _on_cluster(config: AttentionConfig) -> dict[str, Any]:
+    """Have a job analyse the runs, and print what it wrote."""
+    job = Job(
+        "attention",
+        "attention",
+        replace(config, on=LOCAL),
+        resumable=False,
+        ended="experiments.attention.analyse:analysed",
+    )
+    (config.out / "attention.json").unlink(missing_ok=True)  # of an earlier analysis
+    run_jobs([job], config.on, out=config.out.parent)
+    print((config.out / "attention.md").read_text(encoding="utf-8"))
+    return read_json(config.out / "attention.json", "run the same command again")
 
 
 def _rounded(value: float | None) -> float | None:

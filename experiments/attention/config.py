@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
+
+from experiments.cluster.config import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class AttentionConfig:
     """Seed of the choice of images and of the noise outside them."""
     scanpaths: Path | None = None
     """Write every glimpse of every agent to this file too, `.csv` or `.parquet`."""
+    on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
+    """Where it is computed; on a cluster it is one job."""
     keypoints: Path | None = None
     """JSON file of StanfordExtra: tells whether fixations fall on the face."""
 

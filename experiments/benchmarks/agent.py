@@ -169,7 +169,7 @@ class _Found:
         )
 
     def record(self) -> dict[str, Any]:
-        """Give the measurements as JSON takes them."""
+        """For JSON."""
         names = ("clock", "processor")
         return {
             "flops": self.flops,

@@ -17,10 +17,10 @@ _TIME = r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Options that say where jobs run; the defaults are this machine."""
+    """Where jobs run. The defaults are this machine."""
 
     cluster: Literal["local", "slurm", "ray"] = "local"
-    """Run on this machine, or on the nodes of SLURM (`pip install 'glimpse-env[slurm]'`) or of Ray
+    """On this machine, or on the nodes of SLURM (`pip install 'glimpse-env[slurm]'`) or of Ray
     (`glimpse-env[ray]`). Results are the same with as many --threads."""
     threads: int | None = None
     """Threads a job (default: here the cores divided by --jobs, on a cluster 1)."""
@@ -29,13 +29,13 @@ class ClusterConfig:
     retries: int = 2
     """How often a job that is killed (node lost, memory, time limit, preemption) starts again."""
     partition: str | None = None
-    """Partition of SLURM, if not its default."""
+    """Of SLURM, if not its default."""
     account: str | None = None
-    """Account of SLURM, if not your default."""
+    """Of SLURM, if not your default."""
     time: str | None = None
     """Limit a job, as SLURM reads it: MINUTES, H:MM:SS, DAYS-HOURS (default: the partition's)."""
     slurm: tuple[str, ...] = ()
-    """Other options of `sbatch`, as KEY=VALUE, such as mem=8G constraint=a100."""
+    """Other options of `sbatch`, as KEY=VALUE or KEY, such as mem=8G constraint=a100 exclusive."""
     ray_address: str | None = None
     """HOST:PORT, ray://HOST:PORT or `auto` (default: $RAY_ADDRESS, else `auto`, the cluster that
     runs on this machine)."""
@@ -54,8 +54,8 @@ class ClusterConfig:
         if self.time is not None and not re.fullmatch(_TIME, self.time):
             raise ValueError(f"--time {self.time}: give MINUTES, H:MM:SS or DAYS-HOURS")
         for each in self.slurm:
-            if not re.fullmatch(r"[a-z][a-z-]*=.+", each):
-                raise ValueError(f"--slurm {each}: give KEY=VALUE, such as mem=8G")
+            if not re.fullmatch(r"[a-z][a-z-]*(=.+)?", each):
+                raise ValueError(f"--slurm {each}: give KEY=VALUE, such as mem=8G, or KEY")
         own = {"slurm": ("partition", "account", "time", "slurm"), "ray": ("ray_address",)}
         for cluster, names in own.items():
             given = [name for name in names if getattr(self, name)]
@@ -66,9 +66,13 @@ class ClusterConfig:
             raise ValueError("--gpus is of --cluster slurm and ray: here --device says which GPU")
 
 
+LOCAL = ClusterConfig()
+"""This machine."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(SharedConfig):
-    """Options shared by the commands that start many runs."""
+    """What the commands share that start many runs."""
 
     jobs: int | None = None
     """Runs side by side (default: one a core; on a GPU one; on a cluster as many as it takes)."""

@@ -66,17 +66,17 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Folder of the run."""
+        """Where the run lies."""
         return self.config.out
 
     @property
     def file(self) -> Path:
-        """File that describes the job, beside its folder."""
+        """What describes the job, beside its folder."""
         return self._beside(".job.json")
 
     @property
     def log(self) -> Path:
-        """File of what the job printed, beside its folder."""
+        """What the job printed, beside its folder."""
         return self._beside(".log")
 
     def _beside(self, suffix: str) -> Path:
@@ -200,7 +200,7 @@ def _end_with_parent() -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return what must be the same on all nodes for the same results."""
+    """What must be the same on all nodes for the same results."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in ("glimpse-env", "torch", "numpy"):
         try:

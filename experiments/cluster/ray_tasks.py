@@ -46,7 +46,7 @@ class RayExecutor:
     seconds = 0.5
 
     def __init__(self, on: ClusterConfig, parallel: int | None = None) -> None:
-        """Connect to the cluster.
+        """Connect.
 
         Args:
             on: Address, and what a task asks for.
@@ -106,7 +106,7 @@ class RayExecutor:
         return bool(done)
 
     def states(self) -> dict[str, State]:
-        """Return the state of the jobs.
+        """Where the jobs stand.
 
         Raises:
             RunError: The cluster is gone.
@@ -125,7 +125,8 @@ class RayExecutor:
             return State("cancelled", reason="cancelled by Ray")
         except self._ray.exceptions.RayError as error:
             said = [line.strip() for line in str(error).splitlines() if line.strip()]
-            return State("lost", reason=said[0] if said else type(error).__name__)
+            reason = said[0].split(". ")[0].lower() if said else type(error).__name__
+            return State("lost", reason=reason)
 
     def cancel(self) -> None:
         """Interrupt what runs, as by Ctrl-C; end what does not listen."""

@@ -72,11 +72,9 @@ class SlurmExecutor:
             )
         self._submitit: Any = submitit
         self._folder, self._threads = folder.absolute(), on.threads or 1
-        # We count how often a job is started; `--slurm requeue=1` leaves it to SLURM.
-        more: dict[str, Any] = dict(each.split("=", 1) for each in on.slurm)
-        if "requeue" in more:
-            more["requeue"] = True
-        else:
+        parts = (each.partition("=") for each in on.slurm)
+        more: dict[str, Any] = {name: value if equals else True for name, equals, value in parts}
+        if "requeue" not in more:  # how often a job is started is counted here
             more["no-requeue"] = True
         if on.time:
             more["time"] = on.time
@@ -88,6 +86,8 @@ class SlurmExecutor:
             "gpus_per_node": on.gpus or None,
             "array_parallelism": parallel or 1000,
             "additional_parameters": more,
+            # Since 22.05 srun does not take it over from sbatch.
+            "setup": ["export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
         }
         self._parameters = {name: value for name, value in asked.items() if value is not None}
         # submitit would ask for five minutes; without a time the partition's limit holds.
@@ -123,7 +123,9 @@ class SlurmExecutor:
                 return [executor.submit(run_task, order(job, self._threads)) for job in jobs]
         except self._submitit.core.utils.FailedJobError as error:
             said = str(error).strip().splitlines() or ["it did not say why"]
-            raise RunError(f"sbatch refused the jobs: {said[-1]}") from error
+            raise RunError(
+                f"sbatch refused the jobs: {said[-1].removeprefix('sbatch: error: ')}"
+            ) from error
         except subprocess.SubprocessError as error:
             raise RunError(f"SLURM does not answer ({error})") from error
 
@@ -159,7 +161,7 @@ class SlurmExecutor:
         return {row[0].strip(): (row[1], row[2]) for row in rows if len(row) == 3}
 
     def states(self) -> dict[str, State]:
-        """Return the state of the jobs; the last known where SLURM does not answer."""
+        """Where the jobs stand; as before where SLURM does not answer."""
         queue = self._queue()
         if queue is not None:
             self._last = queue
@@ -169,13 +171,14 @@ class SlurmExecutor:
         }
 
     def _state(self, name: str, job: Any, *, answered: bool) -> State:
+        state, node = self._last.get(job.job_id, ("GONE", ""))
         if job.paths.result_pickle.exists():
             error = job.exception()
-            if error is None:
-                found: Outcome = job.result()
+            if error is not None:
+                return State("lost", reason=str(error).strip().splitlines()[-1])
+            found: Outcome = job.result()
+            if found.code == 0 or state != "CANCELLED":
                 return State("ended", outcome=found)
-            return State("lost", reason=str(error).strip().splitlines()[-1])
-        state, node = self._last.get(job.job_id, ("GONE", ""))
         if state in _WAITING:
             return State("waiting")
         if state in _RUNNING or not answered:
@@ -195,4 +198,4 @@ class SlurmExecutor:
             subprocess.run(["scancel", *ids], capture_output=True, timeout=60)
 
     def close(self) -> None:
-        """Do nothing: the jobs belong to SLURM."""
+        """Hold nothing."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.cluster.config import ClusterConfig
+from experiments.cluster.config import LOCAL, ClusterConfig
 from experiments.cluster.executor import Executor, State, make_executor
 from experiments.cluster.job import Job
 from experiments.cluster.table import JobTable
@@ -51,7 +51,7 @@ def run_jobs(
     Raises:
         RunError: Some jobs failed; the message has the last line of each. The others are done.
     """
-    on = on or ClusterConfig()
+    on = on or LOCAL
     waiting = [job for job in jobs if not job.finished]
     if not waiting:
         return
@@ -177,7 +177,7 @@ def _may_go_on(table: JobTable) -> bool:
 
 
 def _last_lines(job: Job, count: int) -> list[str]:
-    """Return what a job said last, without the lines of its start."""
+    """What a job said last, the start lines of ours aside."""
     try:
         text = job.log.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -40,7 +40,7 @@ class Held:
     key: str
     """Hash of its token."""
     session: Session
-    """State of the session."""
+    """Its state."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Two tabs of one person take turns."""
     used: float = 0.0
@@ -80,7 +80,7 @@ class Store:
         self._lock = threading.Lock()
 
     def path(self, key: str) -> Path:
-        """Path of a session's record."""
+        """Where a session's record lies."""
         return self.folder / f"session-{key}.jsonl"
 
     def begin(self) -> tuple[str, Held]:

@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
+from encoders.bank.chunks import chunk_images, read_done, write_chunk
 from encoders.bank.description import BankDescription
 from encoders.bank.feature_bank import FeatureBank
 from encoders.bank.points import lattice
@@ -24,6 +27,7 @@ from encoders.inference.engine import Encoder
 from experiments.data import build_dataset
 from experiments.prepare.calibration import build_encoder
 from experiments.prepare.config import BankConfig
+from experiments.prepare.leases import Leases
 from experiments.runtime.runs import sole_user
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.pyramid import PATCH_SIDE, dataset_pyramid
@@ -95,19 +99,24 @@ class BankBuilder:
 
     def build_chunk(self, chunk: int) -> int:
         """Compute one chunk, write it to disk, and only then mark it done."""
-        bank, size = self.bank, self.bank.description.chunk
-        images = range(chunk * size, min((chunk + 1) * size, len(self.dataset)))
-        for image in images:
-            self.build_image(image)
-        for array in (bank.glimpse, bank.low, bank.context, bank.context_cells):
-            if isinstance(array, np.memmap):
-                array.flush()
-        self.bank.done[chunk] = 1
-        self.bank.done.flush()
+        description = self.bank.description
+        images = chunk_images(description, chunk)
+        arrays = {
+            name: np.empty((len(images), *shape[1:]), np.float16)
+            for name, shape in description.array_shapes.items()
+        }
+        for row, image in enumerate(images):
+            self.build_image(image, {name: array[row] for name, array in arrays.items()})
+        write_chunk(self.bank.folder, description, chunk, arrays)
         return len(images)
 
-    def build_image(self, image: int) -> None:
-        """Compute every lattice point of one image."""
+    def build_image(self, image: int, into: Mapping[str, np.ndarray]) -> None:
+        """Compute every lattice point of one image.
+
+        Args:
+            image: Its index.
+            into: Where its features go: fp16 [M, ...] by the name of the bank's file.
+        """
         bank = self.bank
         own = np.flatnonzero(~self.shared)
         fine, grid = bank.description.fine_resolutions, bank.context_grid
@@ -141,9 +150,10 @@ class BankBuilder:
                 for found in self.encoder.encode(torch.from_numpy(np.concatenate(parts)), grid)
             )
             ends = np.cumsum([len(part) for part in parts])
-            bank.glimpse[image, mirror] = features[: ends[0]].reshape(bank.glimpse.shape[2:])
+            if "glimpse.f16" in into:
+                into["glimpse.f16"][mirror] = features[: ends[0]].reshape(bank.glimpse.shape[2:])
             if bank.low is not None:
-                bank.low[image, mirror] = features[ends[0] : ends[1]]
+                into["low.f16"][mirror] = features[ends[0] : ends[1]]
             row = np.empty(len(self.points), np.intp)  # of each context place's patch
             row[own] = np.arange(ends[1], ends[2])
             shared = self.points[self.shared]
@@ -151,9 +161,9 @@ class BankBuilder:
                 row[self.shared] = ends[0] + shared
             elif self.shared.any():
                 row[self.shared] = shared * len(fine) + fine.index("low")
-            bank.context[image, mirror] = features[row]
+            into["context.f16"][mirror] = features[row]
             if bank.context_cells is not None:
-                bank.context_cells[image, mirror] = cells[row].reshape(len(row), -1)
+                into["context_cells.f16"][mirror] = cells[row].reshape(len(row), -1)
 
     @property
     def patches_per_image(self) -> int:
@@ -166,48 +176,78 @@ class BankBuilder:
 _BUILDER: BankBuilder | None = None
 
 
-def _start_worker(bank: FeatureBank, dataset: ImageDataset, config: BankConfig) -> None:
+def _start_worker(
+    bank: FeatureBank, dataset: ImageDataset, config: BankConfig, devices: SimpleQueue[str]
+) -> None:
     """Set up one worker process: its own maps of the bank and its own encoder, one thread."""
     global _BUILDER
     # Ctrl-C reaches the whole process group; the parent is the one that answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     encoder = build_encoder(
-        config.encoder, config.data, device=config.device, precision=config.precision
+        config.encoder, config.data, device=devices.get(), precision=config.precision
     )
     _BUILDER = BankBuilder(bank, dataset, encoder)
 
 
-def _work(chunk: int) -> int:
+def _work(chunk: int, leases: Leases | None) -> int:
     assert _BUILDER is not None
     parent = parent_process()
     if parent is not None and not parent.is_alive():
         # Killed by something other than Ctrl-C: what is queued must not go on behind its back.
         os._exit(1)
-    return _BUILDER.build_chunk(chunk)
+    return _build(_BUILDER, chunk, leases)
 
 
-def _chunks(
-    config: BankConfig, builder: BankBuilder, chunks: list[int], device: torch.device
+def _build(builder: BankBuilder, chunk: int, leases: Leases | None) -> int:
+    """Build a chunk, unless somebody else holds it or has built it; returns how many images."""
+    if leases is None:
+        return builder.build_chunk(chunk)
+    with leases.held(chunk) as ours:
+        if not ours or read_done(builder.bank.folder)[chunk]:
+            return 0
+        return builder.build_chunk(chunk)
+
+
+def worker_devices(config: BankConfig, device: torch.device) -> list[str]:
+    """The device of each process that computes: one a GPU, or --workers on a CPU."""
+    if device.type == "cpu":
+        return [config.device] * config.workers
+    if device.type != "cuda" or config.device not in ("auto", "cuda"):
+        return [config.device]
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+
+
+def build_chunks(
+    config: BankConfig, builder: BankBuilder, chunks: list[int], leases: Leases | None = None
 ) -> Iterator[int]:
     """Yield the number of images of each chunk as it is done.
 
+    Args:
+        config: Says with how many processes.
+        builder: Of this process.
+        chunks: What to build.
+        leases: Of those who share the work, if any.
+
     Raises:
-        WorkerDiedError: a worker process ended by itself.
+        WorkerDiedError: A worker process ended by itself.
     """
-    if config.workers <= 1 or device.type != "cpu":
-        yield from map(builder.build_chunk, chunks)
+    devices = worker_devices(config, builder.encoder.device)[: max(1, len(chunks))]
+    if len(devices) == 1:
+        for chunk in chunks:
+            yield _build(builder, chunk, leases)
         return
     bystanders = set(active_children())
     # spawn: torch's threads do not survive a fork.
+    context = get_context("spawn")
+    queue = context.SimpleQueue()
+    for device in devices:
+        queue.put(device)
     pool = ProcessPoolExecutor(
-        min(config.workers, len(chunks)),
-        get_context("spawn"),
-        _start_worker,
-        (builder.bank, builder.dataset, config),
+        len(devices), context, _start_worker, (builder.bank, builder.dataset, config, queue)
     )
     try:
-        for future in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
+        for future in as_completed([pool.submit(_work, chunk, leases) for chunk in chunks]):
             yield future.result()
     except BrokenProcessPool as error:
         raise WorkerDiedError(
@@ -240,14 +280,13 @@ def _seconds_per_patch(encoder: Encoder, workers: int) -> float:
     return min(times[2:]) / len(patches) / min(workers, os.cpu_count() or 1)
 
 
-def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
-    """Compute the bank of one split, or what is left of it.
+def planned(
+    config: BankConfig, split: str, encoder: Encoder
+) -> tuple[Path, ImageDataset, BankDescription]:
+    """The folder of a split's bank, its images, and what it will hold.
 
     Raises:
-        BankMismatchError: the folder holds another bank.
-        OSError: too little room on the disk.
-        RunError: another process computes it.
-        WorkerDiedError: a worker process ended by itself; what is done is kept.
+        OSError: Too little room on the disk.
     """
     dataset = build_dataset(config.data, split)
     description = describe(config, dataset, encoder)
@@ -260,6 +299,19 @@ def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
             f"the bank of {split} takes {description.num_bytes / 1e9:.2f} GB and {config.out} has "
             f"{free / 1e9:.2f} GB free: take a coarser lattice (--side) or another --out"
         )
+    return folder, dataset, description
+
+
+def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
+    """Compute the bank of one split, or what is left of it.
+
+    Raises:
+        BankMismatchError: The folder holds another bank.
+        OSError: Too little room on the disk.
+        RunError: Another process computes it.
+        WorkerDiedError: A worker process ended by itself; what is done is kept.
+    """
+    folder, dataset, description = planned(config, split, encoder)
     with sole_user(folder):
         _compute(config, BankBuilder(FeatureBank.create(folder, description), dataset, encoder))
     return FeatureBank.open(folder)
@@ -271,7 +323,7 @@ def _compute(config: BankConfig, builder: BankBuilder) -> None:
     split = description.split
     left = np.flatnonzero(builder.bank.done == 0).tolist()
     images = sum(min(description.chunk, total - chunk * description.chunk) for chunk in left)
-    workers = min(config.workers, len(left)) if encoder.device.type == "cpu" else 1
+    workers = min(len(worker_devices(config, encoder.device)), len(left))
     patches = images * builder.patches_per_image
     seconds = patches * _seconds_per_patch(encoder, workers) if left else 0.0
     grid = description.context_grid
@@ -287,19 +339,41 @@ def _compute(config: BankConfig, builder: BankBuilder) -> None:
         with tqdm(
             total=total, initial=total - images, unit="img", desc=split, smoothing=0.02
         ) as bar:
-            for count in _chunks(config, builder, left, encoder.device):
+            for count in build_chunks(config, builder, left):
                 bar.update(count)
 
 
 def bank(config: BankConfig) -> None:
-    """Compute the banks of every split asked for; started again, go on where it was.
+    """Compute the banks of every split asked for, or a share of them, or put shares together.
+
+    Started again, it goes on where it was.
 
     Raises:
-        RunError: another process computes one of them.
+        BankMismatchError: A folder holds another bank, or shares differ.
+        RunError: Another process computes one of them, jobs failed, shares are missing, or the
+            address to copy from or to does not answer.
     """
-    encoder = build_encoder(
-        config.encoder, config.data, device=config.device, precision=config.precision
-    )
-    for split in config.splits:
-        finished = build_bank(config, split, encoder)
-        tqdm.write(f"{split}: complete in {finished.folder}")
+    from experiments.prepare import shares, transfer
+
+    if config.fetched_from is not None:
+        for split in config.splits:
+            found = transfer.fetch(config.fetched_from, config.out, split)
+            tqdm.write(f"{split}: complete in {found.folder}")
+        return
+    if config.merge:
+        finished = [shares.merge_bank(config, split) for split in config.splits]
+    elif config.share is not None:
+        shares.build_shares(config)
+        return
+    elif config.on.cluster != "local":
+        finished = shares.build_on_cluster(config)
+    else:
+        encoder = build_encoder(
+            config.encoder, config.data, device=config.device, precision=config.precision
+        )
+        finished = [build_bank(config, split, encoder) for split in config.splits]
+    for each in finished:
+        tqdm.write(f"{each.split}: complete in {each.folder}")
+        if config.to is not None:
+            transfer.send(each, config.to)
+            tqdm.write(f"{each.split}: copied to {config.to}")

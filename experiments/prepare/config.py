@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from encoders.spec import Precision
+from experiments.cluster.config import ClusterConfig
 from experiments.data import RESOLUTIONS, DataConfig, Resolution
 
 
@@ -70,13 +71,15 @@ class PyramidsConfig:
     out: Path
     """Folder; each split is a folder in it, to be given as storage=."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Options that name the images."""
+    """Which images."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to build, in order."""
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
     """Levels to build; the context needs `low`."""
     workers: int = 0
     """Threads (0: one a core)."""
+    on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
+    """Where they are built; on a cluster each split is a job."""
 
     def __post_init__(self) -> None:
         """Check before anything is opened.
@@ -100,7 +103,7 @@ class BankConfig:
     out: Path
     """Folder of the banks; each split is a folder in it."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Options that name the images."""
+    """Which images."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to compute, in order."""
     encoder: str = "googlenet"
@@ -130,7 +133,20 @@ class BankConfig:
     workers: int = 2
     """Processes, each with its own encoder and one thread (CPU); on CUDA there is one."""
     chunk: int = 64
-    """Images a chunk, the unit of resuming."""
+    """Images a chunk, the unit of resuming and of sharing."""
+    share: str | None = None
+    """I/N: compute the I-th of N shares, in any number of processes and machines, into the same
+    --out or each into its own; then help the others that work in the same --out."""
+    merge: tuple[Path, ...] = ()
+    """Compute nothing: put the shares in these folders together in --out."""
+    to: str | None = None
+    """Copy the finished banks to this address (s3://, gs://, a folder; see fsspec)."""
+    fetched_from: Annotated[str | None, arg(name="from")] = None
+    """Compute nothing: copy finished banks from this address into --out."""
+    jobs: int | None = None
+    """Shares on a cluster (default 8)."""
+    on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
+    """Where they are computed."""
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is loaded.
@@ -144,6 +160,13 @@ class BankConfig:
         for name in ("splits", "resolutions"):
             if not getattr(self, name):
                 raise ValueError(f"--{name} names at least one")
+        asked = [self.share, self.merge, self.fetched_from, self.on.cluster != "local"]
+        if sum(map(bool, asked)) > 1:
+            raise ValueError("--share, --merge, --from and --cluster exclude one another")
+        if self.jobs is not None and self.jobs < 1:
+            raise ValueError(f"--jobs is at least 1, not {self.jobs}")
+        if self.share is not None:
+            parse_share(self.share)
         if self.context_grid != "auto" and self.context_grid < 1:
             raise ValueError(f"--context-grid is at least 1, not {self.context_grid}")
         if self.low_side is not None:
@@ -151,3 +174,19 @@ class BankConfig:
                 raise ValueError("--low-side is of the resolution low: name it in --resolutions")
             if not 1 <= self.low_side <= self.side:
                 raise ValueError(f"--low-side is from 1 to --side, not {self.low_side}")
+
+
+def parse_share(share: str) -> tuple[int, int]:
+    """I and N of `I/N`.
+
+    Raises:
+        ValueError: It is no share.
+
+    Example:
+        >>> parse_share("2/3")
+        (2, 3)
+    """
+    first, slash, last = share.partition("/")
+    if slash and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
+        return int(first), int(last)
+    raise ValueError(f"--share {share}: give I/N, such as 2/3 for the second of three")

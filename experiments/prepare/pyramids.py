@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 
+import numpy as np
 from tqdm import tqdm
 
+from experiments.cluster.config import LOCAL
+from experiments.cluster.job import Job
+from experiments.cluster.sweep import run_jobs
 from experiments.data import build_dataset
 from experiments.prepare.config import PyramidsConfig
 from experiments.runtime.runs import sole_user
@@ -55,7 +60,33 @@ def _build(config: PyramidsConfig, dataset: ImageDataset, mapped: MappedPyramids
             bar.update(count)
 
 
+def built(config: PyramidsConfig) -> bool:
+    """Whether the pyramids of all splits are there."""
+    files = [config.out / split / "done.u8" for split in config.splits]
+    return all(file.is_file() and np.fromfile(file, np.uint8).all() for file in files)
+
+
 def pyramids(config: PyramidsConfig) -> None:
-    """Build every split asked for; started again, go on where it was."""
+    """Build every split asked for; started again, go on where it was.
+
+    Raises:
+        RunError: No cluster answers, or jobs failed.
+    """
+    if config.on.cluster != "local":
+        jobs = [
+            Job(
+                "pyramids",
+                split,
+                replace(config, splits=(split,), workers=config.on.threads or 1, on=LOCAL),
+                resumable=False,
+                part=f"-{split}",
+                ended="experiments.prepare.pyramids:built",
+            )
+            for split in config.splits
+        ]
+        run_jobs(jobs, config.on, out=config.out.parent)
+        for split in config.splits:
+            tqdm.write(f"{split}: complete in {config.out / split}")
+        return
     for split in config.splits:
         tqdm.write(f"{split}: complete in {build_pyramids(config, split).folder}")

@@ -29,15 +29,15 @@ def standardise(features: Float[np.ndarray, "N S D"]) -> Float[Tensor, "N SD"]:
 
 @dataclass(frozen=True)
 class Linear:
-    """A fitted logistic regression."""
+    """A logistic regression."""
 
     weight: Float[Tensor, "X K"]
-    """Weights of the features."""
+    """Of the features."""
     bias: Float[Tensor, " K"]
-    """Biases of the classes."""
+    """Of the classes."""
 
     def scores(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N K"]:
-        """Compute the score of each class."""
+        """Class scores."""
         return x @ self.weight + self.bias
 
 

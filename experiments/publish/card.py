@@ -20,16 +20,16 @@ _DATA = {
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts that a model card is written from."""
+    """What a card is written from."""
 
     title: str
-    """Heading of the card."""
+    """Its heading."""
     name: str
     """What `from_pretrained` takes: a repository, or the folder's name."""
     licence: str
     """Identifier of the licence."""
     config: TrainConfig
-    """Configuration of the run."""
+    """Of the run."""
     environment: Record
     """The run's environment.json, free of paths."""
     evaluations: Mapping[str, Record]
@@ -37,7 +37,7 @@ class Facts:
     weights: Record
     """`file`, `sha256`, `bytes`, `parameters` and `dtype`."""
     epoch: int
-    """Number of epochs trained."""
+    """Epochs trained."""
     again: str | None = None
     """The command that makes the agent again, if it is another than the run's own."""
 

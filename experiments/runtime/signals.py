@@ -15,10 +15,10 @@ class Terminated(KeyboardInterrupt):
 
 
 class Stop:
-    """A flag: has somebody asked for the end?"""
+    """Whether somebody has asked for the end."""
 
     def __init__(self) -> None:
-        """Start with the flag not set."""
+        """Nobody has."""
         self.asked: type[KeyboardInterrupt] | None = None
 
     def check(self) -> None:

@@ -66,7 +66,7 @@ class Collection:
     """Agents and the images that they were watched on."""
 
     dataset: ImageDataset
-    """Images of the split."""
+    """The split."""
     players: tuple[Player, ...]
     """Who was watched, in the order of the runs."""
     scenery: Scenery

@@ -28,12 +28,12 @@ from glimpse_env.datasets.base import ImageDataset
 
 @dataclass(frozen=True)
 class Playback:
-    """Record of an agent's play, glimpse by glimpse, on some images."""
+    """What an agent did, glimpse by glimpse, on some images."""
 
     images: Int64[np.ndarray, " N"]
     """Indices of the images in the split."""
     labels: Int64[np.ndarray, " N"]
-    """True class of each image."""
+    """The truth."""
     log_probs: Float[np.ndarray, "T N K"]
     """Class log-probabilities after each glimpse, in nats; the last are the answer's."""
     fixations: Float[np.ndarray, "T N 2"]
@@ -41,7 +41,7 @@ class Playback:
     intended: Float[np.ndarray, "T N 2"]
     """Where the agent chose to look, within [-1, 1]."""
     scales: Float[np.ndarray, "T N"] | None = None
-    """Zoom of each look, if the agent chose it; those of a bank are whole numbers."""
+    """At which zoom it looked, if it chose; those of a bank are whole numbers."""
 
     @property
     def predictions(self) -> Int64[np.ndarray, "T N"]:
@@ -59,13 +59,13 @@ class OpenRun:
     """A finished run with its images and agents, ready to play."""
 
     folder: Path
-    """Folder of the run."""
+    """Its folder."""
     config: TrainConfig
     """Its configuration, with what was changed for this playback."""
     source: FeatureBank | Encoder
     """Bank or live encoder."""
     env: PlayEnv
-    """Environment on the split."""
+    """On the split."""
     agents: dict[str, ReinforceAgent]
     """`learned`, and the references that have a checkpoint."""
     name: str
@@ -73,12 +73,12 @@ class OpenRun:
 
     @property
     def dataset(self) -> ImageDataset:
-        """Images of the split."""
+        """The split's images."""
         return self.env.dataset
 
     @property
     def resolutions(self) -> tuple[str, ...]:
-        """Patches that each glimpse shows."""
+        """What each glimpse shows."""
         return tuple(self.config.resolutions)
 
     @property

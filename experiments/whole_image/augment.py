@@ -61,13 +61,13 @@ class WholeImages:
     """A split's images, decoded and padded once, in memory."""
 
     pixels: UInt8[Tensor, "N S S 3"]
-    """Images padded square, RGB."""
+    """RGB squares."""
     boxes: Int64[Tensor, "N 4"]
     """Where the image is on its square: left, top, right, bottom."""
     means: Float[Tensor, "N 3"]
     """Mean colour of each image, padding aside."""
     labels: Int64[Tensor, " N"]
-    """Class of each image."""
+    """Classes."""
     fill: tuple[int, int, int]
     """Colour of the padding."""
 
@@ -115,14 +115,14 @@ def load_images(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) ->
 
 @dataclass(frozen=True)
 class Draws:
-    """Random changes of each image of a batch."""
+    """How each image of a batch is changed."""
 
     brightness: Float[Tensor, " B"]
-    """Factor on the brightness."""
+    """Factor."""
     contrast: Float[Tensor, " B"]
-    """Factor on the contrast."""
+    """Factor."""
     saturation: Float[Tensor, " B"]
-    """Factor on the saturation."""
+    """Factor."""
     hue: Float[Tensor, " B"]
     """Share of a turn."""
     cut: Float[Tensor, " B"]

@@ -68,7 +68,7 @@ class WholeImageNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device that the network is on."""
+        """Where it is."""
         return self.layer.weight.device
 
     def drop(

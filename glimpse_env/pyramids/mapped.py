@@ -50,15 +50,15 @@ class MappedDescription:
     """Description of a folder of pyramids, as its record has it."""
 
     split: str
-    """Split of the data set."""
+    """Of the data set."""
     dataset: str
     """The data set's fingerprint."""
     num_images: int
-    """N, the number of images."""
+    """N."""
     resolutions: tuple[str, ...]
     """Levels, in the order they lie in."""
     num_bytes: int
-    """Size of `levels.u8`."""
+    """Of `levels.u8`."""
     chunk: int = 64
     """Images that are built, and marked done, together."""
     format: int = FORMAT
@@ -210,14 +210,6 @@ class MappedPyramids:
 
 def open_mapped(folder: Path, dataset: ImageDataset, resolutions: Sequence[str]) -> PyramidArena:
     """Open a finished folder of pyramids, read-only.
-
-    Args:
-        folder: Folder that `glimpse pyramids` wrote.
-        dataset: Images that it must hold.
-        resolutions: Levels that it must hold.
-
-    Returns:
-        The mapped arena.
 
     Raises:
         FileNotFoundError: If the folder holds no pyramids.

@@ -231,7 +231,7 @@ def test_jobs_side_by_side_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -
         ({"threads": 0}, "--threads is at least 1"),
         ({"partition": "p"}, "--partition is of --cluster slurm, not of local"),
         ({"cluster": "slurm", "ray_address": "auto"}, "--ray-address is of --cluster ray"),
-        ({"cluster": "slurm", "slurm": ("mem",)}, "give KEY=VALUE"),
+        ({"cluster": "slurm", "slurm": ("mem=",)}, "give KEY=VALUE"),
         ({"cluster": "slurm", "time": "soon"}, "give MINUTES, H:MM:SS"),
         ({"gpus": 1}, "--gpus is of --cluster slurm and ray"),
     ],
