@@ -23,7 +23,7 @@ class TwoDeckConfig:
     num_resolutions: int = 3
     """S, patches in a glimpse."""
     num_classes: int = 120
-    """K, classes."""
+    """K, the number of classes."""
     num_glimpses: int = 3
     """T, looks before the answer."""
     hidden_size: int = 4096

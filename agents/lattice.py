@@ -52,7 +52,7 @@ class Lattice:
     def cells(
         self, device: torch.device | str = "cpu"
     ) -> tuple[tuple[Float[Tensor, " n"], Int[Tensor, " L"]], ...]:
-        """For x and for y: edges between neighbouring lines, and the line of each point."""
+        """Find, along x and y, the edges between neighbouring lines and each point's line."""
         return tuple((edges.to(device), index.to(device)) for edges, index in self._cells)
 
 

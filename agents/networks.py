@@ -303,7 +303,7 @@ class BaselineNetwork(nn.Module):
     """b = B(stop_grad(r2)): predicts the return and trains only itself (Ba eq. 11)."""
 
     def __init__(self, config: TwoDeckConfig) -> None:
-        """Build B."""
+        """Build the layers of the baseline network."""
         super().__init__()
         self.linear = ScaledLinear(config.hidden_size, 1, gain=0.0)
 

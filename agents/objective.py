@@ -167,7 +167,7 @@ def rewards_everywhere(
     labels: Tensor,
     learning: ReinforceConfig,
 ) -> Float[Tensor, "B L"]:
-    """What the next glimpse would earn at each place, after what was seen so far.
+    """Compute what the next glimpse would earn at each place, after what was seen so far.
 
     Without dropout. By `gain` up to log p of the glimpse before, which is the same at every place
     and so has no gradient.

@@ -47,7 +47,7 @@ class Found:
     """A trained agent on this machine."""
 
     folder: Path
-    """Its folder."""
+    """Folder that holds its files."""
     name: str
     """What it goes by: `hf://owner/name@commit`, a shipped name, or the folder."""
     remote: bool
@@ -187,7 +187,7 @@ def _hub() -> Any:
 
 
 def _failures(hub: Any) -> tuple[type[Exception], ...]:
-    """What a network that is down, the hub itself or a full disk raises."""
+    """List what a network that is down, the hub itself or a full disk raises."""
     # The error of the library that sends the requests, which differs between versions.
     return OSError, getattr(hub.errors, "HTTPError", OSError)
 

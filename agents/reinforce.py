@@ -28,6 +28,7 @@ from agents.learning import (
     batch_metrics,
     check_trajectory,
     clip_gradients,
+    decay_learning_rate,
     drop_classifier_gradients,
     make_optimizer,
 )
@@ -301,9 +302,7 @@ class ReinforceAgent(Pretrained):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch (from 0): its learning rate, learning_rate * decay^epoch, and stage."""
-        rate = self.learning.learning_rate * self.learning.learning_rate_decay**epoch
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        decay_learning_rate(self.optimizer, self.learning, epoch)
         self._follow_schedule(epoch)
 
     def _follow_schedule(self, epoch: int) -> None:

@@ -205,7 +205,7 @@ def _verified(record_path: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _offer(folder: Path, record: str) -> str:
-    """What to do about a damaged checkpoint, if an earlier one is whole."""
+    """Say what to do about a damaged checkpoint, if an earlier one is whole."""
     if record != RECORD:
         return ""
     for number in range(1, 1 + len(list(folder.glob("previous-*.json")))):
@@ -259,7 +259,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, given: Any) -> None:
 
 
 def _alike(one: Any, two: Any) -> bool:
-    """Whether two settings of an optimiser are of one type; whole numbers may stand for others."""
+    """Return whether two settings of an optimiser are of one type; integers count as floats."""
     numbers = (int, float)
     return type(one) is type(two) or (type(one) in numbers and type(two) in numbers)
 
@@ -289,7 +289,7 @@ def pack_state(state: Any) -> tuple[dict[str, Tensor], Any]:
 
 
 def unpack_state(tensors: Mapping[str, Tensor], structure: Any) -> Any:
-    """Undo `pack_state`.
+    """Put together what `pack_state` took apart.
 
     Raises:
         CheckpointError: The structure names a tensor that is not there, or is none of

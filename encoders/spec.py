@@ -55,7 +55,7 @@ class EncoderSpec:
     sha256: str | None
     """Hash of the weight file in hex, or the first digits of it; `None`: unchecked."""
     normalisation: Normalisation
-    """Input scale."""
+    """Scale and offset of the input's channels."""
     feature_size: int
     """D, features a patch."""
     stride: Literal[1, 2] = 1

@@ -59,7 +59,7 @@ def in_parts(work: Work, count: int, *, least: int = 1, amid_torch: bool = False
 
 
 def _by_openmp(run: Callable[[int], None], parts: int) -> None:
-    """On the threads that torch computes with.
+    """Run the parts on the threads that torch computes with.
 
     After an operation of torch's these wait for the next one for a while, at full speed; threads of
     our own would share the cores with them and take twice as long.
@@ -90,8 +90,12 @@ def _by_openmp(run: Callable[[int], None], parts: int) -> None:
 def _openmp() -> Callable[..., None] | None:
     """GOMP_parallel of the OpenMP library that torch has loaded; None where there is none such.
 
-    LLVM's and Intel's libraries have it too, for programs compiled by GCC.
+    LLVM's and Intel's libraries have it too, for programs compiled by GCC. Which library torch
+    computes with is not documented; it was tested with torch 2 only, so for other versions there is
+    none and a pool of threads does the work.
     """
+    if torch.__version__.partition(".")[0] != "2":
+        return None
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:  # not Linux
@@ -111,7 +115,7 @@ def _openmp() -> Callable[..., None] | None:
 
 
 def _by_pool(run: Callable[[int], None], parts: int) -> None:
-    """On threads of our own, and the calling one."""
+    """Run the parts on threads of our own and on the calling one."""
     global _pool, _pool_key
     key = (os.getpid(), torch.get_num_threads())
     if _pool is None or _pool_key != key:

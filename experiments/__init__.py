@@ -7,7 +7,7 @@ __distribution__ = "glimpse-env"
 
 
 def _marked(name: str) -> bool:
-    """Whether a package's own text names this distribution; cheap, since nothing is imported."""
+    """Return whether a package's own text names this distribution, without an import."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         return False

@@ -199,7 +199,7 @@ _GO_ON = {
 
 
 def _next(name: str, config: Any) -> str:
-    """What a person who has interrupted a command can do."""
+    """Say what a person who has interrupted a command can do."""
     if "--resume" in _GO_ON[name]:
         begun = "checkpoint/checkpoint.json" if name == "pretrain" else "config.json"
         if config is None or not (config.out / begun).exists():

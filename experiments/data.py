@@ -16,7 +16,7 @@ RESOLUTIONS: tuple[Resolution, ...] = get_args(Resolution)
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images."""
+    """Options that name a data set."""
 
     dataset: str = "stanford_dogs"
     """Data set: `stanford_dogs`, `synthetic`, `image_folder` (one folder a class, or CUB-200-2011

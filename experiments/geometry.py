@@ -31,7 +31,7 @@ def grid(size: tuple[int, int], side: int) -> Float[np.ndarray, "N 2"]:
 def box_offsets(
     points: Float[np.ndarray, "N 2"], boxes: Float[np.ndarray, "M 4"]
 ) -> Float[np.ndarray, "N M 2"]:
-    """How far a point lies outside each box along x and y; 0 where it does not."""
+    """Measure how far a point lies outside each box along x and y; 0 where it does not."""
     p, b = np.asarray(points, np.float64)[:, None], np.asarray(boxes, np.float64)[None]
     return np.maximum(0.0, np.maximum(b[..., :2] - p, p - b[..., 2:]))
 
@@ -46,7 +46,7 @@ def box_distance(
 def inside(
     points: Float[np.ndarray, "N 2"], boxes: Float[np.ndarray, "M 4"]
 ) -> Bool[np.ndarray, "N M"]:
-    """Whether each point lies in each box."""
+    """Return whether each point lies in each box."""
     return (box_offsets(points, boxes) == 0.0).all(axis=-1)
 
 
@@ -105,7 +105,7 @@ def coverage(boxes: Float[np.ndarray, "M 4"], size: tuple[int, int]) -> tuple[fl
 
 
 def overlap(boxes: Float[np.ndarray, "M 4"]) -> bool:
-    """Whether any two of the boxes share more than an edge."""
+    """Return whether any two of the boxes share more than an edge."""
     b = np.asarray(boxes, np.float64)
     low = np.maximum(b[:, None, :2], b[None, :, :2])
     high = np.minimum(b[:, None, 2:], b[None, :, 2:])
@@ -122,7 +122,7 @@ def two_largest(boxes: Float[np.ndarray, "M 4"]) -> Float[np.ndarray, "2 4"]:
 def in_hull(
     points: Float[np.ndarray, "N 2"], pair: Float[np.ndarray, "2 4"]
 ) -> Bool[np.ndarray, " N"]:
-    """Whether each point lies in the convex hull of two boxes.
+    """Return whether each point lies in the convex hull of two boxes.
 
     The hull is what one box sweeps while its edges move evenly to the other's: a point is in it if
     at some moment t in [0, 1] it is in the moving box, and each edge allows an interval of t.

@@ -17,11 +17,11 @@ class Estimate:
     """A value and its 95% interval."""
 
     value: float
-    """The estimate."""
+    """The estimate itself."""
     low: float
-    """Lower end."""
+    """Lower end of the interval."""
     high: float
-    """Upper end."""
+    """Upper end of the interval."""
 
 
 def accuracy(labels: Integer[np.ndarray, " N"], predictions: Integer[np.ndarray, " N"]) -> float:
@@ -138,7 +138,7 @@ def class_mean_difference(
     resamples: int = 4000,
     seed: int = 0,
 ) -> Estimate:
-    """How much higher mA is by `second` than by `first`, answers to the same images.
+    """Estimate how much higher mA is by `second` than by `first`, on the same images.
 
     A paired percentile bootstrap: images are resampled within each class, as
     `bootstrap_interval` does, and what is averaged is each image's change, -1, 0 or 1.
@@ -186,47 +186,47 @@ def _by_class(
 
 @dataclass(frozen=True)
 class Score:
-    """How one agent did on one split, in percent."""
+    """Accuracy of one agent on one split, in percent."""
 
     ma: float
     """mA: mean over the classes of the accuracy within each."""
     low: float
     """Lower end of the 95% bootstrap interval of mA."""
     high: float
-    """Upper end."""
+    """Upper end of the interval."""
     accuracy: float
     """Share of images that are right."""
     num_images: int
-    """Images."""
+    """Number of images scored."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What an agent did on every image of a split, in the split's order."""
+    """Labels, log-probabilities and fixations of an agent on all images of a split, in order."""
 
     labels: Integer[np.ndarray, " N"]
-    """The truth."""
+    """True class of each image."""
     log_probs: Float[np.ndarray, "N K"] | None
     """Class log-probabilities at the answer, in nats; None for a policy that tells its answer
     alone."""
     fixations: Float[np.ndarray, "T N 2"]
     """Where it looked."""
     scales: Float[np.ndarray, "T N"] | None = None
-    """At which zoom it looked, if it chose; those of a bank are whole numbers."""
+    """Zoom of each look, if the agent chose it; those of a bank are whole numbers."""
 
     answers: Integer[np.ndarray, " N"] | None = None
     """Classes named, where there are no log-probabilities."""
 
     @property
     def predictions(self) -> Integer[np.ndarray, " N"]:
-        """Classes named."""
+        """Class named for each image."""
         if self.log_probs is not None:
             return self.log_probs.argmax(axis=1)
         assert self.answers is not None, "log-probabilities or answers, one of them is there"
         return self.answers
 
     def score(self) -> Score:
-        """Sum up."""
+        """Sum the answers up as a score."""
         if self.log_probs is not None:
             classes = self.log_probs.shape[1]
         else:  # a class that no image has and nobody named changes nothing

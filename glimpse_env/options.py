@@ -158,7 +158,7 @@ class EnvOptions:
         return 0 if self.order_seed is None and self.shard[1] > 1 else self.order_seed
 
     def load_dataset(self) -> ImageDataset:
-        """Open the dataset.
+        """Open the dataset that the options name.
 
         Raises:
             FileNotFoundError: If it is not there; the message says how to get it.

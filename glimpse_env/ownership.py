@@ -52,7 +52,7 @@ def _is_own(package: ModuleType) -> bool:
 
 
 def _is_own_source(name: str) -> bool:
-    """Whether the file that a package begins with carries the mark; for one that fails to load."""
+    """Return whether a package's first file carries the mark, for one that fails to load."""
     try:
         text = Path(_origin(name)).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -114,7 +114,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
 
     @property
     def mirrored(self) -> Bool[np.ndarray, " B"]:
-        """For each environment, whether its image is mirrored."""
+        """Flags of the environments: whether the image is mirrored."""
         return self._dynamics.mirror.copy()
 
     def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:

@@ -10,7 +10,7 @@ _ORDER_OF_SEED = int.from_bytes(b"walk", "big")
 
 
 class Walk:
-    """Which image comes next: every image once an epoch, shared out among environments.
+    """Order of the images: every image once an epoch, shared out among environments.
 
     Environment b visits positions i + (b + k B) n, k = 0, 1, ..., of the epochs laid end to end,
     where `shard=(i, n)` and B is the number of environments: what `shard=(i + b n, B n)` visits

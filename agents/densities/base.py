@@ -30,9 +30,9 @@ class Sigmas(NamedTuple):
     """Standard deviations of a sampled location."""
 
     plane: float
-    """Of x and of y, in units of [-1, 1]."""
+    """Standard deviation of x and y, in units of [-1, 1]."""
     scale: float | None = None
-    """Of the scale; None where a location is x and y alone."""
+    """Standard deviation of the scale; None where a location is x and y alone."""
 
 
 @dataclass(frozen=True)

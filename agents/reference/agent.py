@@ -28,19 +28,61 @@ Chooser = Callable[[Tensor, Observation, torch.Generator], Tensor]
 def center(
     step: Int[Tensor, " B"], observation: Observation, generator: torch.Generator
 ) -> Float[Tensor, "B 2"]:
-    """Always the middle of the image."""
+    """Always the middle of the image.
+
+    Args:
+        step: Glimpse that each row is about to take, from 0.
+        observation: What the rows see now.
+        generator: Source of random numbers.
+
+    Returns:
+        Zeros.
+
+    Example:
+        >>> from agents.reference import center
+        >>> center(torch.zeros(2, dtype=torch.long), {}, torch.Generator()).tolist()
+        [[0.0, 0.0], [0.0, 0.0]]
+    """
     return torch.zeros(step.shape[0], 2)
 
 
 def uniform(
     step: Int[Tensor, " B"], observation: Observation, generator: torch.Generator
 ) -> Float[Tensor, "B 2"]:
-    """Anywhere in the image, evenly."""
+    """Anywhere in the image, evenly.
+
+    Args:
+        step: Glimpse that each row is about to take, from 0.
+        observation: What the rows see now.
+        generator: Source of random numbers.
+
+    Returns:
+        Fixations drawn uniformly from [-1, 1]^2.
+
+    Example:
+        >>> from agents.reference import uniform
+        >>> points = uniform(torch.zeros(4, dtype=torch.long), {}, torch.Generator())
+        >>> points.shape, bool((points.abs() <= 1.0).all())
+        (torch.Size([4, 2]), True)
+    """
     return torch.rand(step.shape[0], 2, generator=generator) * 2.0 - 1.0
 
 
 def scripted(points: Float[Tensor, "T 2"]) -> Chooser:
-    """The same scanpath for every image, one point a glimpse."""
+    """The same scanpath for every image, one point a glimpse.
+
+    Args:
+        points: Fixation of each glimpse.
+
+    Returns:
+        A chooser that looks there.
+
+    Example:
+        >>> from agents.reference import scripted
+        >>> choose = scripted(torch.tensor([[0.0, 0.0], [0.5, -0.5]]))
+        >>> choose(torch.tensor([1]), {}, torch.Generator()).tolist()
+        [[0.5, -0.5]]
+    """
     _check_points(points)
 
     def choose(
@@ -52,7 +94,20 @@ def scripted(points: Float[Tensor, "T 2"]) -> Chooser:
 
 
 def given(fixations: Float[Tensor, "T B 2"]) -> Chooser:
-    """A scanpath for each row: what another agent, a person or a saliency map chose."""
+    """A scanpath for each row: what another agent, a person or a saliency map chose.
+
+    Args:
+        fixations: Fixations of each glimpse and row.
+
+    Returns:
+        A chooser that looks there.
+
+    Example:
+        >>> from agents.reference import given
+        >>> choose = given(torch.tensor([[[0.0, 0.0], [0.5, 0.5]]]))  # one glimpse of two rows
+        >>> choose(torch.zeros(2, dtype=torch.long), {}, torch.Generator()).tolist()
+        [[0.0, 0.0], [0.5, 0.5]]
+    """
     _check_points(fixations)
 
     def choose(
@@ -69,7 +124,20 @@ def given(fixations: Float[Tensor, "T B 2"]) -> Chooser:
 
 
 def lattice_points(side: int, extent: float = 1.0) -> Float[Tensor, "L 2"]:
-    """A side x side lattice over [-extent, extent]^2, row by row; its middle alone for side 1."""
+    """A side x side lattice over [-extent, extent]^2, row by row; its middle alone for side 1.
+
+    Args:
+        side: Points a side, at least 1.
+        extent: Outermost coordinate.
+
+    Returns:
+        Points (x, y), row by row.
+
+    Example:
+        >>> from agents.reference import lattice_points
+        >>> lattice_points(2, 0.5).tolist()
+        [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
+    """
     if side < 1:
         raise ValueError(f"A lattice needs a side of at least 1, got {side}.")
     axis = torch.linspace(-extent, extent, side) if side > 1 else torch.zeros(1)
@@ -78,12 +146,33 @@ def lattice_points(side: int, extent: float = 1.0) -> Float[Tensor, "L 2"]:
 
 
 def lattice_scan(side: int, extent: float = 0.5) -> Chooser:
-    """Read the image like a page: the points of a lattice, one a glimpse (side^2 at most)."""
+    """Read the image like a page: the points of a lattice, one a glimpse (side^2 at most).
+
+    Args:
+        side: Points a side, at least 1.
+        extent: Outermost coordinate.
+
+    Returns:
+        A chooser that visits them in order.
+
+    Example:
+        >>> from agents.reference import lattice_scan
+        >>> lattice_scan(2)(torch.tensor([3]), {}, torch.Generator()).tolist()
+        [[0.5, 0.5]]
+    """
     return scripted(lattice_points(side, extent))
 
 
 class ReferenceAgent(ReinforceAgent):
-    """The learned agent's lower deck and learning, with fixations from a chooser, at scale 0."""
+    """The learned agent's lower deck and learning, with fixations from a chooser, at scale 0.
+
+    Example:
+        >>> from agents.reference import ReferenceAgent, center
+        >>> network = TwoDeckConfig(feature_size=8, num_classes=4, hidden_size=16)
+        >>> agent = ReferenceAgent(center, network, device="cpu")
+        >>> agent.learns_where
+        False
+    """
 
     learns_where = False
 
@@ -143,6 +232,15 @@ def oracle_fixations(
 
     Returns:
         The fixations, and log p(true label) there, in nats.
+
+    Example:
+        >>> from agents.reference import lattice_points, oracle_fixations
+        >>> def evaluate_at(fixations):  # class 0 is likelier the further right one looks
+        ...     return torch.stack((fixations[0, :, 0], -fixations[0, :, 0]), 1).log_softmax(1)
+        >>> labels, start = torch.tensor([0]), torch.zeros(1, 1, 2)
+        >>> fixations, _ = oracle_fixations(evaluate_at, labels, lattice_points(2), start)
+        >>> fixations.tolist()
+        [[[1.0, -1.0]]]
     """
     fixations = start.clone()
 

@@ -70,8 +70,20 @@ def by_saliency(inhibition: float = 0.125) -> Chooser:
     Args:
         inhibition: As for `peaks`; by default half the side of a high patch.
 
+    Returns:
+        A chooser that looks at the peaks.
+
     Raises:
         ValueError: Inhibition that is not above 0.
+
+    Example:
+        >>> from agents.reference import by_saliency
+        >>> observation = {
+        ...     "context_pixels": torch.zeros(1, 96, 96, 3, dtype=torch.uint8),
+        ...     "frame": torch.ones(1, 2),
+        ... }
+        >>> by_saliency()(torch.tensor([0]), observation, torch.Generator()).shape
+        torch.Size([1, 2])
     """
     if not inhibition > 0.0:
         raise ValueError(f"inhibition is a distance above 0, in short sides; got {inhibition}.")

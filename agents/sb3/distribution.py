@@ -47,7 +47,7 @@ class HybridDistribution(DiagGaussianDistribution):
         log_std: Float[Tensor, " A"],
         answering: Bool[Tensor, " B"] | None = None,
     ) -> HybridDistribution:
-        """Set the parameters.
+        """Set the parameters of both parts.
 
         Args:
             mean_actions: Means `[A]`, then logits `[K]`, of each row.

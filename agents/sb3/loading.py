@@ -61,7 +61,7 @@ def load(algorithm: type[Algorithm], path: str | Path, env: Any, **options: Any)
 
 
 def _differences(name: str, trained: spaces.Space, here: spaces.Space) -> list[str]:
-    """In words, part by part."""
+    """Describe the differences in words, part by part."""
     if trained == here:
         return []
     if not isinstance(trained, spaces.Dict) or not isinstance(here, spaces.Dict):

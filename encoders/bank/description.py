@@ -20,7 +20,18 @@ class BankMismatchError(ValueError):
 
 @dataclass(frozen=True)
 class BankDescription:
-    """Everything that determines a bank's content."""
+    """Everything that determines a bank's content.
+
+    Example:
+        >>> middle = ((0.0, 0.0),)
+        >>> description = BankDescription(
+        ...     split="train", dataset="1f", encoder="2e", encoder_name="googlenet",
+        ...     precision="fp32", num_images=100, feature_size=1024, resolutions=("low",),
+        ...     mirrored=True, fixations=middle, context_fixations=middle, noise_seed=0,
+        ... )
+        >>> description.context_shape
+        (100, 2, 1, 1024)
+    """
 
     split: str
     """Split of the data set."""
@@ -33,9 +44,9 @@ class BankDescription:
     precision: str
     """Arithmetic it was computed in: `fp32`, `bf16`, or `int8:` and a hash of the calibration."""
     num_images: int
-    """N."""
+    """N, the number of images."""
     feature_size: int
-    """D."""
+    """D, the number of features of a patch."""
     resolutions: tuple[str, ...]
     """S names, in the order of the glimpse array's axis."""
     mirrored: bool

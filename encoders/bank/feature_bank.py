@@ -50,6 +50,17 @@ class FeatureBank:
         context_fixations: float32 [P, 2].
         low_fixations: float32 [points, 2], the lattice of the resolution `low`: `fixations` unless
             it has its own.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> description = BankDescription(
+        ...     split="train", dataset="1f", encoder="2e", encoder_name="googlenet",
+        ...     precision="fp32", num_images=100, feature_size=8, resolutions=("low",),
+        ...     mirrored=False, fixations=((0, 0),), context_fixations=((0, 0),), noise_seed=0,
+        ... )
+        >>> bank = FeatureBank.create(mkdtemp(), description)
+        >>> bank.num_images, bank.complete
+        (100, False)
     """
 
     def __init__(self, folder: str | Path, description: BankDescription, mode: str) -> None:
@@ -296,7 +307,7 @@ class FeatureBank:
     def zooms(
         self, resolutions: tuple[str, ...], order: tuple[str, ...]
     ) -> dict[int, tuple[str, ...]]:
-        """At which zooms it holds all of these resolutions, and under which names.
+        """List the zooms at which it holds all of these resolutions, with their names.
 
         A patch twice as wide is the patch of the next coarser resolution, so a bank of several
         resolutions holds zoomed patches without having been asked for them.
@@ -423,7 +434,7 @@ class FeatureBank:
         return np.where(low >= 0, self.low_points()[low], own)
 
     def context_low_points(self) -> Integer[np.ndarray, " P"]:
-        """For each context place the point of `low_fixations` it coincides with, or -1."""
+        """For each context place, the point of `low_fixations` it coincides with, or -1."""
         none = np.full(len(self.context_fixations), -1)
         return coinciding(self.context_fixations, self.low_fixations, none)
 

@@ -13,8 +13,15 @@ def lattice(side: int, extent: float | None = None) -> Float[np.ndarray, "L 2"]:
         side: points a side, at least 1.
         extent: outermost coordinate; by default 1 - 1 / side, the centres of equal cells.
 
+    Returns:
+        Fixations (x, y), float32 [side * side, 2].
+
     Raises:
         ValueError: for a side below 1 or an extent outside (0, 1].
+
+    Example:
+        >>> lattice(2).tolist()
+        [[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]
     """
     if side < 1:
         raise ValueError(f"a lattice has at least one point a side, not {side}")
@@ -38,6 +45,19 @@ def noise_keys(
 
     An injective packing (39 bits image, 1 mirror, 24 point), shifted by the seed; the retina
     hashes it.
+
+    Args:
+        seed: Seed of a bank's noise.
+        image: Index of each image.
+        mirror: Whether each image is mirrored.
+        point: Index of each lattice point.
+
+    Returns:
+        One key for each row.
+
+    Example:
+        >>> noise_keys(0, np.array([0, 1]), np.array([False, False]), np.array([5, 5])).tolist()
+        [5, 33554437]
     """
     packed = (
         (np.asarray(image).astype(np.uint64) << np.uint64(25))

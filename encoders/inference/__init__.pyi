@@ -1,7 +1,9 @@
 # Public names of `encoders.inference`; each is imported when it is first used.
 
-from .engine import (
+from .devices import (
     DeviceNotAvailableError as DeviceNotAvailableError,  # a device that torch does not find
+)
+from .engine import (
     Encoder as Encoder,  # patches in, features out
     Precision as Precision,  # names of the precisions
     build_network as build_network,  # the plain network of a spec

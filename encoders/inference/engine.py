@@ -21,6 +21,11 @@ from torch import Tensor, nn
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inception_mini import InceptionMini
 from encoders.inference.cuda_graphs import GraphedForward
+from encoders.inference.devices import (
+    DeviceNotAvailableError,
+    resolve_device,
+    resolve_precision,
+)
 from encoders.inference.forms import PixelScale, PlainForm
 from encoders.inference.fused import (
     KernelTrunk,
@@ -87,52 +92,6 @@ def split_batch(count: int, buckets: tuple[int, ...]) -> list[tuple[int, int]]:
     return parts
 
 
-class DeviceNotAvailableError(RuntimeError):
-    """A device was asked for by name that this machine does not have."""
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """`auto` is CUDA where there is one; anything else is taken at its word.
-
-    Raises:
-        ValueError: if torch knows no device of that name.
-        DeviceNotAvailableError: if CUDA is asked for and absent.
-    """
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(
-            f"no device is called {str(device)!r}: give 'auto', 'cpu', 'cuda' or 'cuda:1' etc."
-        ) from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceNotAvailableError(f"device {device!r}: torch sees no CUDA device here")
-    return resolved
-
-
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where the device computes it natively, else fp32.
-
-    Raises:
-        ValueError: for an unknown precision.
-    """
-    if precision == "auto":
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                native = torch.cuda.is_bf16_supported(including_emulation=False)
-            return torch.bfloat16 if native else torch.float32
-        mkldnn = torch.backends.mkldnn.is_available()
-        native = mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(
-            f"precision is 'auto', 'fp32' or 'bf16' (of a frozen GoogLeNet 'int8' too), not "
-            f"{precision!r}"
-        )
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
 class Encoder:
     """A frozen encoder: uint8 patches in, float32 features out.
 
@@ -149,6 +108,11 @@ class Encoder:
         dtype: of its floats (`torch.float32` or `torch.bfloat16`).
         precision: its arithmetic: `fp32`, `bf16`, or `int8:` and a hash of the calibration.
         fingerprint: hash of what determines the features, arithmetic aside.
+
+    Example:
+        >>> encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
+        >>> encoder.device
+        device(type='cpu')
     """
 
     def __init__(
@@ -285,8 +249,20 @@ class Encoder:
 def build_network(spec: EncoderSpec) -> nn.Module:
     """Build the plain module of a spec, weights loaded and verified, on CPU in fp32.
 
+    Args:
+        spec: Encoder to build.
+
+    Returns:
+        The module, in evaluation mode.
+
     Raises:
         WeightsNotFoundError, WeightsHashError: see `encoders.weights.files.find_weights`.
+
+    Example:
+        >>> network = build_network(get_spec("inception_mini"))
+        >>> features = network(torch.zeros(1, 3, 96, 96))
+        >>> features.shape[1] == get_spec("inception_mini").feature_size
+        True
     """
     state = None if spec.weights is None else load_state(find_weights(spec))
     # Random weights are the same ones every time: a spec determines the features. Only the CPU's
@@ -329,11 +305,20 @@ def make_encoder(
             images, whose largest activations are what int8 can express. Takes as long as encoding
             them in fp32, some seconds.
 
+    Returns:
+        The frozen encoder.
+
     Raises:
         TypeError: for anything else.
         ValueError: for an unknown name, a module that cannot be copied or gives neither [N, D] nor
             [N, C, h, w], or int8 of what is no GoogLeNet, on another device or without patches.
         DeviceNotAvailableError: for int8 on a processor without instructions for it.
+
+    Example:
+        >>> encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
+        >>> features = encoder(torch.zeros(2, 96, 96, 3, dtype=torch.uint8))
+        >>> features.shape == (2, encoder.feature_size)
+        True
     """
     if precision == "int8" or calibration is not None:
         _check_int8(encoder, resolve_device(device), precision, compile, calibration)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torchvision.models.googlenet import GoogLeNet, Inception
 
 from encoders.cells import read_out
 from encoders.googlenet import GoogLeNetTrunk, LocalResponseNorm
+from encoders.inference.devices import native_bf16
 from encoders.spec import Normalisation
 
 # Patches whose first layers are computed together: 37 MB of conv1's output for 32 of them would
@@ -84,32 +86,50 @@ class ConvReLU2d(nn.Module):
         conv = self.conv
         settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
         shape = tuple(x.shape)
-        packed = self._packed.get(
-            shape,
-            lambda: torch.ops.mkldnn._reorder_convolution_weight(
-                conv.weight.contiguous(), *settings, shape
-            ),
-        )
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, packed, conv.bias, *settings, "relu", [], ""
-        )
+        packed = self._packed.get(shape, lambda: _pack(conv.weight.contiguous(), settings, shape))
+        return _packed_conv_relu(x, packed, conv.bias, settings)
+
+
+def _pack(weight: Tensor, settings: tuple[Any, ...], shape: tuple[int, ...]) -> Tensor:
+    """Lay weights out for inputs of one shape, by a private operator of torch."""
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *settings, shape)
+
+
+def _packed_conv_relu(
+    x: Tensor, packed: Tensor, bias: Tensor | None, settings: tuple[Any, ...]
+) -> Tensor:
+    """Convolve with packed weights and apply the ReLU, by a private operator of torch."""
+    return torch.ops.mkldnn._convolution_pointwise(x, packed, bias, *settings, "relu", [], "")
 
 
 @cache
+@torch.no_grad()
 def packing_available() -> bool:
-    """Say whether this torch has the packed convolution."""
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in names
-    )
+    """Say whether this torch has the packed convolution and computes it right.
+
+    Its operators are private to torch, and another version may change or drop them. So a small
+    convolution is tried against the plain pair, which is the fallback.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    layout: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    weight = torch.linspace(-1, 1, 8 * 4 * 3 * 3, **layout).reshape(8, 4, 3, 3)
+    bias, x = torch.linspace(-1, 1, 8, **layout), torch.linspace(-1, 1, 4 * 36, **layout)
+    x, settings = x.reshape(1, 4, 6, 6), ((1, 1), (1, 1), (1, 1), 1)
+    try:
+        found = _packed_conv_relu(x, _pack(weight, settings, (1, 4, 6, 6)), bias, settings)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    wanted = F.relu(F.conv2d(x, weight, bias, padding=1))
+    return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-2, atol=1e-2)
 
 
 @cache
 def _packable(dtype: torch.dtype) -> bool:
-    """Whether the one call computes in a dtype here; bf16 without such instructions it refuses."""
+    """Return whether the one call computes in a dtype here: bf16 needs instructions for it."""
     if not torch.backends.mkldnn.enabled:
         return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or native_bf16()
 
 
 class FusedInception(nn.Module):
@@ -152,7 +172,7 @@ def fuse_googlenet(trunk: GoogLeNetTrunk) -> GoogLeNetTrunk:
 
 @cache
 def kernels_available() -> bool:
-    """Whether the kernels can be used here; if not, says so once."""
+    """Return whether the kernels can be used here; log once if they cannot."""
     obstacle = kernels_obstacle()
     if obstacle is not None:
         logging.getLogger(__name__).warning(
@@ -162,7 +182,7 @@ def kernels_available() -> bool:
 
 
 def kernels_obstacle() -> str | None:
-    """What keeps this process from the kernels, as a clause; None where nothing does."""
+    """Return what keeps this process from the kernels, as a clause; None if nothing does."""
     if find_spec("numba") is None:
         return "numba is not installed"
     try:

@@ -62,7 +62,7 @@ class _ForgivingCache:
         return getattr(self._cache, name)
 
     def load_overload(self, signature: Any, context: Any) -> Any:
-        """What is kept, or None."""
+        """Return the kept machine code, or None."""
         try:
             return self._cache.load_overload(signature, context)
         except Exception as error:  # whatever reading rubbish as a pickle makes of it
@@ -83,7 +83,7 @@ class _ForgivingCache:
 
 
 def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For use within kernels."""
+    """Mark a function for use within kernels."""
     return numba.njit(inline="always")(unwrap(function))
 
 
@@ -240,7 +240,7 @@ def _pixels_first(x: Tensor) -> np.ndarray:
 
 
 def _pixelwise(kernel: Callable[..., None], x: Tensor, dtype: torch.dtype, *settings) -> Tensor:
-    """What a kernel makes of the pixels of a channels-last [N, C, H, W], in a tensor of its own."""
+    """Apply a kernel to the pixels of a channels-last [N, C, H, W]; returns a new tensor."""
     image = _pixels_first(x)
     rows = image.reshape(-1, image.shape[-1])
     out = torch.empty(image.shape, dtype=dtype)

@@ -217,7 +217,7 @@ def _hooks(part: nn.Module) -> bool:
 
 
 def _agrees(module: nn.Module, own: ModuleAdapter, patches: Tensor) -> bool:
-    """Whether a copy with hooks does what the module does, which stays as it is."""
+    """Return whether a copy with hooks does what the module does, which stays as it is."""
     modes = [(part, part.training) for part in module.modules()]
     held = next(module.parameters(), patches)
     given = patches.to(held.device, held.dtype if held.is_floating_point() else patches.dtype)

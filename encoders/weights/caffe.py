@@ -94,8 +94,17 @@ def _blob(data: memoryview) -> np.ndarray:
 def read_blobs(path: str | Path) -> dict[str, list[np.ndarray]]:
     """Return layer name -> its blobs (weight, bias), for the layers that have any.
 
+    Args:
+        path: A `.caffemodel` file.
+
+    Returns:
+        Arrays of each layer, by its name.
+
     Raises:
         CaffeModelError: if the file is not well formed.
+
+    Example:
+        >>> read_blobs("bvlc_googlenet.caffemodel").keys()  # doctest: +SKIP
     """
     layers: dict[str, list[np.ndarray]] = {}
     for number, wire, value in _fields(memoryview(Path(path).read_bytes())):
@@ -143,8 +152,17 @@ def read_caffemodel(path: str | Path) -> dict[str, Tensor]:
 
     Caffe's input is BGR, so conv1's input channels are reversed. Auxiliary heads are left out.
 
+    Args:
+        path: BVLC's `.caffemodel` file of GoogLeNet.
+
+    Returns:
+        Tensors under the names of torchvision's GoogLeNet.
+
     Raises:
         CaffeModelError: if the file is not well formed or a layer is absent.
+
+    Example:
+        >>> state = read_caffemodel("bvlc_googlenet.caffemodel")  # doctest: +SKIP
     """
     layers = read_blobs(path)
     state: dict[str, Tensor] = {}

@@ -66,6 +66,9 @@ def download_file(
         ValueError: If the address or a hash is not one.
         DownloadError: If the server refuses, the connection keeps failing, the disk is too small,
             or the file (new or already there) has another size or hash than expected.
+
+    Example:
+        >>> download_file("https://example.org/file.zip", Path("file.zip"))  # doctest: +SKIP
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"url must be an http or https address, got {url!r}")

@@ -34,14 +34,29 @@ class WeightsHashError(ValueError):
 def default_weights_dir() -> Path:
     """Return the folder of downloaded weights: `$GLIMPSE_DATA/weights`, else the user cache.
 
+    Returns:
+        The folder, which need not exist.
+
     Raises:
         NoUserFolderError: If there is neither.
+
+    Example:
+        >>> default_weights_dir().name
+        'weights'
     """
     return data_root() / "weights"
 
 
 def search_folders() -> list[Path]:
-    """Folders looked in for weights, in order: default, beside `$GLIMPSE_DATA`, shipped files."""
+    """Folders looked in for weights, in order: default, beside `$GLIMPSE_DATA`, shipped files.
+
+    Returns:
+        The folders; some need not exist.
+
+    Example:
+        >>> search_folders()[-1].name
+        'data'
+    """
     folders = []
     try:
         folders.append(default_weights_dir())
@@ -63,13 +78,29 @@ def _digest(path: str, algorithm: str, size: int, mtime_ns: int) -> str:
 
 
 def file_digest(path: str | Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's content."""
+    """Hex digest of a file's content.
+
+    Args:
+        path: The file.
+        algorithm: A name that `hashlib.new` takes.
+
+    Returns:
+        The digest, in lower case.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "empty"
+        >>> path.write_bytes(b"")
+        0
+        >>> file_digest(path)[:8]
+        'e3b0c442'
+    """
     status = os.stat(path)
     return _digest(str(path), algorithm, status.st_size, status.st_mtime_ns)
 
 
 def _remedy(name: str) -> str:
-    """What brings the weight file `name` (without folder) back."""
+    """Say what brings the weight file `name` (without folder) back."""
     if name in (BVLC_FILE, BVLC_CAFFEMODEL):
         return "run `glimpse download weights`"
     if name == TORCHVISION_FILE:
@@ -85,9 +116,20 @@ def find_weights(spec: EncoderSpec) -> Path:
     A bare name is looked up in `search_folders()`; a path is taken as it is. Where BVLC's
     safetensors file is wanted, Caffe's own `bvlc_googlenet.caffemodel` serves too.
 
+    Args:
+        spec: Encoder whose weights are wanted.
+
+    Returns:
+        Path of the file, its hash checked.
+
     Raises:
         WeightsNotFoundError: the message names the file, its hash, the folders and the command.
         WeightsHashError: the file found is another one.
+
+    Example:
+        >>> from encoders.spec import get_spec
+        >>> find_weights(get_spec("inception_mini")).name
+        'inception_mini.safetensors'
     """
     if spec.weights is None:
         raise ValueError(f"encoder {spec.name!r} has no weight file: its weights are random")
@@ -124,8 +166,20 @@ def _verify(path: Path, expected: str | None, algorithm: str) -> None:
 def load_state(path: str | Path) -> dict[str, Tensor]:
     """Read a weight file into a state dict of torchvision's names, on CPU.
 
+    Args:
+        path: A file of safetensors, of torch, or of Caffe.
+
+    Returns:
+        Tensors by name, on the CPU.
+
     Raises:
         ValueError: for an unknown suffix or a file that does not parse.
+
+    Example:
+        >>> from encoders.spec import get_spec
+        >>> state = load_state(find_weights(get_spec("inception_mini")))
+        >>> len(state) > 0
+        True
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth", ".pt", ".caffemodel"):

@@ -97,14 +97,14 @@ def score_answers(
 
 @dataclass(frozen=True)
 class Ground:
-    """What fixations are compared with, on the images of one data set."""
+    """Measures that fixations are compared with, on the images of one data set."""
 
     scenery: Scenery
-    """The boxes."""
+    """Boxes of all images."""
     centre: Measures
-    """Of the middle of each image."""
+    """Measures of the middle of each image."""
     random: Measures
-    """Of an even draw, in expectation."""
+    """Measures of an even draw, in expectation."""
 
     @classmethod
     def of(cls, scenery: Scenery) -> Ground:
@@ -116,7 +116,7 @@ class Ground:
 def judge_places(
     watched: Playback, ground: Ground, lattice: tuple[np.ndarray, np.ndarray] | None
 ) -> dict[str, Any]:
-    """Where an agent looks, against the boxes: the part of the record that needs some.
+    """Compare where an agent looks with the boxes: the part of the record that needs some.
 
     Args:
         watched: What the agent did.
@@ -245,7 +245,7 @@ def analyse(
 
 
 def judge_faces(watched: Playback, faces: Ground) -> dict[str, Any]:
-    """Whether an agent looks at the face, over the images where keypoints tell of one.
+    """Measure whether an agent looks at the face, where keypoints tell of one.
 
     Args:
         watched: What the agent did.

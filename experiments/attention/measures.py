@@ -102,7 +102,7 @@ def expect_uniform(boxes: Float[np.ndarray, "M 4"], size: tuple[int, int]) -> di
 def lattice_shares(
     snap: Callable[[np.ndarray], np.ndarray], points: int
 ) -> Float[np.ndarray, " L"]:
-    """How often a fixation drawn evenly ends on each point of a lattice: each point's cell."""
+    """Compute how often a fixation drawn evenly ends on each point of a lattice."""
     even = geometry.grid((2, 2), _SNAP_SIDE) - 1.0
     parts = [snap(part.astype(np.float32)) for part in np.array_split(even, 64)]
     return np.bincount(np.concatenate(parts), minlength=points) / len(even)

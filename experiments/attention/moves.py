@@ -26,7 +26,7 @@ FRAME_REACH, FRAME_BINS = 1.5, 12
 def same_place(
     first: Float[np.ndarray, "*N 2"], second: Float[np.ndarray, "*N 2"]
 ) -> Bool[np.ndarray, "*N"]:
-    """Whether fixations are at the same place, pair by pair."""
+    """Return whether fixations are at the same place, pair by pair."""
     return np.linalg.norm(np.asarray(first) - second, axis=-1) <= STILL
 
 
@@ -46,7 +46,7 @@ def moved(fixations: Float[np.ndarray, "T N 2"]) -> list[dict[str, Any]]:
 
 
 def frame_histogram(places: Float[np.ndarray, "n 2"]) -> dict[str, Any]:
-    """Where fixations fall relative to the dog's box: is it the head, is it the edge?
+    """Count where fixations fall relative to the dog's box: at the head, at the edge, or beside.
 
     Args:
         places: In the frame of the nearest box: within [-1, 1] inside it, y downwards.

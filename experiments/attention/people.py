@@ -27,22 +27,22 @@ _GAME = ("data", "split", "fingerprint", "images", "resolutions", "num_glimpses"
 
 @dataclass(frozen=True)
 class Played:
-    """What people did, and the agent they played against, on the images that they answered."""
+    """Answers of people and of the agent they played against, on the images people answered."""
 
     source: Path
     """The record, or the folder of them."""
     sessions: int
-    """Records read."""
+    """Number of records read."""
     run: str | None
     """The agent's run."""
     resolutions: tuple[str, ...]
     """What each look showed."""
     dataset: ImageDataset
-    """The images."""
+    """Images of the split."""
     images: Int64[np.ndarray, " N"]
     """Their indices; one that two people played is there twice."""
     labels: Int64[np.ndarray, " N"]
-    """The truth."""
+    """True class of each image."""
     fixations: dict[str, Float[np.ndarray, "T N 2"]]
     """Where who looked: `PEOPLE`, and `AGENT` where one played every one of these images."""
     answers: dict[str, Int64[np.ndarray, " N"]]
@@ -106,7 +106,7 @@ def tabulate_people(
 
 
 def is_record(path: Path) -> bool:
-    """Whether a path is a record of `glimpse play`, or a folder of such."""
+    """Return whether a path is a record of `glimpse play`, or a folder of such."""
     if path.is_dir():
         return not (path / "config.json").exists() and any(path.glob("session-*.jsonl"))
     return path.suffix == ".jsonl"

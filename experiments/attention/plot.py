@@ -28,12 +28,12 @@ _BAND_INCHES = 6.2
 
 @dataclass(frozen=True)
 class PlotData:
-    """What one run's band is drawn from."""
+    """Data of one run's band of the figure."""
 
     title: str
-    """Of the run."""
+    """Title of the run."""
     record: Mapping[str, Any]
-    """Of the run, as in attention.json."""
+    """Record of the run, as in attention.json."""
     fixations: Float[np.ndarray, "T N 2"]
     """Where the retina looked."""
     intended: Float[np.ndarray, "T N 2"]
@@ -141,7 +141,7 @@ def _draw_answers(axis: Axes, record: Mapping[str, Any]) -> None:
 
 
 def _draw_image_map(axis: Axes, run: PlotData, t: int) -> None:
-    """Where the agent chose to look in the image, and where the lattice took it."""
+    """Draw where the agent chose to look in the image, and where the lattice took it."""
     what = "chosen in the image" if run.lattice is not None else "in the image"
     _style(axis, f"glimpse {t + 1}, {what}")
     _heat(axis, run.intended[t], 1.0)

@@ -45,7 +45,7 @@ def in_words(row: Row) -> str:
 
 
 def compared(difference: Row, what: str) -> str:
-    """What a paired difference of shares says, such as `more often than the middle`."""
+    """State a paired difference of shares in words, such as `more often than the middle`."""
     if difference["low"] > 0:
         return f"more often than {what}"
     return f"{'less often than' if difference['high'] < 0 else 'not to be told from'} {what}"
@@ -116,7 +116,7 @@ def _overview(runs: list[Row]) -> list[str]:
 
 
 def _sentences(run: Row) -> list[str]:
-    """What the tables say, in words; every word is chosen by an interval."""
+    """State what the tables show; every word is chosen by an interval."""
     lines = []
     boxes = run["boxes"]
     if boxes is not None:
@@ -199,7 +199,7 @@ def _sentences(run: Row) -> list[str]:
 
 
 def _moves(run: Row) -> list[str]:
-    """How often fixations move, and whether they follow a mirror."""
+    """State how often fixations move, and whether they follow a mirror."""
     first, *later = run["moved"]
     text = f"The first fixation is off the centre in {in_words(first['from_centre'])} of the images"
     for number, row in enumerate(later, 2):
@@ -259,7 +259,7 @@ def _places(run: Row) -> list[str]:
 
 
 def _face(face: Row) -> list[str]:
-    """Whether fixations fall on the face, by keypoints that were not made for this."""
+    """State whether fixations fall on the face, by keypoints that were not made for this."""
     lines = [
         f"Over the {face['images']:,} images where keypoints tell of a face: the box around ear "
         "bases, nose, chin and eyes, grown by a quarter of its longer side.",

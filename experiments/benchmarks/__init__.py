@@ -30,6 +30,10 @@ BENCHMARKS: dict[str, str] = {
 """Module in this package, and what it claims (which its result may refute)."""
 
 
+DRAWINGS: dict[str, str] = {"scaling": "experiments.benchmarks.scaling_plot:draw_scaling"}
+"""`module:function` that draws a benchmark's record as a PNG file, for those that have a figure."""
+
+
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """Run benchmarks by name; without a name, list them."""

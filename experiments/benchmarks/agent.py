@@ -169,7 +169,7 @@ class _Found:
         )
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """Give the measurements as JSON takes them."""
         names = ("clock", "processor")
         return {
             "flops": self.flops,

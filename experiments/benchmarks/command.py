@@ -6,7 +6,7 @@ from importlib import import_module
 
 import torch
 
-from experiments.benchmarks import BENCHMARKS, BenchmarkConfig
+from experiments.benchmarks import BENCHMARKS, DRAWINGS, BenchmarkConfig
 from experiments.benchmarks.timing import Result, load_average
 from experiments.runtime.runs import write_json
 
@@ -37,8 +37,9 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Result]:
         path = config.out / f"benchmark-{name}.json"
         write_json(path, result.record() | {"quick": config.quick})
         print(f"\n{result.markdown(quick=config.quick)}\n\n{path} written.")
-        if hasattr(module, "draw"):
-            module.draw(result.record(), path.with_suffix(".png"))
+        if name in DRAWINGS:
+            place, _, function = DRAWINGS[name].partition(":")
+            getattr(import_module(place), function)(result.record(), path.with_suffix(".png"))
             print(f"{path.with_suffix('.png')} drawn.")
         results[name] = result
     return results

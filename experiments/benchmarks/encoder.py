@@ -44,7 +44,7 @@ BN, LRN = "batch norm", "LRN"
 
 
 def run(*, quick: bool = False) -> Result:
-    """Measure both networks.
+    """Measure both networks beside their contenders.
 
     Args:
         quick: One patch and short windows, and no peer that must compile; proves nothing.

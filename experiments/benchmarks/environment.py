@@ -230,7 +230,7 @@ def _draw_bank(folder: Path, dataset: SyntheticDogs) -> FeatureBank:
 
 
 def _found(rates: dict[str, Rate], live: tuple[int, ...], encoder: Encoder) -> dict[str, float]:
-    """What the claim is about, by the clock."""
+    """Compute what the claim is about, by the clock."""
 
     def median(label: str) -> float:
         return float(np.median(rates[label].clock))

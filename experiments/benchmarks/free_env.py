@@ -54,7 +54,7 @@ class FreeGame:
         self.taken = 0
 
     def begin(self) -> ArrayDict:
-        """First observations."""
+        """Return the first observations of all episodes."""
         self.taken = 0
         return self.observations[0]
 
@@ -125,7 +125,7 @@ class FreeVecEnv(VecEnv):
         """Take the actions; nothing depends on them."""
 
     def step_wait(self) -> Any:
-        """Go on."""
+        """Take the step that was asked for."""
         observation, ended = self.game.go_on()
         if ended:
             # A copy: RecurrentPPO may add to rewards in place.
@@ -133,7 +133,7 @@ class FreeVecEnv(VecEnv):
         return observation, self._nothing.copy(), self._no, self._infos
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """One attribute, once for each environment asked for."""

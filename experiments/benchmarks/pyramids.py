@@ -123,7 +123,7 @@ def _decoding(dataset: Any) -> Contender:
 
 
 def _in_memory(dataset: Any) -> Contender:
-    """As a vector environment does it: built by threads, then copied into the arena."""
+    """Build as a vector environment does: by threads, then copied into the arena."""
     capacity = 2 * usual_bytes(len(dataset), RESOLUTIONS)
     arena = PyramidArena.in_memory(len(dataset), RESOLUTIONS, capacity)
 

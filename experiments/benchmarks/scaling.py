@@ -23,7 +23,6 @@ from encoders.inference.kernels import widen_rows
 from encoders.spec import get_spec
 from experiments.benchmarks.free_env import FreeVectorEnv
 from experiments.benchmarks.peak import copy_bandwidth, matmul_peak
-from experiments.benchmarks.scaling_plot import draw_scaling as draw  # noqa: F401
 from experiments.benchmarks.timing import (
     Contender,
     Rate,
@@ -56,13 +55,13 @@ class Sizes:
     images: tuple[int, ...] = (128, 512, 2048)
     """In the arena."""
     rows: tuple[int, ...] = (4096, 16384, 65536)
-    """Of the bank's table, 6 kB each."""
+    """Rows of the bank's table, 6 kB each."""
     hidden: int = HIDDEN
     """Units of a deck."""
     encoder: str = "googlenet"
     """Whose cost is measured."""
     windows: int = 5
-    """Of each point."""
+    """Windows measured at each point."""
     seconds: float = 0.25
     """Least length of a window."""
 
@@ -71,7 +70,7 @@ QUICK = Sizes((1, 2), (1, 2), (1, 2), (2, 4), (8, 16), 8, "inception_mini", 2, 0
 
 
 def run(*, quick: bool = False) -> Result:
-    """Measure all curves.
+    """Measure all curves of the claim.
 
     Args:
         quick: Two small points a curve; proves nothing.

@@ -43,7 +43,7 @@ class Rate:
     """Units done in all windows together."""
 
     def record(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Give all numbers as JSON takes them."""
         parts = {"processor": self.processor, "clock": self.clock}
         return {name: _summary(rates) for name, rates in parts.items()} | {"units": self.units}
 
@@ -86,10 +86,10 @@ def _summary(rates: Sequence[float]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark found."""
+    """Record and tables of one benchmark."""
 
     claim: str
-    """One sentence."""
+    """The claim in one sentence."""
     holds: bool
     """Whether the measurement bears it out."""
     header: tuple[str, ...]
@@ -102,7 +102,7 @@ class Result:
     """The numbers behind the table, and the settings."""
 
     def record(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """Give everything as JSON takes it."""
         return {
             "claim": self.claim,
             "holds": self.holds,

@@ -28,16 +28,16 @@ PARTS = ("collect", "losses", "first pass", "backward", "clip", "optimiser", "me
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured; the defaults are the claim's."""
+    """Sizes of the measured step; the defaults are the claim's."""
 
     widths: tuple[int, ...] = (4096, 512)
     """Units a deck: the paper's first, then the experiments' table's."""
     batch: int = 128
     """B, environments, each of which gives one episode a step."""
     features: int = 1024
-    """D."""
+    """D, the features of a patch."""
     classes: int = 120
-    """K."""
+    """K, the number of classes."""
     inner: dict[str, Any] = field(default_factory=dict)
     """Other sizes of the network than its defaults."""
     squares: tuple[int, ...] = (1024, 2048, 4096)
@@ -135,7 +135,7 @@ class TrainingStep:
         return {"collect": rollout.get_total_flops(), "update": update.get_total_flops()}
 
     def calls(self) -> dict[str, int]:
-        """How many torch operators, and Python and C functions, one step calls."""
+        """Count the torch operators and the Python and C functions that one step calls."""
         for _ in range(2):  # the first steps also allocate the optimiser's state
             self.whole()
         with _OperatorCount() as operators:

@@ -17,10 +17,10 @@ _TIME = r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
-    """Where jobs run. The defaults are this machine."""
+    """Options that say where jobs run; the defaults are this machine."""
 
     cluster: Literal["local", "slurm", "ray"] = "local"
-    """On this machine, or on the nodes of SLURM (`pip install 'glimpse-env[slurm]'`) or of Ray
+    """Run on this machine, or on the nodes of SLURM (`pip install 'glimpse-env[slurm]'`) or of Ray
     (`glimpse-env[ray]`). Results are the same with as many --threads."""
     threads: int | None = None
     """Threads a job (default: here the cores divided by --jobs, on a cluster 1)."""
@@ -29,9 +29,9 @@ class ClusterConfig:
     retries: int = 2
     """How often a job that is killed (node lost, memory, time limit, preemption) starts again."""
     partition: str | None = None
-    """Of SLURM, if not its default."""
+    """Partition of SLURM, if not its default."""
     account: str | None = None
-    """Of SLURM, if not your default."""
+    """Account of SLURM, if not your default."""
     time: str | None = None
     """Limit a job, as SLURM reads it: MINUTES, H:MM:SS, DAYS-HOURS (default: the partition's)."""
     slurm: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ LOCAL = ClusterConfig()
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(SharedConfig):
-    """What the commands share that start many runs."""
+    """Options shared by the commands that start many runs."""
 
     jobs: int | None = None
     """Runs side by side (default: one a core; on a GPU one; on a cluster as many as it takes)."""

@@ -16,14 +16,14 @@ from experiments.cluster.worker import EXPECTED, Order, Outcome
 
 @dataclass(frozen=True)
 class State:
-    """Where a submitted job stands."""
+    """State of a submitted job."""
 
     kind: Literal["waiting", "running", "ended", "lost", "cancelled"]
     """`lost`: killed, or its node; `cancelled`: by somebody, on purpose."""
     where: str = ""
     """The machine it runs on, where that is known."""
     outcome: Outcome | None = None
-    """Of one that ended."""
+    """How the job ended; None before."""
     reason: str = ""
     """Why it was lost."""
 
@@ -41,7 +41,7 @@ class Executor(Protocol):
         ...
 
     def states(self) -> dict[str, State]:
-        """Where the jobs stand, by name."""
+        """Return the state of the jobs, by name."""
         ...
 
     def cancel(self) -> None:

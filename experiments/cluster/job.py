@@ -66,17 +66,17 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the run lies."""
+        """Folder of the run."""
         return self.config.out
 
     @property
     def file(self) -> Path:
-        """What describes the job, beside its folder."""
+        """File that describes the job, beside its folder."""
         return self._beside(".job.json")
 
     @property
     def log(self) -> Path:
-        """What the job printed, beside its folder."""
+        """File of what the job printed, beside its folder."""
         return self._beside(".log")
 
     def _beside(self, suffix: str) -> Path:
@@ -200,7 +200,7 @@ def _end_with_parent() -> None:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on all nodes for the same results."""
+    """Return what must be the same on all nodes for the same results."""
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in ("glimpse-env", "torch", "numpy"):
         try:

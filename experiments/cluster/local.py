@@ -37,7 +37,7 @@ class LocalExecutor:
             self._gpus.put(_gpu(slot, parallel, device))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs."""
+        """Queue jobs for this machine."""
         for job in jobs:
             self._futures[job.name] = self._pool.submit(
                 self._run, job.name, order(job, self.threads)
@@ -54,7 +54,7 @@ class LocalExecutor:
             self._gpus.put(gpu)
 
     def states(self) -> dict[str, State]:
-        """Where the jobs stand."""
+        """Return the state of the jobs."""
         return {name: self._state(future) for name, future in self._futures.items()}
 
     def _state(self, future: Future[Outcome]) -> State:

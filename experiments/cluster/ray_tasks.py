@@ -46,7 +46,7 @@ class RayExecutor:
     seconds = 0.5
 
     def __init__(self, on: ClusterConfig, parallel: int | None = None) -> None:
-        """Connect.
+        """Connect to the cluster.
 
         Args:
             on: Address, and what a task asks for.
@@ -106,7 +106,7 @@ class RayExecutor:
         return bool(done)
 
     def states(self) -> dict[str, State]:
-        """Where the jobs stand.
+        """Return the state of the jobs.
 
         Raises:
             RunError: The cluster is gone.

@@ -161,7 +161,7 @@ class SlurmExecutor:
         return {row[0].strip(): (row[1], row[2]) for row in rows if len(row) == 3}
 
     def states(self) -> dict[str, State]:
-        """Where the jobs stand; as before where SLURM does not answer."""
+        """Return the state of the jobs; the last known where SLURM does not answer."""
         queue = self._queue()
         if queue is not None:
             self._last = queue
@@ -198,4 +198,4 @@ class SlurmExecutor:
             subprocess.run(["scancel", *ids], capture_output=True, timeout=60)
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: the jobs belong to SLURM."""

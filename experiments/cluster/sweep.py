@@ -177,7 +177,7 @@ def _may_go_on(table: JobTable) -> bool:
 
 
 def _last_lines(job: Job, count: int) -> list[str]:
-    """What a job said last, the start lines of ours aside."""
+    """Return what a job said last, without the lines of its start."""
     try:
         text = job.log.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -93,7 +93,7 @@ class PolicyContestant:
             epoch += 1
 
     def player(self) -> AttentionPolicy:
-        """Who plays in an evaluation."""
+        """The policy that plays in an evaluation."""
         return self.policy
 
 
@@ -145,7 +145,7 @@ class SB3Contestant:
                 return
 
     def player(self) -> AttentionPolicy:
-        """Who plays in an evaluation."""
+        """The policy that plays in an evaluation."""
         return SB3Player(self.model, self.codec)
 
 
@@ -185,7 +185,7 @@ class SB3Player:
     def act(
         self, observation: Observation, state: Any, *, deterministic: bool = False
     ) -> tuple[dict[str, Tensor], Any]:
-        """Predict."""
+        """Predict actions from observations."""
         arrays = {name: value.cpu().numpy() for name, value in observation.items()}
         start = arrays["remaining"][:, 0] >= 1
         flat, state = self.model.predict(

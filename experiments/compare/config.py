@@ -19,7 +19,7 @@ AGENTS = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac", "center", "random")
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What every agent of a comparison may spend."""
+    """Steps and seconds that every agent of a comparison may spend."""
 
     steps: int = 100_000
     """Environment steps that every agent may take."""
@@ -202,7 +202,7 @@ class TuneConfig(Budget, SweepConfig):
     max_minutes: float = field(default=1.0, kw_only=True)
     """Training time after which a slow trial is stopped short."""
     seed: int = 1000
-    """Of the draws and of every trial."""
+    """Seed of the draws and of every trial."""
 
     def __post_init__(self) -> None:
         """Check before anything runs.

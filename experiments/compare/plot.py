@@ -11,7 +11,7 @@ from experiments.compare.report import best_first, interquartile_mean
 
 
 def draw_comparison(record: dict[str, Any], path: Path) -> None:
-    """Draw a comparison.
+    """Draw the learning curves of a comparison.
 
     Args:
         record: Of `collect_comparison`.

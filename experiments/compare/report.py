@@ -79,7 +79,7 @@ def check_settings(jobs: Sequence[Job]) -> None:
 
 
 def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[str, Any]:
-    """Read finished runs.
+    """Read finished runs and put them together.
 
     Args:
         jobs: Of `contest_jobs`, finished.
@@ -253,7 +253,7 @@ def format_comparison(record: dict[str, Any]) -> str:
 
 
 def _provenance(record: dict[str, Any]) -> list[str]:
-    """Where the numbers come from, in a few lines."""
+    """Say where the numbers come from, in a few lines."""
     versions, machine, agents = record["versions"], record["machine"], record["agents"]
     cores = [each for agent in agents.values() for each in agent["cores"] if each]
     told = ", ".join(

@@ -13,9 +13,9 @@ class LogRange(NamedTuple):
     """Any value between two, evenly by order of magnitude."""
 
     low: float
-    """Smallest."""
+    """Smallest value drawn."""
     high: float
-    """Largest."""
+    """Largest value drawn."""
 
 
 def searched(default: Any, space: LogRange | tuple[Any, ...]) -> Any:
@@ -30,7 +30,7 @@ _WIDTH = (128, 256, 512)
 
 @dataclass(frozen=True)
 class OnPolicySettings:
-    """What PPO and A2C share."""
+    """Settings that PPO and A2C share."""
 
     num_envs: int = 64
     """Environments side by side."""
@@ -82,7 +82,7 @@ class RecurrentPPOSettings(PPOSettings):
 
 @dataclass(frozen=True)
 class OffPolicySettings:
-    """What SAC, TD3 and DQN share."""
+    """Settings that SAC, TD3 and DQN share."""
 
     num_envs: int = 64
     """Environments side by side."""
@@ -95,16 +95,16 @@ class OffPolicySettings:
     gradient_steps: int = searched(4, (2, 4, 8))
     """Gradient steps after every step of all environments."""
     buffer_size: int = 30_000
-    """Transitions kept."""
+    """Number of transitions kept."""
     learning_starts: int = 2_000
     """Steps before the first gradient step."""
     gamma: float = 0.99
-    """Discount."""
+    """Discount of later rewards."""
 
 
 @dataclass(frozen=True)
 class SACSettings(OffPolicySettings):
-    """SAC."""
+    """Settings of soft actor-critic."""
 
     ent_coef: str = searched("auto", ("auto", "auto_0.1", "0.01", "0.001"))
     """Weight of the entropy: fixed, or learned from a first value."""
@@ -112,7 +112,7 @@ class SACSettings(OffPolicySettings):
 
 @dataclass(frozen=True)
 class TD3Settings(OffPolicySettings):
-    """TD3."""
+    """Settings of twin delayed DDPG."""
 
     action_noise: float = searched(0.3, (0.1, 0.3, 0.5))
     """Sigma of the noise on actions."""
@@ -135,7 +135,7 @@ class TwoDeckSettings:
     """The two-deck agent: the named experiment's own settings, but for these factors."""
 
     rate_factor: float = searched(1.0, (0.5, 1.0, 2.0))
-    """On the learning rate."""
+    """Factor on the learning rate."""
     reinforce_weight: float | None = searched(None, (None, 0.3, 1.0))
     """Lambda of the policy gradient; None: the experiment's."""
     sigma: float | None = searched(None, (None, 0.1, 0.2))
@@ -169,7 +169,7 @@ ALGORITHMS: dict[str, tuple[type, Face, str]] = {
 
 
 def sb3_arguments(agent: str, settings: Any) -> dict[str, Any]:
-    """What a constructor of Stable-Baselines3 gets for settings, in RL Zoo's names.
+    """Turn settings into arguments of a Stable-Baselines3 constructor, in RL Zoo's names.
 
     All but the features extractor; `policy` is a name, and `noise_std` the sigma of a Gaussian
     action noise.

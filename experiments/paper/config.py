@@ -18,7 +18,7 @@ _MOST_MODELS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class CellsConfig(SweepConfig):
-    """What the commands share that train cells of Table 1."""
+    """Options shared by the commands that train cells of Table 1."""
 
     bank: Path | None = Path("banks/dogs")
     """Feature banks (`glimpse bank`); `None` runs the encoder live."""
@@ -72,9 +72,9 @@ class Table1Config(CellsConfig):
     out: Path = Path("runs/table1")
     """Folder of the runs and of the table."""
     baseline_seeds: int = 1
-    """Runs a baseline: each fine-tunes a whole GoogLeNet."""
+    """Runs of each whole-image classifier; each fine-tunes a whole GoogLeNet."""
     baseline_epochs: int | None = None
-    """Passes of a baseline over the training images, if not its own."""
+    """Passes of a whole-image classifier over the training images, if not its own number."""
     hidden_size: int | None = None
     """Units a deck (the paper: 4,096), if not the cells' own."""
     final: bool = False

@@ -29,7 +29,7 @@ _SMALL = 16
 
 @dataclass(frozen=True)
 class Shown:
-    """What one model did on one image."""
+    """Scanpath and answer of one model on one image."""
 
     image: UInt8[np.ndarray, "H W 3"]
     """The image as it saw it."""
@@ -53,7 +53,7 @@ class Shown:
         return tuple(name for name in ("high", "medium", "low") if name in self.resolutions)
 
     def patches(self) -> UInt8[np.ndarray, "T S P P 3"]:
-        """What each glimpse showed, sharpest first."""
+        """Patches that each glimpse showed, sharpest first."""
         looks = len(self.fixations)
         return cut_patches(
             [build_pyramid(self.image, self.sharpest_first)] * looks,
@@ -87,7 +87,7 @@ def scanpath(shown: Shown, width: int, height: int, *, boxes: bool) -> Picture:
 
 
 def box_diagram(shown: Shown, glimpse: int, width: int, height: int) -> Picture:
-    """What the patches of one glimpse cover, on the image, also where they leave it."""
+    """Draw what the patches of one glimpse cover, on the image and beyond it."""
     where = shown.fixations[glimpse : glimpse + 1]
     h, w = _shape(shown.image)
     box = patch_boxes((h, w), where, shown.resolutions)[0]

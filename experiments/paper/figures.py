@@ -28,7 +28,7 @@ class Model:
     """One run, watched on the images that the figures may show."""
 
     title: str
-    """For people."""
+    """Title for people to read."""
     record: dict[str, Any]
     """Which run and checkpoint it is."""
     resolutions: tuple[str, ...]
@@ -37,7 +37,7 @@ class Model:
     """What it did."""
 
     def show(self, dataset: ImageDataset, index: int) -> Shown:
-        """What it did on one of the images watched."""
+        """Show what it did on one of the images played."""
         (place,) = np.flatnonzero(self.watched.images == index)
         named = int(self.watched.predictions[-1, place])
         return Shown(
@@ -61,7 +61,7 @@ def travel(fixations: Float[np.ndarray, "T N 2"]) -> Float[np.ndarray, " N"]:
 def best_example(
     right: Bool[np.ndarray, "models N"], traveled: Float[np.ndarray, "models N"]
 ) -> int:
-    """Where the most models are right, and among those the one whose fixations lie furthest apart.
+    """Find where most models are right, and among those where fixations lie furthest apart.
 
     Returns:
         Its place along N; the first among equals.

@@ -1,4 +1,4 @@
-"""`glimpse table1`: the 15 cells of the paper's Table 1 and its two baselines, run and laid out.
+"""`glimpse table1`: run the 15 cells and two whole-image classifiers of the paper's Table 1.
 
 Everything is chosen on the validation cut (paper section 3). With `--final` each cell then trains
 on all training images, for as many epochs as did best on the validation cut, and is evaluated on
@@ -35,7 +35,7 @@ def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
 
 
 def baseline_config(config: Table1Config, name: str, seed: int) -> BaselineConfig:
-    """Settings of one run of a baseline, on the validation cut."""
+    """Settings of one run of a whole-image classifier, on the validation cut."""
     asked = {} if config.baseline_epochs is None else {"epochs": config.baseline_epochs}
     return replace(
         BASELINES[name][1],
@@ -78,7 +78,7 @@ def jobs_of(config: Table1Config) -> list[Job]:
 def final_jobs(config: Table1Config) -> list[Job]:
     """The runs on test: cells for the epochs that did best on the validation cut.
 
-    A baseline keeps its number of epochs, since its learning rate falls to zero over them.
+    A whole-image classifier keeps its number of epochs: its learning rate falls to zero over them.
 
     Raises:
         RunError: runs on the validation cut are not done.

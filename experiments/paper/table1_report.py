@@ -91,7 +91,7 @@ def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, A
 
 
 def baseline_title(name: str) -> str:
-    """As a row of a table: `GoogLeNet, whole image at 96`."""
+    """Title of a row of a table: `GoogLeNet, whole image at 96`."""
     return f"GoogLeNet, whole image at {name.rsplit('-', 1)[1]}"
 
 
@@ -213,7 +213,7 @@ def _entry(cell: Mapping[str, Any] | None, row: str, count: int) -> str:
 
 
 def _conditions(cells: Mapping[str, Any]) -> list[str]:
-    """What differs from the paper, one sentence for each set of cells that share it."""
+    """State what differs from the paper, a sentence for each set of cells that share it."""
     groups: dict[str, list[str]] = {}
     for name, cell in cells.items():
         train, *rest = cell["datasets"].values()

@@ -155,7 +155,7 @@ def draw_path(
 
 
 def draw_boxes(axes: Axes, shown: Shown, glimpses: Sequence[int], *, clip: bool = True) -> None:
-    """What the patches of some glimpses cover."""
+    """Draw what the patches of some glimpses cover."""
     boxes = patch_boxes(
         (shown.image.shape[0], shown.image.shape[1]), shown.fixations, shown.resolutions
     )
@@ -179,7 +179,7 @@ def draw_boxes(axes: Axes, shown: Shown, glimpses: Sequence[int], *, clip: bool 
 def box_diagram(
     sheet: Sheet, shown: Shown, glimpse: int, place: tuple[float, float, float, float]
 ) -> None:
-    """What the patches of one glimpse cover, on the image, also where they leave it."""
+    """Draw what the patches of one glimpse cover, on the image, also where they leave it."""
     height, width = shown.image.shape[:2]
     box = patch_boxes((height, width), shown.fixations[glimpse : glimpse + 1], shown.resolutions)[0]
     low = np.minimum(box[:, :2].min(axis=0), 0.0)

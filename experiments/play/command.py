@@ -22,7 +22,7 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 
 def play(config: PlayConfig) -> None:
-    """Serve until Ctrl-C.
+    """Serve the task in a browser until Ctrl-C.
 
     Raises:
         RunError: No run, no checkpoint, another data set's run, a port in use, or a missing extra.

@@ -135,7 +135,7 @@ class Game:
         return next((int(image) for image in order if int(image) not in played), None)
 
     def outcome(self, image: int) -> dict[str, Any]:
-        """What is known of an image and told after the answer: `truth` and `agent`."""
+        """Return what is told of an image after the answer: `truth` and `agent`."""
         truth = int(self.dataset.labels[image]) if self.truth_known else None
         agent = None
         if self.player is not None:
@@ -144,7 +144,7 @@ class Game:
         return {"truth": truth, "agent": agent}
 
     def show(self, session: Session) -> dict[str, Any]:
-        """What a person may see of the current episode, as JSON takes it.
+        """Return what a person may see of the current episode, as JSON takes it.
 
         The whole image and what is known of it come with the answer, not before.
         """

@@ -43,12 +43,12 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Served:
-    """What a server offers."""
+    """Game, store and settings that a server offers."""
 
     game: Game
     """What is played."""
     store: Store
-    """Its sessions."""
+    """Store of its sessions."""
     title: str
     """What is played, in words."""
     hosts: tuple[str, ...]
@@ -65,7 +65,7 @@ class Refusal(Exception):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port.
+    """Take a port to listen on.
 
     Raises:
         RunError: It is in use, or not to be had; the sentence says what to do.
@@ -277,7 +277,7 @@ class Calls:
                 raise Refusal(500, f"the server cannot go on: {error.strerror or error}") from error
 
     def state(self, held: Held, asked: dict[str, Any]) -> dict[str, Any]:
-        """What there is to do, with what never changes."""
+        """Return what there is to do, with what never changes."""
         game = self.game
         task = {
             "title": self.served.title,

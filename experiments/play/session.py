@@ -20,14 +20,14 @@ class EventError(ValueError):
 
 @dataclass(frozen=True)
 class Rules:
-    """What is played, as far as events must fit it."""
+    """Sizes of the game, as far as events must fit them."""
 
     num_images: int
     """N, images of the split."""
     num_glimpses: int
     """T, looks before the answer."""
     num_classes: int
-    """K, breeds."""
+    """K, the number of breeds."""
 
 
 @dataclass
@@ -70,12 +70,12 @@ class Session:
 
     @property
     def current(self) -> Episode:
-        """The last episode."""
+        """The last episode begun."""
         return self.episodes[-1]
 
     @property
     def phase(self) -> Phase:
-        """What the person does next in the current episode."""
+        """The next thing that the person does in the current episode."""
         if self.current.label is not None:
             return "result"
         return "look" if len(self.current.looks) < self.rules.num_glimpses else "answer"

@@ -40,7 +40,7 @@ class Held:
     key: str
     """Hash of its token."""
     session: Session
-    """Its state."""
+    """State of the session."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Two tabs of one person take turns."""
     used: float = 0.0
@@ -80,7 +80,7 @@ class Store:
         self._lock = threading.Lock()
 
     def path(self, key: str) -> Path:
-        """Where a session's record lies."""
+        """Path of a session's record."""
         return self.folder / f"session-{key}.jsonl"
 
     def begin(self) -> tuple[str, Held]:

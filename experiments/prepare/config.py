@@ -71,7 +71,7 @@ class PyramidsConfig:
     out: Path
     """Folder; each split is a folder in it, to be given as storage=."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which images."""
+    """Options that name the images."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to build, in order."""
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
@@ -103,7 +103,7 @@ class BankConfig:
     out: Path
     """Folder of the banks; each split is a folder in it."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which images."""
+    """Options that name the images."""
     splits: tuple[str, ...] = ("train", "val")
     """Splits to compute, in order."""
     encoder: str = "googlenet"

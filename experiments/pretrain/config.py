@@ -47,9 +47,9 @@ class PretrainConfig:
     resolutions: tuple[Resolution, ...] = RESOLUTIONS
     """Towers; there is a head on each and on every combination."""
     steps: int = 900
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     head_steps: int = 0
-    """Of these, the first so many train the heads only, so that new heads do not pull at old
+    """Number of first steps that train the heads only, so that new heads do not pull at old
     weights."""
     images: int = 12
     """Images a step, over all processes."""
@@ -67,7 +67,7 @@ class PretrainConfig:
     """The trunk's learning rate over that of the heads (default: 0.1 where it is pretrained, else
     1)."""
     weight_decay: float = 0.02
-    """AdamW's decay."""
+    """Weight decay of AdamW."""
     dropout: float = 0.1
     """Share of the features dropped before the heads."""
     held_out: float = 0.05
@@ -124,7 +124,7 @@ class ProbeConfig:
     encoder: str = "googlenet"
     """Registered encoder, or the .json that `glimpse pretrain` wrote."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
-    """Which images."""
+    """Options that name the images."""
     fit_split: str = "train"
     """Split to fit on; what a fit takes is chosen on a tenth of it."""
     eval_split: str = "val"

@@ -29,15 +29,15 @@ def standardise(features: Float[np.ndarray, "N S D"]) -> Float[Tensor, "N SD"]:
 
 @dataclass(frozen=True)
 class Linear:
-    """A logistic regression."""
+    """A fitted logistic regression."""
 
     weight: Float[Tensor, "X K"]
-    """Of the features."""
+    """Weights of the features."""
     bias: Float[Tensor, " K"]
-    """Of the classes."""
+    """Biases of the classes."""
 
     def scores(self, x: Float[Tensor, "N X"]) -> Float[Tensor, "N K"]:
-        """Class scores."""
+        """Compute the score of each class."""
         return x @ self.weight + self.bias
 
 

@@ -29,7 +29,7 @@ class Batch:
     """Glimpses of one step."""
 
     patches: UInt8[np.ndarray, "B S P P 3"]
-    """RGB patches."""
+    """RGB patches of all looks."""
     labels: Int64[np.ndarray, " B"]
     """Classes of their images."""
 

@@ -165,7 +165,7 @@ def find_dogs(
     measured: Float[np.ndarray, "M D"],
     decays: tuple[float, ...] = (100.0,),
 ) -> dict[str, Any] | None:
-    """How well the context tells where the dog is, which is all that a policy can know.
+    """Measure how well the context tells where the dog is, which is all a policy can know.
 
     Images with one box only. Boxes serve to measure; no agent sees them.
 

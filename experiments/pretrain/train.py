@@ -45,7 +45,7 @@ from glimpse_env.pyramids.pyramid import PATCH_SIDE
 
 
 class Images:
-    """What a run trains and measures on.
+    """Images that a run trains and measures on.
 
     Attributes:
         dataset: All images of the split.
@@ -79,7 +79,7 @@ class Images:
         self.held_out, self.training = order[:kept_aside], order[kept_aside:]
 
     def record(self, config: PretrainConfig) -> dict[str, Any]:
-        """Which images, for the provenance."""
+        """Describe the images, for the provenance."""
         record: dict[str, Any] = {
             "dataset": config.data.dataset,
             "split": self.dataset.split,
@@ -101,7 +101,7 @@ class Images:
         return record
 
     def seen(self, config: PretrainConfig, spec: EncoderSpec) -> str:
-        """What the weights will have seen, as a sentence for reports."""
+        """Say what the weights will have seen, as a sentence for reports."""
         fresh = spec.architecture == "inception_mini" or config.from_scratch
         start = "trained from random weights" if fresh else f"{spec.seen}; then fine-tuned"
         sentence = (

@@ -20,16 +20,16 @@ _DATA = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What a card is written from."""
+    """Facts that a model card is written from."""
 
     title: str
-    """Its heading."""
+    """Heading of the card."""
     name: str
     """What `from_pretrained` takes: a repository, or the folder's name."""
     licence: str
     """Identifier of the licence."""
     config: TrainConfig
-    """Of the run."""
+    """Configuration of the run."""
     environment: Record
     """The run's environment.json, free of paths."""
     evaluations: Mapping[str, Record]
@@ -37,7 +37,7 @@ class Facts:
     weights: Record
     """`file`, `sha256`, `bytes`, `parameters` and `dtype`."""
     epoch: int
-    """Epochs trained."""
+    """Number of epochs trained."""
     again: str | None = None
     """The command that makes the agent again, if it is another than the run's own."""
 

@@ -31,7 +31,7 @@ _SIDE, _IMAGES, _EPOCHS = 5, 720, 30
 
 
 def shipped_config(work: Path) -> TrainConfig:
-    """Its settings: the experiment `synthetic`, on some of the training images."""
+    """Settings of the shipped agent: the experiment `synthetic`, on some of the training images."""
     _, base = EXPERIMENTS["synthetic"]
     return replace(
         base,

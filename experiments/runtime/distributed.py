@@ -42,7 +42,7 @@ class Ranks:
         return dict(zip(metrics, (values / self.count).tolist(), strict=True))
 
     def share_object(self, value: object, device: torch.device) -> object:
-        """What the first process gives, in all of them."""
+        """Give every process the object of the first one."""
         if self.count == 1:
             return value
         box = [value]

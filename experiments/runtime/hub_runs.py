@@ -41,7 +41,7 @@ def local_run(run: Path) -> Path:
 
 
 def run_name(run: Path) -> str:
-    """What a run goes by in records: its path, or its name on the hub with the commit."""
+    """Name a run in records: by its path, or its name on the hub with the commit."""
     return _found(str(run)).name if is_published(run) else str(run)
 
 
@@ -56,12 +56,12 @@ def _found(name: str) -> Found:
 
 
 def is_published(run: Path) -> bool:
-    """Whether a run is named by a shipped name or an address of the hub, and is no folder."""
+    """Return whether a run is a shipped name or an address of the hub, and no folder."""
     return bool(re.match("hf:/", str(run))) or (str(run) in SHIPPED and not run.exists())
 
 
 def results_folder(run: Path) -> Path:
-    """Where results about a run go: into its folder, or beside where one works if it came trained.
+    """Return where results about a run go: its folder, or one beside if it came trained.
 
     Neither the hub's cache nor an installed package is a place to write to.
     """

@@ -276,7 +276,7 @@ class RunFolder:
             file.write(json.dumps(dict(row), default=_plain) + "\n")
 
     def is_best(self, agent: str, ma: float | None) -> bool:
-        """Whether no evaluation of an agent was better than this one; False without one."""
+        """Return whether no evaluation of an agent was better than this one; False without one."""
         if ma is None:
             return False
         rows = self._rows()
@@ -325,7 +325,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What determines a run's course in its config.json: all but paths, device and what is kept.
+    """Select what determines a run's course in its config.json: no paths, device or copies kept.
 
     Of the bank only whether there is one is left; its content is among what a run stands on.
     """

@@ -15,10 +15,10 @@ class Terminated(KeyboardInterrupt):
 
 
 class Stop:
-    """Whether somebody has asked for the end."""
+    """A flag: has somebody asked for the end?"""
 
     def __init__(self) -> None:
-        """Nobody has."""
+        """Start with the flag not set."""
         self.asked: type[KeyboardInterrupt] | None = None
 
     def check(self) -> None:

@@ -66,7 +66,7 @@ class Collection:
     """Agents and the images that they were watched on."""
 
     dataset: ImageDataset
-    """The split."""
+    """Images of the split."""
     players: tuple[Player, ...]
     """Who was watched, in the order of the runs."""
     scenery: Scenery

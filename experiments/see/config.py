@@ -29,7 +29,7 @@ class ViewConfig:
     max_mb: float = 20.0
     """Most that the file may take, in millions of bytes; images are compressed to fit."""
     title: str = "Where the agents look"
-    """Of the page."""
+    """Title of the page."""
     bank: Path | None = None
     """Folder of other banks than the runs' own."""
     live: bool = False

@@ -33,7 +33,7 @@ class Page:
     """A finished page, not yet written."""
 
     html: bytes
-    """The file."""
+    """Text of the file."""
     images: int
     """Images in it."""
     quality: int
@@ -41,12 +41,12 @@ class Page:
 
     @property
     def megabytes(self) -> float:
-        """Its size."""
+        """Size of the page in megabytes."""
         return len(self.html) / MEGABYTE
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a script is told."""
+        """Give what a script is told."""
         return {"bytes": len(self.html), "images": self.images, "quality": self.quality}
 
 
@@ -161,7 +161,7 @@ def render(data: dict[str, Any], pixels: Sequence[dict[str, str]], *, title: str
 
 
 def _hash(text: str) -> str:
-    """For a content security policy: the browser then runs this text only."""
+    """Hash a script for a content security policy: the browser then runs this text only."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

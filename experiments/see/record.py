@@ -29,9 +29,9 @@ class Episode:
     observations: dict[str, np.ndarray]
     """Before each step and after the last, `[T + 2, ...]`."""
     actions: dict[str, np.ndarray]
-    """Of each step, `[T + 1, ...]`."""
+    """Action of each step, `[T + 1, ...]`."""
     rewards: np.ndarray
-    """Of each step, `[T + 1]`: 1 for a right answer, else 0."""
+    """Reward of each step, `[T + 1]`: 1 for a right answer, else 0."""
 
 
 def play_episodes(

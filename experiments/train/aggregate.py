@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.metrics import Z95
 from experiments.runtime.runs import (
     RunError,
     differences,
@@ -24,7 +25,6 @@ from experiments.train.config import ReportConfig, TrainConfig
 from experiments.train.factory import REFERENCES
 
 # Two-sided 95% of a normal distribution.
-_Z = 1.96
 
 
 def _without_seed(config: TrainConfig) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _read_evaluation(run: Path, split: str, config: TrainConfig) -> dict[str, An
 
 
 def _check_alike(run: Path, other: Path, one: dict[str, Any], two: dict[str, Any]) -> None:
-    """Whether two evaluations are of one kind; each run has a seed of its own."""
+    """Check that two evaluations are of one kind; each run has a seed of its own."""
     kinds = [{k: v for k, v in each["settings"].items() if k != "seed"} for each in (one, two)]
     names = differences(*kinds)
     names += [f"scores of {name}" for name in sorted(one.keys() ^ two.keys())]
@@ -124,7 +124,7 @@ def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _difference(evaluations: list[dict[str, Any]], one: str, two: str) -> dict[str, Any] | None:
-    """What one kind of fixations adds over another, seed by seed."""
+    """Estimate what one kind of fixations adds over another, seed by seed."""
     if any(two not in evaluation for evaluation in evaluations):
         return None
     values = [evaluation[one]["ma"] - evaluation[two]["ma"] for evaluation in evaluations]
@@ -142,13 +142,13 @@ def difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[float, f
     variance = 0.0
     for cell in (one, two):
         half = float(np.mean([(run["high"] - run["low"]) / 2 for run in cell["runs"]]))
-        variance += (half / _Z) ** 2
+        variance += (half / Z95) ** 2
         variance += (cell["std_over_seeds"] or 0.0) ** 2 / len(cell["runs"])
-    return one["ma"] - two["ma"], _Z * math.sqrt(variance)
+    return one["ma"] - two["ma"], Z95 * math.sqrt(variance)
 
 
 def verdict(value: float, half: float) -> str:
-    """Whether a difference is above 0: `holds`, `does not hold` or `cannot be told`."""
+    """Return whether a difference is above 0: `holds`, `does not hold` or `cannot be told`."""
     if value - half > 0:
         return "holds"
     return "does not hold" if value + half < 0 else "cannot be told"

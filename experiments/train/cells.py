@@ -7,10 +7,8 @@ under `medium-1-paper`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,33 +29,13 @@ PAPER_BASELINES = {"googlenet-96": 58.8, "googlenet-224": 75.5}
 """GoogLeNet on the whole image, padded square, fine-tuned (paper, Table 1), in percent."""
 
 
-@lru_cache(maxsize=1)
-def _measured() -> dict[str, Any]:
-    """Cells of the table that comes with the package; none where it has not been made yet."""
-    path = Path(__file__).parents[1] / "results" / "table1.json"
-    return json.loads(path.read_text(encoding="utf-8"))["cells"] if path.is_file() else {}
-
-
 def expected(name: str) -> str:
-    """What to expect of a cell or baseline: our mA, its spread and its time, and the paper's mA."""
+    """State what the paper reports for a cell or a whole-image classifier.
+
+    What was measured here is in `docs/results/table1.md`: a help page does not depend on a record.
+    """
     cell = FORMS.get(name)
-    paper = PAPER_BASELINES[name] if cell is None else cell.paper
-    found = _measured().get(name)
-    if found is None or (cell is not None and not _of_this_form(found, cell)):
-        return f"the paper {paper}"
-    count, std = len(found["runs"]), found["std_over_seeds"]
-    spread = f" +- {std:.1f} over {count} seeds" if std is not None else ", one seed"
-    return f"{found['ma']:.1f}{spread} on val, {found['seconds'] / 60:.0f} min; the paper {paper}"
-
-
-def _of_this_form(found: dict[str, Any], cell: Cell) -> bool:
-    """Whether what was measured learned as the cell does now: results may be of an earlier form."""
-    settings = found.get("settings")
-    if settings is None:
-        return True
-    grid = settings.get("context_grid", 1)
-    learning = ReinforceConfig(**settings["learning"])
-    return learning == cell.config.learning and grid == cell.config.context_grid
+    return f"the paper {PAPER_BASELINES[name] if cell is None else cell.paper}"
 
 
 @dataclass(frozen=True)
@@ -73,7 +51,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What `glimpse train` and `glimpse table1` call it."""
+        """Name that `glimpse train` and `glimpse table1` call it by."""
         name = f"{self.row}-{self.num_glimpses}"
         return name if self.form == "plain" else f"{name}-{self.form}"
 
@@ -89,7 +67,7 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """As a row of a table: `high + medium, 2 glimpses`."""
+        """Title of a row of a table: `high + medium, 2 glimpses`."""
         title = model_title(self.resolutions, self.num_glimpses)
         return title if self.form == "plain" else f"{title}, the paper's learning"
 
@@ -104,7 +82,7 @@ class Cell:
 
     @property
     def _plain(self) -> TrainConfig:
-        """What did best on the validation cut, ingredient by ingredient (`glimpse variants`).
+        """Settings that did best on the validation cut, one by one (`glimpse variants`).
 
         A context with a layout, four scanpaths an image with log p(y) as their reward and one
         another's mean as baseline. With several glimpses each has a classification loss and is

@@ -17,7 +17,7 @@ class TrainConfig:
     """Train the two-deck agent, and reference agents beside it, on one environment."""
 
     out: Path = Path("runs/run")
-    """Run folder."""
+    """Folder of the run."""
     policy: str = "two-deck"
     """Who looks: a registered policy or `module:Class`."""
     policy_options: dict[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class TrainConfig:
     resume: bool = False
     """Go on with the run in `out` where it was interrupted."""
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
-    """Which images."""
+    """Options that name the images."""
     encoder: str = "googlenet"
     """Registered encoder; with a bank it must be the bank's."""
     bank: Path | None = None
@@ -157,7 +157,7 @@ class ReportConfig:
     """Sum up runs that differ in their seed only."""
 
     runs: Positional[tuple[Path, ...]]
-    """Run folders."""
+    """Folders of the runs."""
     out: Path | None = None
     """JSON file to write."""
     split: str = "val"

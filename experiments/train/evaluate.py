@@ -143,7 +143,7 @@ def oracle_lattice(source: FeatureBank | Encoder) -> Float[Tensor, "L 2"]:
 def fixation_facts(
     fixations: Float[np.ndarray, "T N 2"], scales: Float[np.ndarray, "T N"] | None = None
 ) -> dict[str, Any]:
-    """Where an agent looks: mean and spread over the images, per glimpse.
+    """Measure where an agent looks: mean and spread over the images, per glimpse.
 
     A spread of 0 is a policy that looks at the same place in every image. If it chose the scale,
     `scales` gives the share of the images seen at each, rounded to whole ones, per glimpse.
@@ -248,7 +248,7 @@ def load_run(
 
 
 def checkpoint_folder(run: Path, agent: str) -> Path:
-    """Where an agent's checkpoint lies in a run."""
+    """Return where an agent's checkpoint lies in a run."""
     return run / "checkpoint" if agent == "learned" else run / "references" / agent
 
 

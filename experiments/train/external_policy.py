@@ -72,7 +72,7 @@ class ExternalPolicy:
 
     @property
     def device(self) -> Any:
-        """Where it wants its observations; None for where they are."""
+        """Device that it wants observations on; None for where they are."""
         return getattr(self.policy, "device", None)
 
     @property
@@ -112,13 +112,13 @@ class ExternalPolicy:
             own(epoch)
 
     def initial_state(self, batch: int) -> Any:
-        """Its state before an episode."""
+        """Return its state before an episode."""
         return self.policy.initial_state(batch)
 
     def act(
         self, observation: Observation, state: Any, *, deterministic: bool = False
     ) -> tuple[Action, Any]:
-        """Its action.
+        """Return its action, checked.
 
         Raises:
             ValueError: It returned something else than an action and a state.
@@ -179,7 +179,7 @@ class ExternalPolicy:
         return numbers
 
     def class_log_probs(self, state: Any) -> Float[Tensor, "B K"] | None:
-        """Its class log-probabilities in a state, in nats; None if it does not tell.
+        """Return its class log-probabilities in a state, in nats; None if it gives none.
 
         Raises:
             ValueError: They have another shape, or are not finite.
@@ -244,14 +244,12 @@ class ExternalPolicy:
 
 
 Agent = ReinforceAgent | ExternalPolicy
+"""What a run trains and evaluates."""
 
 
 def learns(agent: Agent) -> bool:
-    """Whether training changes an agent."""
+    """Return whether training changes an agent."""
     return not isinstance(agent, ExternalPolicy) or agent.learns
-
-
-"""What a run trains and evaluates."""
 
 
 def build_policy(name: str, options: Mapping[str, Any], config: TrainConfig, env: Any) -> Agent:
@@ -313,7 +311,7 @@ def build_policy(name: str, options: Mapping[str, Any], config: TrainConfig, env
 
 
 def describe_policy(name: str) -> dict[str, Any]:
-    """What a policy is, for a run's environment.json; nothing for the two-deck agent.
+    """Describe a policy for a run's environment.json; nothing for the two-deck agent.
 
     Its own package's version is told if it was registered by one.
     """

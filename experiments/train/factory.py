@@ -156,7 +156,7 @@ def build_agents(config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
 
 
 def describe_source(source: FeatureBank | Encoder) -> dict[str, Any]:
-    """Where features come from, as JSON gives it back: `bank` or `live`, with what tells it apart.
+    """Describe where features come from, as JSON gives it back: `bank` or `live`.
 
     Lattices are summed up; no path is told, since a bank may move.
     """
@@ -201,7 +201,7 @@ def describe_encoder(name: str, *, live: bool) -> dict[str, Any]:
 
 
 def describe_dataset(dataset: ImageDataset) -> dict[str, Any]:
-    """Which images, and how many."""
+    """Describe which images there are, and how many."""
     return {
         "fingerprint": dataset.fingerprint,
         "images": len(dataset),
@@ -219,7 +219,7 @@ def describe_evaluation(
     scanpaths: int,
     candidates: int,
 ) -> dict[str, Any]:
-    """What an evaluation was of, so that only like is compared with like."""
+    """Describe an evaluation, so that only like is compared with like."""
     return {
         "split": env.dataset.split,
         "seed": seed,

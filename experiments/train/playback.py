@@ -28,12 +28,12 @@ from glimpse_env.datasets.base import ImageDataset
 
 @dataclass(frozen=True)
 class Playback:
-    """What an agent did, glimpse by glimpse, on some images."""
+    """Record of an agent's play, glimpse by glimpse, on some images."""
 
     images: Int64[np.ndarray, " N"]
     """Indices of the images in the split."""
     labels: Int64[np.ndarray, " N"]
-    """The truth."""
+    """True class of each image."""
     log_probs: Float[np.ndarray, "T N K"]
     """Class log-probabilities after each glimpse, in nats; the last are the answer's."""
     fixations: Float[np.ndarray, "T N 2"]
@@ -41,7 +41,7 @@ class Playback:
     intended: Float[np.ndarray, "T N 2"]
     """Where the agent chose to look, within [-1, 1]."""
     scales: Float[np.ndarray, "T N"] | None = None
-    """At which zoom it looked, if it chose; those of a bank are whole numbers."""
+    """Zoom of each look, if the agent chose it; those of a bank are whole numbers."""
 
     @property
     def predictions(self) -> Int64[np.ndarray, "T N"]:
@@ -59,13 +59,13 @@ class OpenRun:
     """A finished run with its images and agents, ready to play."""
 
     folder: Path
-    """Its folder."""
+    """Folder of the run."""
     config: TrainConfig
     """Its configuration, with what was changed for this playback."""
     source: FeatureBank | Encoder
     """Bank or live encoder."""
     env: PlayEnv
-    """On the split."""
+    """Environment on the split."""
     agents: dict[str, ReinforceAgent]
     """`learned`, and the references that have a checkpoint."""
     name: str
@@ -73,12 +73,12 @@ class OpenRun:
 
     @property
     def dataset(self) -> ImageDataset:
-        """The split's images."""
+        """Images of the split."""
         return self.env.dataset
 
     @property
     def resolutions(self) -> tuple[str, ...]:
-        """What each glimpse shows."""
+        """Patches that each glimpse shows."""
         return tuple(self.config.resolutions)
 
     @property

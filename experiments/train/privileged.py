@@ -52,7 +52,7 @@ class PrivilegedVectorEnv(VectorWrapper):
 
     @property
     def dataset(self) -> ImageDataset:
-        """The images."""
+        """Images of the environment."""
         return self.env.dataset
 
     @property
@@ -76,7 +76,7 @@ class PrivilegedVectorEnv(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes.
+        """Start episodes, with what policies asked for.
 
         Raises:
             ValueError: An image has no box, and one was asked for.
@@ -90,7 +90,7 @@ class PrivilegedVectorEnv(VectorWrapper):
         return self._join(observation, found), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take a step."""
+        """Take a step in every episode."""
         ended = self._current
         observation, *rest, infos = self.env.step(actions)
         self._current = self._find(infos["image"])

@@ -23,7 +23,7 @@ _CELLS = 64
 
 
 def heat_map(fixations: Float[np.ndarray, "N 2"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Where fixations gather, as a square image from black over red to white."""
+    """Draw where fixations gather, as a square image from black over red to white."""
     edges = np.linspace(-1, 1, _CELLS + 1)
     y, x = np.clip(fixations[:, 1], -1, 1), np.clip(fixations[:, 0], -1, 1)
     counts, _, _ = np.histogram2d(y, x, bins=(edges, edges))

@@ -81,7 +81,7 @@ class Progress:
     batches: int = 0
     """Batches learned from."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Of each of them, as JSON can hold it."""
+    """Metrics of each batch, as JSON can hold them."""
     env: list[dict[str, Any]] = field(default_factory=list)
     """States of the environments' generators."""
     glimpses: int = 0
@@ -148,7 +148,7 @@ class Trainer:
         return env, 1
 
     def facts(self) -> dict[str, Any]:
-        """What the run stands on, for environment.json."""
+        """Return what the run stands on, for environment.json."""
         live = self.config.bank is None
         sources = {
             self.env.dataset.split: describe_source(self.train_source),

@@ -61,13 +61,13 @@ class WholeImages:
     """A split's images, decoded and padded once, in memory."""
 
     pixels: UInt8[Tensor, "N S S 3"]
-    """RGB squares."""
+    """Images padded square, RGB."""
     boxes: Int64[Tensor, "N 4"]
     """Where the image is on its square: left, top, right, bottom."""
     means: Float[Tensor, "N 3"]
     """Mean colour of each image, padding aside."""
     labels: Int64[Tensor, " N"]
-    """Classes."""
+    """Class of each image."""
     fill: tuple[int, int, int]
     """Colour of the padding."""
 
@@ -115,14 +115,14 @@ def load_images(dataset: ImageDataset, side: int, fill: tuple[int, int, int]) ->
 
 @dataclass(frozen=True)
 class Draws:
-    """How each image of a batch is changed."""
+    """Random changes of each image of a batch."""
 
     brightness: Float[Tensor, " B"]
-    """Factor."""
+    """Factor on the brightness."""
     contrast: Float[Tensor, " B"]
-    """Factor."""
+    """Factor on the contrast."""
     saturation: Float[Tensor, " B"]
-    """Factor."""
+    """Factor on the saturation."""
     hue: Float[Tensor, " B"]
     """Share of a turn."""
     cut: Float[Tensor, " B"]

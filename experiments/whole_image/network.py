@@ -68,7 +68,7 @@ class WholeImageNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Device that the network is on."""
         return self.layer.weight.device
 
     def drop(

@@ -98,7 +98,7 @@ class Finetuning:
         return self.config.epochs * self.steps
 
     def facts(self) -> dict[str, Any]:
-        """What the run stands on, for environment.json."""
+        """Return what the run stands on, for environment.json."""
         sets = (self.train_set, self.eval_set)
         return {
             "seed": self.config.seed,
@@ -274,7 +274,7 @@ class Finetuning:
     # -- asking --------------------------------------------------------------------------------
 
     def answers(self, *, mirrored: bool = False) -> dict[str, Answers]:
-        """What the network answers on the evaluation split, every image as it is.
+        """Return what the network answers on the evaluation split, every image as it is.
 
         Args:
             mirrored: Add the mean of the log-probabilities of each image and its mirror image,

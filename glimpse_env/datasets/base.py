@@ -39,7 +39,7 @@ class ImageDataset(Protocol):
 
     @property
     def split(self) -> str:
-        """Which part of the dataset this is."""
+        """Name of the part of the dataset."""
         ...
 
     @property
@@ -255,5 +255,5 @@ def _files(entries: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
 
 
 def _may_read(entry: os.DirEntry[str], found: os.stat_result) -> bool:
-    """Whether this process may read a file; the system is asked only where the mode is in doubt."""
+    """Return whether this process may read a file; ask the system only where in doubt."""
     return bool(found.st_mode & stat.S_IROTH) or os.access(entry.path, os.R_OK)

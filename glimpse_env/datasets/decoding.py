@@ -90,7 +90,7 @@ def image_size(path: str | os.PathLike[str], *, upright: bool = False) -> tuple[
 
 
 def _orientation(image: Image.Image) -> int:
-    """What the tag says, 1 (as stored) where there is none or it cannot be read."""
+    """Read the orientation tag: 1 (as stored) where there is none or it cannot be read."""
     try:
         if image.format == "TIFF":
             return int(image.tag_v2.get(_ORIENTATION, 1))  # type: ignore[attr-defined]
@@ -131,7 +131,7 @@ def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 class _Depth:
-    """What a file says of the range of its values, read before they are.
+    """Range of a file's values as the file states it, read before they are.
 
     Attributes:
         least: Value of black, None if the file does not say.

@@ -36,7 +36,7 @@ class _File(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What a comparison found, and of how many files the content was looked at."""
+    """Result of a comparison, and of how many files the content was looked at."""
 
     pairs: list[tuple[str, str]]
     read: int
@@ -119,7 +119,7 @@ def _compare(root: Path, ours: list[_File], theirs: list[_File]) -> _Found:
 
 
 def _common(sides: list[dict[str, Hashable]]) -> list[dict[str, Hashable]]:
-    """What has a counterpart on the other side."""
+    """Select what has a counterpart on the other side."""
     common = set(sides[0].values()) & set(sides[1].values())
     return [{name: key for name, key in side.items() if key in common} for side in sides]
 
@@ -158,7 +158,7 @@ def _whole(path: Path) -> bytes | None:
 
 
 def _key(root: Path, ours: list[_File], theirs: list[_File]) -> str:
-    """What identifies a comparison: any file that changes makes it another."""
+    """Identify a comparison: any file that changes makes it another."""
     digest = hashlib.sha256(os.fsencode(os.path.abspath(root)))
     for side in (ours, theirs):
         digest.update(b"\n\n")
@@ -176,7 +176,7 @@ def _place(key: str) -> Path | None:
 
 
 def _recall(place: Path) -> list[tuple[str, str]] | None:
-    """What was found before; None if nothing is kept, or if it is damaged."""
+    """Read what was found before; None if nothing is kept, or if it is damaged."""
     try:
         pairs = json.loads(place.read_text(encoding="utf-8"))
         if not isinstance(pairs, list):

@@ -31,7 +31,7 @@ SPLITS = ("train", "val", "trainval", "test")
 
 
 class _Listing(NamedTuple):
-    """What a split holds, whatever the layout it was read from."""
+    """Files and classes of a split, whatever the layout they were read from."""
 
     root: Path
     names: list[str]

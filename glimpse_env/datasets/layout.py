@@ -21,7 +21,7 @@ _ROLES = {
 
 
 def is_cub(root: Path) -> bool:
-    """Whether a folder is CUB-200-2011 as it unpacks.
+    """Return whether a folder is CUB-200-2011 as it unpacks.
 
     Raises:
         DatasetFormatError: If it is, and some of its lists are absent.
@@ -149,6 +149,6 @@ def _roles_beside(above: Path) -> dict[str, str]:
 
 
 def _is_stanford_dogs(folder: Path) -> bool:
-    """Whether a folder has the official layout, its lists or its boxes beside the images."""
+    """Return whether a folder has the official layout, its lists or its boxes beside the images."""
     lists = ("lists", "train_list.mat", "Annotation")
     return os.path.isdir(folder / "Images") and any(os.path.exists(folder / x) for x in lists)

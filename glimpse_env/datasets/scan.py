@@ -41,7 +41,7 @@ _MAGIC = re.compile(
 
 @dataclass
 class LeftOut:
-    """What a walk has passed over, to be told at its end."""
+    """Files and folders that a walk has passed over, to be told at its end."""
 
     files: list[str] = field(default_factory=list)
     """Files that may be images, of a format or under a name that is not read."""
@@ -166,7 +166,7 @@ def _walk(
 
 
 def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is an image, by its suffix or else by its first bytes."""
+    """Return whether a file is an image, by its suffix or else by its first bytes."""
     suffix = Path(entry.name).suffix.lower()
     if suffix in SUFFIXES:
         return True
@@ -176,7 +176,7 @@ def is_image(entry: os.DirEntry[str]) -> bool:
 
 
 def holds_images(folder: Path, depth: int = 0) -> bool:
-    """Whether a folder has an image of its own, or one at most `depth` folders below."""
+    """Return whether a folder has an image of its own, or one at most `depth` folders below."""
     below = []
     with _open(folder) as entries:
         for entry in entries:
@@ -201,13 +201,13 @@ def _deeper(folder: Path, classes: Iterable[str]) -> str:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name; see `_open`."""
+    """List what is in a folder, sorted by name; see `_open`."""
     with _open(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 
 
 def _open(folder: Path) -> Any:
-    """What is in a folder, one entry after the other.
+    """Iterate over what is in a folder.
 
     Raises:
         PermissionError: If it may not be read; the message says what that would hide.
@@ -220,7 +220,7 @@ def _open(folder: Path) -> Any:
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder; a link that leads round in a circle is none."""
+    """Return whether an entry is a folder; a link that leads round in a circle is none."""
     try:
         return entry.is_dir()
     except OSError:
@@ -237,7 +237,7 @@ def _identity(folder: Path) -> object:
 
 
 def _may_be_image(entry: os.DirEntry[str]) -> bool:
-    """Whether somebody may miss a file that is left out."""
+    """Return whether somebody may miss a file that is left out."""
     suffix = Path(entry.name).suffix.lower()
     return not entry.name.startswith(".") and suffix not in _COMPANIONS and bool(_head(entry))
 

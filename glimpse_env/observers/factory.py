@@ -16,8 +16,11 @@ from glimpse_env.options import EnvOptions
 
 
 @cache
-def _one_thread_in_forks() -> None:
-    """Let processes that are forked from this one compute with one thread, from now on.
+def limit_threads_in_forks() -> None:
+    """Limit torch to one thread in every process that is forked from this one, from now on.
+
+    Making an environment calls this once, since the limit holds for the whole process; importing
+    the package does not.
 
     GNU's OpenMP does not survive a fork: once the parent has computed with several threads, a child
     that does so too waits for ever for threads that only the parent has. `AsyncVectorEnv` makes an
@@ -30,11 +33,19 @@ def _one_thread_in_forks() -> None:
 def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> Observer:
     """Choose and build the source of observations that the options describe.
 
+    Args:
+        options: Options of the environment.
+        dataset: Images to observe.
+        num_envs: B, environments served at once.
+
+    Returns:
+        A bank's observer if the encoder is a bank, else a live one.
+
     Raises:
         ValueError: If a bank does not fit the dataset or the other options.
         FileNotFoundError: If the encoder's weights are not there.
     """
-    _one_thread_in_forks()
+    limit_threads_in_forks()
     flips = dataset.training if options.mirror == "auto" else bool(options.mirror)
     random_context = dataset.training if options.context == "auto" else options.context == "random"
     draws = {"flips": flips, "random_context": random_context}

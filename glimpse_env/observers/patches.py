@@ -83,7 +83,7 @@ class PatchSource:
 
     @property
     def device(self) -> torch.device:
-        """Where patches come out."""
+        """Device that patches come out on."""
         flat = self._arena.flat
         return torch.device("cpu") if isinstance(flat, np.ndarray) else flat.device
 
@@ -166,7 +166,7 @@ class PatchSource:
         return found
 
     def _image(self, row: int, image: int) -> np.ndarray:
-        """An episode's image."""
+        """Return the image of an episode."""
         found = self._images[row]
         if found is None:  # left behind by pickling
             found = self._images[row] = self._dataset.image(image)

@@ -35,6 +35,14 @@ class PyramidArena:
         shape: int64 [N, S, 2], height and width of each level.
         image_shape: int64 [N, 2], height and width of the image.
         used: Bytes taken.
+
+    Example:
+        >>> from glimpse_env.pyramids import build_pyramid
+        >>> arena = PyramidArena.in_memory(10, ("low",), capacity=1_000_000)
+        >>> arena.add(3, build_pyramid(np.zeros((100, 200, 3), np.uint8), ("low",)))
+        True
+        >>> arena.num_kept
+        1
     """
 
     def __init__(
@@ -77,7 +85,7 @@ class PyramidArena:
         return sum(arena.capacity - arena.used for arena in _on_host)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What it is without its images; see the class."""
+        """Return the state without the images; see the class."""
         state = self.__dict__.copy()
         if isinstance(self.flat, np.memmap):
             state["flat"] = (str(self.flat.filename), self.flat.shape)

@@ -50,15 +50,15 @@ class MappedDescription:
     """Description of a folder of pyramids, as its record has it."""
 
     split: str
-    """Of the data set."""
+    """Split of the data set."""
     dataset: str
     """The data set's fingerprint."""
     num_images: int
-    """N."""
+    """N, the number of images."""
     resolutions: tuple[str, ...]
     """Levels, in the order they lie in."""
     num_bytes: int
-    """Of `levels.u8`."""
+    """Size of `levels.u8`."""
     chunk: int = 64
     """Images that are built, and marked done, together."""
     format: int = FORMAT
@@ -210,6 +210,14 @@ class MappedPyramids:
 
 def open_mapped(folder: Path, dataset: ImageDataset, resolutions: Sequence[str]) -> PyramidArena:
     """Open a finished folder of pyramids, read-only.
+
+    Args:
+        folder: Folder that `glimpse pyramids` wrote.
+        dataset: Images that it must hold.
+        resolutions: Levels that it must hold.
+
+    Returns:
+        The mapped arena.
 
     Raises:
         FileNotFoundError: If the folder holds no pyramids.

@@ -72,6 +72,11 @@ class Pyramid:
     Attributes:
         levels: By resolution, the image resized to short side 96, 192 or 384 (RGB).
         image_shape: Height and width of the original in pixels.
+
+    Example:
+        >>> pyramid = build_pyramid(np.zeros((100, 200, 3), np.uint8), ("low",))
+        >>> pyramid.image_shape, pyramid.nbytes
+        ((100, 200), 55296)
     """
 
     levels: dict[str, UInt8[np.ndarray, "_ _ 3"]]
@@ -97,9 +102,17 @@ def build_pyramid(
         image: RGB image of any size.
         resolutions: The levels to build; leave out those never looked at.
 
+    Returns:
+        The levels asked for.
+
     Raises:
         ValueError: On an unknown resolution, an empty image, one more elongated than
             `MAX_ASPECT`, or an array that is no RGB image.
+
+    Example:
+        >>> pyramid = build_pyramid(np.zeros((100, 200, 3), np.uint8))
+        >>> pyramid.levels["low"].shape, pyramid.levels["high"].shape
+        ((96, 192, 3), (384, 768, 3))
     """
     names = check_resolutions(resolutions)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -154,7 +167,7 @@ def dataset_pyramid(
 
 @runtime_checkable
 class SupportsImages(Protocol):
-    """What a store needs of a data set."""
+    """A data set that a store of pyramids can read."""
 
     def __len__(self) -> int:
         """Number of images."""

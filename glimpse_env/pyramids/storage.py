@@ -68,6 +68,9 @@ def choose_storage(
         num_envs: Environments that share the store.
         device: Of the encoder.
 
+    Returns:
+        The place, its capacity and the reason.
+
     Raises:
         ValueError: If `device` is asked for and the encoder is not on CUDA.
     """
@@ -144,7 +147,7 @@ def available_memory() -> int:
 
 
 def _from_limits(own: str = "/proc/self/statm") -> int | None:
-    """What `ulimit -v` or `-d` (job systems set them) still allow; None where there is no limit.
+    """Return what `ulimit -v` or `-d` (job systems set them) allow; None without a limit.
 
     Of that a part stays free: threads, libraries and what an agent computes take addresses too.
     """
@@ -176,7 +179,7 @@ def _from_meminfo(path: str = "/proc/meminfo") -> int | None:
 
 
 def _from_cgroup(own: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> int | None:
-    """What the process's control groups, a container's say, may still take; None without a limit.
+    """Return what the control groups (a container's, say) may still take; None without a limit.
 
     Version 2 has one hierarchy, version 1 one for memory; a limit may stand at any level of it.
     """

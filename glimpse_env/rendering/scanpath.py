@@ -78,6 +78,11 @@ def draw_scanpath(
 
     Raises:
         ValueError: If the image is over 8,000 pixels long.
+
+    Example:
+        >>> fixations = np.array([[0.0, 0.0], [0.5, -0.5]])
+        >>> draw_scanpath(np.zeros((100, 150, 3), np.uint8), fixations).shape
+        (100, 150, 3)
     """
     height, width = image.shape[:2]
     if max(height, width) > 8000:
@@ -144,6 +149,11 @@ def glimpse_strip(
 
     Raises:
         ValueError: If the names do not match the patches.
+
+    Example:
+        >>> strip = glimpse_strip(np.zeros((2, 3, 96, 96, 3), np.uint8))  # two glimpses
+        >>> strip.shape[0] > 2 * 96
+        True
     """
     looks, count = patches.shape[:2]
     names = None if resolutions is None else check_resolutions(resolutions)
@@ -202,6 +212,10 @@ def composite(
 
     Returns:
         The image as seen. A pixel of a coarse patch shows as a block.
+
+    Example:
+        >>> composite(np.zeros((100, 150, 3), np.uint8), np.zeros((1, 2))).shape
+        (100, 150, 3)
     """
     height, width = size or image.shape[:2]
     seen = np.random.default_rng(noise_key).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -271,6 +285,11 @@ def scanpath_panel(
 
     Returns:
         The panel, some 350 pixels high unless there are many glimpses.
+
+    Example:
+        >>> panel = scanpath_panel(np.zeros((100, 150, 3), np.uint8), np.zeros((1, 2)))
+        >>> panel.ndim, panel.dtype
+        (3, dtype('uint8'))
     """
     names = check_resolutions(resolutions)
     margin, caption, looks = 14, 20, len(fixations)

@@ -52,6 +52,14 @@ def cut_from_arena(
     Raises:
         ValueError: As `cut_patches` does.
         KeyError: If a level or an image is not in the arena.
+
+    Example:
+        >>> from glimpse_env.pyramids import PyramidArena, build_pyramid
+        >>> arena = PyramidArena.in_memory(1, ("low",), capacity=1_000_000)
+        >>> kept = arena.add(0, build_pyramid(np.zeros((100, 200, 3), np.uint8), ("low",)))
+        >>> image, flags, keys = np.array([0]), np.zeros(1, bool), np.zeros(1, np.uint64)
+        >>> cut_from_arena(arena, image, np.zeros((1, 2)), flags, keys, ("low",)).shape
+        (1, 1, 96, 96, 3)
     """
     names = check_resolutions(resolutions)
     plan = plan_patches(arena, image, fixation, mirror, noise_key, names)
@@ -84,7 +92,7 @@ def plan_patches(
     noise_key: UInt64[np.ndarray, " B"],
     resolutions: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Where each of N = B * S patches comes from: all that needs thought, for any kernel.
+    """Plan where each of N = B * S patches comes from: all that needs thought, for any kernel.
 
     Returns:
         Of each patch: where its level begins in the arena, int64 [N]; that level's height and

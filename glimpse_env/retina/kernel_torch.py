@@ -48,7 +48,7 @@ def cut(flat: Tensor, plan: tuple[np.ndarray, ...]) -> UInt8[Tensor, "N P P 3"]:
 
 
 def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N P P 3"]:
-    """By torch's own indexing.
+    """Cut patches by torch's own indexing.
 
     Args:
         flat: uint8, the levels.
@@ -73,7 +73,7 @@ def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N 
 
 
 def cut_by_triton(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N P P 3"]:
-    """By one Triton kernel; arguments as for `cut_by_torch`."""
+    """Cut patches by one Triton kernel; arguments as for `cut_by_torch`."""
     count = plan.shape[1]
     out = flat.new_empty((count, PATCH_SIDE, PATCH_SIDE, 3))
     if count:

@@ -55,6 +55,16 @@ def splitmix64(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     Successive outputs of the generator started at x are splitmix64(x), splitmix64(x + golden), ...
     so that a key and a counter give as many independent draws as wanted, the same one by one as in
     a batch.
+
+    Args:
+        x: Integers to hash, of any shape.
+
+    Returns:
+        Hashes of the same shape.
+
+    Example:
+        >>> hex(int(splitmix64(np.zeros(1, np.uint64))[0]))
+        '0xe220a8397b1dcdaf'
     """
     z = np.atleast_1d(x) + np.uint64(_GOLDEN)  # arrays wrap in silence, scalars would warn
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -92,6 +102,10 @@ def patch_origins(
 
     Raises:
         ValueError: If a fixation is NaN.
+
+    Example:
+        >>> patch_origins(np.zeros((1, 2)), np.array([[384, 768]]), np.zeros(1, bool)).tolist()
+        [[144, 336]]
     """
     size = np.asarray(level_shape, dtype=np.int64)
     origin = _snap(_clip_fixation(fixation)[:, ::-1], size).astype(np.int64)
@@ -107,7 +121,7 @@ def noise_table() -> np.ndarray:
 
 
 def noise_offsets(noise_key: np.ndarray, resolutions: Sequence[str]) -> np.ndarray:
-    """Where each patch's noise starts in the table, [B, S]. The same whichever else is cut."""
+    """Find where each patch's noise starts in the table, [B, S]. The same whichever else is cut."""
     salts = np.array([LEVEL_SHORT_SIDE[name] for name in resolutions], np.uint64)
     hashed = splitmix64(splitmix64(noise_key)[:, None] + salts)
     return (hashed % np.uint64(_NOISE_TABLE_BYTES - PATCH_BYTES + 1)).astype(np.int64)
@@ -168,6 +182,13 @@ def cut_patches(
         ValueError: If a fixation is NaN, the batch sizes differ, a resolution is unknown or `out`
             does not fit.
         KeyError: If a pyramid lacks a level.
+
+    Example:
+        >>> from glimpse_env.pyramids import build_pyramid
+        >>> pyramid = build_pyramid(np.zeros((100, 200, 3), np.uint8))
+        >>> flags, keys = np.zeros(1, bool), np.zeros(1, np.uint64)
+        >>> cut_patches([pyramid], np.zeros((1, 2)), flags, keys).shape
+        (1, 3, 96, 96, 3)
     """
     names = check_resolutions(resolutions)
     batch, count = len(pyramids), len(names)
@@ -236,7 +257,7 @@ def _copy_patches(
 
 @cache
 def _flip_index() -> np.ndarray:
-    """Where each byte of a mirrored patch comes from: four times faster than patch[:, ::-1]."""
+    """Find where each byte of a mirrored patch comes from; faster than patch[:, ::-1]."""
     order = np.arange(PATCH_BYTES).reshape(PATCH_SIDE, PATCH_SIDE, 3)
     return np.ascontiguousarray(order[:, ::-1]).reshape(-1)
 
@@ -269,6 +290,10 @@ def patch_boxes(
 
     Raises:
         ValueError: If a fixation or a scale is NaN or a resolution unknown.
+
+    Example:
+        >>> patch_boxes((100, 200), np.zeros((1, 2)), ("high",)).round(3).tolist()
+        [[[87.5, 37.5, 112.5, 62.5]]]
     """
     names = check_resolutions(resolutions)
     fixation = _clip_fixation(np.asarray(fixation))
@@ -314,6 +339,12 @@ def cut_scaled_patches(
     Raises:
         ValueError: If a fixation or scale is NaN, the batch sizes differ or a resolution is
             unknown.
+
+    Example:
+        >>> image = np.zeros((100, 200, 3), np.uint8)
+        >>> flags, keys = np.zeros(1, bool), np.zeros(1, np.uint64)
+        >>> cut_scaled_patches([image], np.zeros((1, 2)), np.full(1, 0.5), flags, keys).shape
+        (1, 3, 96, 96, 3)
     """
     names = check_resolutions(resolutions)
     if not len(images) == len(fixation) == len(scale) == len(mirror) == len(noise_key):

@@ -65,7 +65,7 @@ class _ScalarWrapper(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode with a flat observation."""
         observation, info = self.env.reset(seed=seed, options=options)
         return join(observation, 0), info
 
@@ -90,7 +90,7 @@ class _VectorWrapper(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes."""
+        """Start episodes with flat observations."""
         observation, infos = self.env.reset(seed=seed, options=options)
         return join(observation, 1), infos
 
@@ -115,19 +115,42 @@ class FlatAction(_ScalarWrapper, RecordConstructorArgs):
     """Action as one Box(2 + K): fixation, then label logits, of which the largest answers.
 
     With `choose_scale` it is Box(3 + K): fixation, scale, logits.
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> FlatAction(env).action_space.shape == (2 + env.action_space["label"].n,)
+        True
     """
 
     def __init__(self, env: gym.Env) -> None:
-        """Wrap a scalar environment."""
+        """Wrap a scalar environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         RecordConstructorArgs.__init__(self)
         super().__init__(env, FlatCodec(env.action_space))
 
 
 class VectorFlatAction(_VectorWrapper):
-    """`FlatAction` for the vector environment: Box(B, 2 + K)."""
+    """`FlatAction` for the vector environment: Box(B, 2 + K).
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> classes = env.single_action_space["label"].n
+        >>> VectorFlatAction(env).action_space.shape == (2, 2 + classes)
+        True
+    """
 
     def __init__(self, env: VectorEnv) -> None:
-        """Wrap a vector environment."""
+        """Wrap a vector environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         super().__init__(env, FlatCodec(env.single_action_space))
 
 
@@ -137,10 +160,20 @@ class LatticeAction(_ScalarWrapper, RecordConstructorArgs):
     The fixation is the cell's centre; cells are numbered row by row from the top left. With
     `flat`, for algorithms that take one number only (DQN), it is Discrete(max(side * side, K)):
     the number n is cell n modulo side * side while looking, and class n modulo K at the answer.
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> int(LatticeAction(env, side=7).action_space.nvec[0])
+        49
     """
 
     def __init__(self, env: gym.Env, side: int, flat: bool = False) -> None:
         """Wrap a scalar environment; the grid has `side` cells a side.
+
+        Args:
+            env: Environment with its own Dict spaces.
+            side: Cells a side.
+            flat: Take one number instead of two.
 
         Raises:
             ValueError: If `side` is below 1, or the environment wants a scale.
@@ -150,32 +183,70 @@ class LatticeAction(_ScalarWrapper, RecordConstructorArgs):
 
 
 class VectorLatticeAction(_VectorWrapper):
-    """`LatticeAction` for the vector environment."""
+    """`LatticeAction` for the vector environment.
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> VectorLatticeAction(env, side=7).action_space.shape
+        (2, 2)
+    """
 
     def __init__(self, env: VectorEnv, side: int, flat: bool = False) -> None:
-        """Wrap a vector environment; the grid has `side` cells a side."""
+        """Wrap a vector environment; the grid has `side` cells a side.
+
+        Args:
+            env: Environment with its own Dict spaces.
+            side: Cells a side.
+            flat: Take one number instead of two.
+        """
         super().__init__(env, LatticeCodec(env.single_action_space, side, flat))
 
 
 class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
-    """Observation as one Box of float32: its parts in the order of their names, end to end."""
+    """Observation as one Box of float32: its parts in the order of their names, end to end.
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> len(FlatObservation(env).observation_space.shape)
+        1
+    """
 
     def __init__(self, env: gym.Env) -> None:
-        """Wrap a scalar environment."""
+        """Wrap a scalar environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self.observation_space = flat_space(env.observation_space)
 
     def observation(self, observation: dict[str, Any]) -> np.ndarray:
-        """Flatten an observation."""
+        """Flatten an observation to one vector."""
         return concatenate(observation, 0)
 
 
 class VectorFlatObservation(VectorWrapper):
-    """`FlatObservation` for the vector environment: Box(B, n)."""
+    """`FlatObservation` for the vector environment: Box(B, n).
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> VectorFlatObservation(env).observation_space.shape[0]
+        2
+    """
 
     def __init__(self, env: VectorEnv) -> None:
-        """Wrap a vector environment."""
+        """Wrap a vector environment.
+
+        Args:
+            env: Environment with its own Dict spaces.
+        """
         super().__init__(env)
         self.single_observation_space = flat_space(env.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
@@ -183,12 +254,12 @@ class VectorFlatObservation(VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes."""
+        """Start episodes with flat observations."""
         observation, infos = self.env.reset(seed=seed, options=options)
         return concatenate(observation, 1), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take a step."""
+        """Take a step in every episode."""
         observation, *rest, infos = self.env.step(actions)
         infos = _map_final(infos, lambda final: concatenate(final, 0))
         return concatenate(observation, 1), *rest, infos  # type: ignore[return-value]
@@ -198,7 +269,7 @@ class VectorFlatObservation(VectorWrapper):
 
 
 class _Memory:
-    """What has been seen of the current episodes, for a classifier."""
+    """Glimpses of the current episodes, kept for a classifier."""
 
     def __init__(self, classifier: Classifier, num_classes: int, reward: str) -> None:
         check_choice("reward", reward, REWARDS)
@@ -253,6 +324,12 @@ class FixationOnly(_ScalarWrapper):
 
     It answers together with the last look, so that an episode has `num_glimpses` steps and no
     action is idle. (With `choose_scale` the action is Box(3): fixation and scale.)
+
+    Example:
+        >>> env = gym.make("glimpse_env:SyntheticDogsGlimpse-v0", observation="pixels")
+        >>> classes = env.action_space["label"].n
+        >>> FixationOnly(env, lambda history: np.zeros((1, classes))).action_space.shape
+        (2,)
     """
 
     def __init__(self, env: gym.Env, classifier: Classifier, reward: str = "correct") -> None:
@@ -271,7 +348,7 @@ class FixationOnly(_ScalarWrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode, the classifier with nothing seen."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._memory.take_in({name: value[None] for name, value in observation.items()})
         return join(observation, 0), info
@@ -292,10 +369,25 @@ class VectorFixationOnly(_VectorWrapper):
     """`FixationOnly` for the vector environment, whose episodes must be in step.
 
     They are, unless `reset_mask` is used to reset some while others run.
+
+    Example:
+        >>> env = gym.make_vec(
+        ...     "glimpse_env:SyntheticDogsGlimpse-v0", num_envs=2,
+        ...     vectorization_mode="vector_entry_point", observation="pixels",
+        ... )
+        >>> classes = env.single_action_space["label"].n
+        >>> VectorFixationOnly(env, lambda history: np.zeros((2, classes))).action_space.shape
+        (2, 2)
     """
 
     def __init__(self, env: VectorEnv, classifier: Classifier, reward: str = "correct") -> None:
-        """Wrap a vector environment; see `FixationOnly`."""
+        """Wrap a vector environment; see `FixationOnly`.
+
+        Args:
+            env: Environment with its own Dict spaces.
+            classifier: Called with B rows; see `Classifier`.
+            reward: `correct` or `log_likelihood`.
+        """
         self._codec: GazeCodec
         super().__init__(env, GazeCodec(env.single_action_space))
         self._memory = _Memory(classifier, self._codec.num_classes, reward)
@@ -303,7 +395,7 @@ class VectorFixationOnly(_VectorWrapper):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start episodes.
+        """Start episodes, the classifier with nothing seen.
 
         Raises:
             ValueError: If that puts the environments out of step with one another.

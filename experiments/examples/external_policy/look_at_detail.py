@@ -24,7 +24,7 @@ class LookAtDetail(nn.Module):
         self.optimizer = torch.optim.SGD(self.parameters(), lr=rate)
 
     def initial_state(self, batch):
-        """No memory."""
+        """Return no memory: every glimpse is chosen alone."""
         return None
 
     def act(self, observation, state, *, deterministic=False):

@@ -149,7 +149,7 @@ def _target(archive: Path, data_dir: Path) -> Path:
 
 
 def _complete(archive: str, data_dir: Path) -> bool:
-    """Whether every file that an official archive brings is there, and none is empty."""
+    """Return whether every file that an official archive brings is there, and none is empty."""
     lists = [data_dir / "lists" / f"{which}_list.mat" for which in ("file", "train", "test")]
     if not all(_filled(path) for path in lists):
         return False

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from encoders.googlenet import GoogLeNetTrunk
+from encoders.inference import fused
 from encoders.inference.engine import (
     CPU_BUCKETS,
     CUDA_BUCKETS,
@@ -27,7 +28,7 @@ from encoders.inference.engine import (
     resolve_precision,
     split_batch,
 )
-from encoders.inference.fused import fuse_googlenet
+from encoders.inference.fused import fuse_googlenet, packing_available
 from encoders.spec import EncoderSpec, get_spec
 from encoders.weights.files import load_state
 from tests.encoders.test_googlenet import randomly
@@ -413,3 +414,16 @@ def test_which_grids_are_served() -> None:
     assert eight.resolve_grid("auto") == 1 and eight.context_shape(1) == (3,)
     with pytest.raises(ValueError, match="8 x 8: take one of 1, 2, 4, 8"):
         eight.resolve_grid(3)
+
+
+@pytest.mark.parametrize("change", ["gone", "another signature", "other numbers"])
+def test_a_private_operator_that_has_changed_is_not_used(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changed(*_: object) -> torch.Tensor:
+        if change == "other numbers":
+            return torch.zeros(1, 8, 6, 6)
+        raise AttributeError if change == "gone" else TypeError
+
+    monkeypatch.setattr(fused, "_packed_conv_relu", changed)
+    assert not packing_available.__wrapped__()

@@ -192,6 +192,11 @@ def test_torchs_own_threads_are_reached(threads) -> None:
     in_parts(lambda start, stop: meeting.wait(), 2, amid_torch=True)
 
 
+def test_they_are_left_alone_by_a_torch_that_was_not_tested(monkeypatch) -> None:
+    monkeypatch.setattr("torch.__version__", "3.0.0")
+    assert _openmp.__wrapped__() is None
+
+
 def test_where_they_are_not_reached_others_do_it(monkeypatch, threads) -> None:
     threads(2)
     monkeypatch.setattr("encoders.threads._openmp", lambda: None)

