@@ -84,7 +84,7 @@ def read_done(folder: Path) -> UInt8[np.ndarray, " chunks"]:
 
 
 def _piece(description: BankDescription, name: str, chunk: int) -> tuple[int, int]:
-    """Where a chunk begins in a file, and its length, in bytes."""
+    """Return where a chunk begins in a file, and its length, in bytes."""
     images = chunk_images(description, chunk)
     row = 2 * math.prod(description.array_shapes[name][1:])
     return images.start * row, len(images) * row

@@ -108,7 +108,7 @@ def fetch(address: str, out: Path, split: str) -> FeatureBank:
 
 
 def _hashes(store: Any, folder: str) -> dict[str, str]:
-    """What `send` has written there; nothing if it has not."""
+    """Return the hashes that `send` has written there; nothing if it has not."""
     try:
         found = json.loads(store.cat_file(f"{folder}/{_HASHES}"))
     except (FileNotFoundError, ValueError):
