@@ -57,6 +57,11 @@ COMMANDS: dict[str, Command] = {
         "experiments.prepare.bank:bank",
         "Compute a split's features on a lattice of fixations, once.",
     ),
+    "classifier": Command(
+        "experiments.tracks.config:ClassifierConfig",
+        "experiments.tracks.classifier:classifier",
+        "Train the look track's frozen classifiers, by folds, from a bank.",
+    ),
     "probe": Command(
         "experiments.pretrain.config:ProbeConfig",
         "experiments.pretrain.probe:read_encoder",
@@ -190,6 +195,7 @@ _GO_ON = {
             "view",
             "record",
             "contest",
+            "classifier",
             "publish",
             "benchmark",
         ),

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import InvalidAction
-from jaxtyping import Bool, Float32, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from glimpse_env.arrays import Arrays
+from glimpse_env.forms import as_floats, as_integers
 from glimpse_env.observers.base import Gaze
 from glimpse_env.observers.factory import make_observer, output_device
 from glimpse_env.options import EnvOptions
 from glimpse_env.retina.rules import splitmix64
+from glimpse_env.tasks import NAME_BREED, Task, check_answer, parse_answer
 from glimpse_env.walk import Walk
 
 NEVER_RESET = -1
@@ -46,16 +48,22 @@ class GlimpseDynamics:
     Attributes:
         options: As checked.
         dataset: The images.
-        num_classes: K.
+        task: What the answer is about.
         image: Image of each episode [B].
         mirror: Whether it is seen mirrored [B].
         looks: Glimpses taken so far; T + 1 once answered, `NEVER_RESET` before the first reset.
         scanpath: Fixations of each episode [B, T, 2], the first `looks` of them valid.
         zooms: Their scales [B, T].
-        correct: Whether the answer was right [B]; valid once answered.
+        facts: What the info tells of each answer [B], by name; valid once answered.
     """
 
-    def __init__(self, options: EnvOptions, num_envs: int = 1, array: str = "numpy") -> None:
+    def __init__(
+        self,
+        options: EnvOptions,
+        num_envs: int = 1,
+        array: str = "numpy",
+        task: Task = NAME_BREED,
+    ) -> None:
         """Open the dataset, build the source of observations, and lay out the state.
 
         Raises:
@@ -67,7 +75,7 @@ class GlimpseDynamics:
         self.observer = make_observer(options, self.dataset, num_envs)
         self.num_envs = num_envs
         self.num_glimpses = options.num_glimpses
-        self.num_classes = len(self.dataset.class_names)
+        self.task, self._answers = task, task.space(self.dataset)
         self.arrays = Arrays(array, output_device(options, self.observer))
         self.walk = Walk(
             len(self.dataset),
@@ -76,11 +84,10 @@ class GlimpseDynamics:
             order_seed=options.order_seed_in_use,
             shard=(options.shard[0], options.shard[1]),
         )
-        self._labels = np.asarray(self.dataset.labels, np.int64)
         self.image = np.zeros(num_envs, np.int64)
         self.mirror = np.zeros(num_envs, np.bool_)
         self.looks = np.full(num_envs, NEVER_RESET, np.int64)
-        self.correct = np.zeros(num_envs, np.bool_)
+        self.facts: dict[str, np.ndarray] = {}
         self.scanpath = np.zeros((num_envs, self.num_glimpses, 2), np.float32)
         self.zooms = np.zeros((num_envs, self.num_glimpses), np.float32)
         self._key = np.zeros(num_envs, np.uint64)
@@ -110,7 +117,7 @@ class GlimpseDynamics:
         """Return the action space of one environment."""
         parts: dict[str, spaces.Space] = {
             "fixation": spaces.Box(-1, 1, (2,), np.float32),
-            "label": spaces.Discrete(self.num_classes),
+            self.task.key: self.task.space(self.dataset),
         }
         if self.options.choose_scale:
             parts["scale"] = spaces.Box(-1, 1, (1,), np.float32)
@@ -140,14 +147,22 @@ class GlimpseDynamics:
         self.looks[rows] = 0
         self._fixation[rows] = 0
 
+    @property
+    def correct(self) -> Bool[np.ndarray, " B"]:
+        """Whether each answer was right; valid once answered."""
+        return self.facts["is_success"]
+
     def answer(
-        self, rows: Int64[np.ndarray, " n"], label: Int64[np.ndarray, " n"]
-    ) -> Bool[np.ndarray, " n"]:
-        """End episodes by naming a class; returns which answers are right."""
-        correct = label == self._labels[self.image[rows]]
-        self.correct[rows] = correct
+        self, rows: Int64[np.ndarray, " n"], answer: np.ndarray
+    ) -> Float64[np.ndarray, " n"]:
+        """End episodes by answering; returns what the answers earn."""
+        earned, facts = self.task.score(self.dataset, self.image[rows], self.mirror[rows], answer)
+        for name, values in facts.items():
+            if name not in self.facts:
+                self.facts[name] = np.zeros(self.num_envs, np.asarray(values).dtype)
+            self.facts[name][rows] = values
         self.looks[rows] = self.num_glimpses + 1
-        return correct
+        return earned
 
     def look(
         self,
@@ -246,21 +261,17 @@ class GlimpseDynamics:
             self.zooms[rows, looks - 1] if self.options.choose_scale else None,
         )
 
-    def truth(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Return the true classes of the images before these environments."""
-        return self._labels[self.image[rows]]
-
     # -- what callers pass ---------------------------------------------------------------------
 
     def parse_action(self, action: Any, *, batched: bool) -> tuple[np.ndarray, ...]:
-        """Return fixation [B, 2], label [B] and scale [B] of an action, its form checked.
+        """Return fixation [B, 2], answer [B] or [B, k] and scale [B] of an action, checked in form.
 
         Values are checked by `check_values`, once it is known which of them count.
 
         Raises:
             InvalidAction: If a key is missing or unknown, or an array has a wrong shape or dtype.
         """
-        names = ["fixation", "label"] + ["scale"] * self.options.choose_scale
+        names = ["fixation", self.task.key] + ["scale"] * self.options.choose_scale
         if not isinstance(action, Mapping) or set(action) != set(names):
             got = (
                 f"keys {sorted(map(str, action))}" if isinstance(action, Mapping) else repr(action)
@@ -270,22 +281,18 @@ class GlimpseDynamics:
                 "(glimpse_env.wrappers has flat action spaces)"
             )
         lead = (self.num_envs,) if batched else ()
-        fixation = _as_floats("fixation", action["fixation"], (*lead, 2)).reshape(-1, 2)
-        label = as_numpy("label", action["label"])
-        if label.dtype.kind not in "iu" or label.shape != lead:
-            raise InvalidAction(
-                f"label is {_form(lead, 'integers')}, not {label.dtype} of shape {label.shape}"
-            )
+        fixation = as_floats("fixation", action["fixation"], (*lead, 2)).reshape(-1, 2)
+        answer = parse_answer(self.task.key, self._answers, action[self.task.key], lead)
         scale = np.zeros(self.num_envs, np.float32)
         if self.options.choose_scale:
-            scale = _as_floats("scale", action["scale"], (*lead, 1)).reshape(-1)
-        return fixation, label.reshape(-1).astype(np.int64), scale
+            scale = as_floats("scale", action["scale"], (*lead, 1)).reshape(-1)
+        return fixation, answer, scale
 
     def check_values(
         self,
         acting: Int64[np.ndarray, " n"],
         fixation: Float32[np.ndarray, "B 2"],
-        label: Int64[np.ndarray, " B"],
+        answer: np.ndarray,
         scale: Float32[np.ndarray, " B"],
     ) -> None:
         """Check the actions of the rows that look or answer, also the parts that will be ignored.
@@ -300,10 +307,7 @@ class GlimpseDynamics:
             if not np.isfinite(value).all():
                 bad = value[~np.isfinite(value).reshape(len(value), -1).all(axis=1)][0]
                 raise InvalidAction(f"{name} must be finite, in [-1, 1]; got {bad}")
-        given = label[acting]
-        wrong = (given < 0) | (given >= self.num_classes)
-        if wrong.any():
-            raise InvalidAction(f"label must be 0 to {self.num_classes - 1}, got {given[wrong][0]}")
+        check_answer(self.task.key, self._answers, answer[acting])
 
     def parse_reset(
         self, options: Mapping[str, Any] | None, rows: Int64[np.ndarray, " n"]
@@ -321,12 +325,12 @@ class GlimpseDynamics:
                 f"reset knows the options 'image' and 'epoch', not {', '.join(map(repr, options))}"
             )
         if epoch is not None:
-            epoch = _as_integers("epoch", epoch)
+            epoch = as_integers("epoch", epoch)
             if epoch.ndim or epoch < 0:
                 raise ValueError(f"reset option 'epoch' is an integer from 0, not {epoch}")
             epoch = int(epoch)
         if image is not None:
-            image = _as_integers("image", image)
+            image = as_integers("image", image)
             if image.shape not in ((), (self.num_envs,)):
                 raise ValueError(
                     f"reset option 'image' is an integer or {self.num_envs} of them, one an "
@@ -340,34 +344,3 @@ class GlimpseDynamics:
                     f"{image[wrong][0]}"
                 )
         return image, epoch
-
-
-def as_numpy(name: str, value: Any) -> np.ndarray:
-    """Return an array or a tensor, wherever it is, as a numpy array."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidAction(f"{name} is no array: {error}") from error
-
-
-def _as_floats(name: str, value: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "*shape"]:
-    array = as_numpy(name, value)
-    if array.dtype.kind not in "fiu" or array.shape != shape:
-        raise InvalidAction(
-            f"{name} is {_form(shape, 'numbers')}, not {array.dtype} of shape {array.shape}"
-        )
-    with np.errstate(over="ignore"):
-        return array.astype(np.float32)
-
-
-def _as_integers(name: str, value: Any) -> Int64[np.ndarray, "*shape"]:
-    array = np.asarray(value.cpu() if hasattr(value, "cpu") else value)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"reset option {name!r} is an integer, not {value!r}")
-    return array.astype(np.int64)
-
-
-def _form(shape: tuple[int, ...], what: str) -> str:
-    return f"an array of {what} of shape {shape}" if shape else f"one of the {what}"

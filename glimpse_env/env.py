@@ -1,4 +1,4 @@
-"""DogsGlimpseEnv: one image at a time."""
+"""GlimpseEnv and DogsGlimpseEnv: one image at a time."""
 
 from __future__ import annotations
 
@@ -13,12 +13,133 @@ from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.dynamics import NEVER_RESET, GlimpseDynamics, episode_key
 from glimpse_env.options import RENDER_MODES, EnvOptions, check_render_mode
 from glimpse_env.rendering.window import Window, draw_frame, warn_no_render_mode
+from glimpse_env.tasks import NAME_BREED, Task
 
 _ROW = np.zeros(1, np.int64)
 _NO_ROW = np.zeros(0, np.int64)
 
 
-class DogsGlimpseEnv(gym.Env):
+class GlimpseEnv(gym.Env):
+    """Images looked at by glimpses, for any task: a subclass names the task.
+
+    `DogsGlimpseEnv` and `glimpse_env.locate.DogsLocateEnv` are two; see `glimpse_env.tasks`.
+    """
+
+    task: ClassVar[Task]
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # type: ignore[misc]
+
+    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        """Open the dataset and the encoder.
+
+        Args:
+            render_mode: None, `rgb_array` or `human`.
+            **options: The fields of `EnvOptions`.
+
+        Raises:
+            TypeError: For an unknown option, or a value of the wrong kind.
+            ValueError: For a value that is not allowed, or options that do not go together.
+            FileNotFoundError: If images or weights are missing; the message says what to do.
+        """
+        check_render_mode(render_mode)
+        self.render_mode = render_mode
+        self._dynamics = GlimpseDynamics(EnvOptions.from_keywords(options), task=self.task)
+        self.observation_space = self._dynamics.observation_space()
+        self.action_space = self._dynamics.action_space()
+        self._window: Window | None = None
+        self._walked_by: np.random.Generator | None = None
+
+    @property
+    def dataset(self) -> ImageDataset:
+        """Data set of the images."""
+        return self._dynamics.dataset
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, in the order of the labels."""
+        return self._dynamics.dataset.class_names
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode; see the class for seeds and options."""
+        image, epoch = self._dynamics.parse_reset(options, _ROW)
+        super().reset(seed=seed)
+        self._restart_walk(seed, epoch)
+        key = np.array([episode_key(self.np_random)], np.uint64)
+        self._dynamics.begin(_ROW, key, image)
+        observation = self._dynamics.observe(_ROW, _NO_ROW)
+        if self.render_mode == "human":
+            self.render()
+        return _single(observation), {"image": int(self._dynamics.image[0])}
+
+    def _restart_walk(self, seed: int | None, epoch: int | None) -> None:
+        """Restart the walk where the environment has been seeded, or an epoch is asked for."""
+        walk, generator = self._dynamics.walk, self.np_random
+        # `np_random` is another one than before where the environment has been seeded by whatever
+        # way, or was never reset. What was put in its place by hand has no known seed (-1).
+        if seed is not None or not (walk.sharded or generator is self._walked_by):
+            order = self.np_random_seed
+            if order < 0:
+                order = episode_key(copy.deepcopy(generator))
+            walk.follow(order, first=seed or 0)
+        self._walked_by = generator
+        if epoch is not None:
+            walk.restart(_ROW, epoch)
+
+    def step(
+        self, action: dict[str, Any]
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Look, or answer if no glimpses are left."""
+        rules = self._dynamics
+        looks = rules.looks[0]
+        if looks == NEVER_RESET or looks > rules.num_glimpses:
+            state = "before the first reset" if looks == NEVER_RESET else "after the answer"
+            raise ResetNeeded(f"step called {state}: call reset() first")
+        fixation, answer, scale = rules.parse_action(action, batched=False)
+        reward, terminated = 0.0, bool(looks == rules.num_glimpses)
+        rules.check_values(_ROW, fixation, answer, scale)
+        info: dict[str, Any] = {"image": int(rules.image[0])}
+        if terminated:
+            reward = float(rules.answer(_ROW, answer)[0])
+            info |= {name: value[0].item() for name, value in rules.facts.items()}
+            observation = rules.observation()
+        else:
+            rules.look(_ROW, fixation, scale if rules.options.choose_scale else None)
+            observation = rules.observe(_NO_ROW, _ROW)
+        if self.render_mode == "human":
+            self.render()
+        return _single(observation), reward, terminated, False, info
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """Draw the image with the scanpath so far: an array, or in a window.
+
+        Raises:
+            ResetNeeded: Before the first reset.
+        """
+        if self.render_mode is None:
+            warn_no_render_mode(self)
+            return None
+        frame = draw_frame(self._dynamics, 0)
+        if self.render_mode == "rgb_array":
+            return frame
+        if self._window is None:
+            self._window = Window("DogsGlimpse")
+        self._window.show(frame)
+        return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the window and the images: a copy plays on as this one would."""
+        return self.__dict__ | {"_window": None}
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+class DogsGlimpseEnv(GlimpseEnv):
     """Name the breed of a dog after a few glimpses of an image.
 
     ## Description
@@ -152,117 +273,7 @@ class DogsGlimpseEnv(gym.Env):
     the first reset or after the end of an episode. A refused action changes nothing.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # type: ignore[misc]
-
-    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
-        """Open the dataset and the encoder.
-
-        Args:
-            render_mode: None, `rgb_array` or `human`.
-            **options: The fields of `EnvOptions`.
-
-        Raises:
-            TypeError: For an unknown option, or a value of the wrong kind.
-            ValueError: For a value that is not allowed, or options that do not go together.
-            FileNotFoundError: If images or weights are missing; the message says what to do.
-        """
-        check_render_mode(render_mode)
-        self.render_mode = render_mode
-        self._dynamics = GlimpseDynamics(EnvOptions.from_keywords(options))
-        self.observation_space = self._dynamics.observation_space()
-        self.action_space = self._dynamics.action_space()
-        self._window: Window | None = None
-        self._walked_by: np.random.Generator | None = None
-
-    @property
-    def dataset(self) -> ImageDataset:
-        """Data set of the images."""
-        return self._dynamics.dataset
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of each class, in the order of the labels."""
-        return self._dynamics.dataset.class_names
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Start an episode; see the class for seeds and options."""
-        image, epoch = self._dynamics.parse_reset(options, _ROW)
-        super().reset(seed=seed)
-        self._restart_walk(seed, epoch)
-        key = np.array([episode_key(self.np_random)], np.uint64)
-        self._dynamics.begin(_ROW, key, image)
-        observation = self._dynamics.observe(_ROW, _NO_ROW)
-        if self.render_mode == "human":
-            self.render()
-        return _single(observation), {"image": int(self._dynamics.image[0])}
-
-    def _restart_walk(self, seed: int | None, epoch: int | None) -> None:
-        """Restart the walk where the environment has been seeded, or an epoch is asked for."""
-        walk, generator = self._dynamics.walk, self.np_random
-        # `np_random` is another one than before where the environment has been seeded by whatever
-        # way, or was never reset. What was put in its place by hand has no known seed (-1).
-        if seed is not None or not (walk.sharded or generator is self._walked_by):
-            order = self.np_random_seed
-            if order < 0:
-                order = episode_key(copy.deepcopy(generator))
-            walk.follow(order, first=seed or 0)
-        self._walked_by = generator
-        if epoch is not None:
-            walk.restart(_ROW, epoch)
-
-    def step(
-        self, action: dict[str, Any]
-    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Look, or answer if no glimpses are left."""
-        rules = self._dynamics
-        looks = rules.looks[0]
-        if looks == NEVER_RESET or looks > rules.num_glimpses:
-            state = "before the first reset" if looks == NEVER_RESET else "after the answer"
-            raise ResetNeeded(f"step called {state}: call reset() first")
-        fixation, label, scale = rules.parse_action(action, batched=False)
-        reward, terminated = 0.0, bool(looks == rules.num_glimpses)
-        rules.check_values(_ROW, fixation, label, scale)
-        info: dict[str, Any] = {"image": int(rules.image[0])}
-        if terminated:
-            right = bool(rules.answer(_ROW, label)[0])
-            reward = float(right)
-            info |= {"label": int(rules.truth(_ROW)[0]), "is_success": right}
-            observation = rules.observation()
-        else:
-            rules.look(_ROW, fixation, scale if rules.options.choose_scale else None)
-            observation = rules.observe(_NO_ROW, _ROW)
-        if self.render_mode == "human":
-            self.render()
-        return _single(observation), reward, terminated, False, info
-
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Draw the image with the scanpath so far: an array, or in a window.
-
-        Raises:
-            ResetNeeded: Before the first reset.
-        """
-        if self.render_mode is None:
-            warn_no_render_mode(self)
-            return None
-        frame = draw_frame(self._dynamics, 0)
-        if self.render_mode == "rgb_array":
-            return frame
-        if self._window is None:
-            self._window = Window("DogsGlimpse")
-        self._window.show(frame)
-        return None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the window and the images: a copy plays on as this one would."""
-        return self.__dict__ | {"_window": None}
-
-    def close(self) -> None:
-        """Close the window, if there is one."""
-        if self._window is not None:
-            self._window.close()
-            self._window = None
+    task = NAME_BREED
 
 
 def _single(observation: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""DogsGlimpseVectorEnv: a batch of images, patches of all encoded in one call."""
+"""GlimpseVectorEnv and DogsGlimpseVectorEnv: a batch of images, all encoded in one call."""
 
 from __future__ import annotations
 
@@ -22,32 +22,13 @@ from glimpse_env.options import (
     check_render_mode,
 )
 from glimpse_env.rendering.window import Window, draw_frame, tile_frames, warn_no_render_mode
+from glimpse_env.tasks import NAME_BREED, Task
 
 
-class DogsGlimpseVectorEnv(VectorEnv):
-    """`num_envs` episodes of `DogsGlimpseEnv` side by side; its docstring is the contract.
+class GlimpseVectorEnv(VectorEnv):
+    """`num_envs` episodes of a `GlimpseEnv` side by side: a subclass names the same task."""
 
-    Environment i equals a `DogsGlimpseEnv` with `shard=(i, num_envs)`, the same `order_seed` (0 if
-    not given) and seeded `seed + i`: byte for byte in pixels, to the encoder's precision in
-    features. (With `shard=(j, m)` of its own, one with `shard=(j + i * m, m * num_envs)`.) The walk
-    is always sharded: all environments together see each image once an epoch, and seeds never
-    change the order. Observations, rewards and infos have the form of Gymnasium's `SyncVectorEnv`,
-    in each autoreset mode:
-
-    - `SAME_STEP`, the default: an answered episode is followed by the next one within the step. The
-      last observation and info are under `final_obs` and `final_info`.
-    - `NEXT_STEP`: the step after an answer ignores the action and starts the next episode.
-    - `DISABLED`: nothing is reset until `reset(options={"reset_mask": mask})` with a boolean array,
-      so that environments may run out of step with one another.
-
-    Options beyond those of `DogsGlimpseEnv`: `num_envs`, `autoreset_mode` (one of the above, or its
-    name), and `array`: with `"torch"` observations, rewards, terminations and truncations are
-    tensors on the encoder's device (with a bank or pixels: on `device`); infos remain numpy.
-    Actions may be arrays or tensors in either case.
-
-    Reset options: `image` is an integer or one for each environment; `epoch` as in the scalar;
-    `reset_mask` as above. A reset without a mask starts all episodes anew.
-    """
+    task: ClassVar[Task]
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "render_modes": list(RENDER_MODES),
@@ -90,7 +71,9 @@ class DogsGlimpseVectorEnv(VectorEnv):
         self.render_mode = render_mode
         if options.get("order_seed") is None:  # the walk of a vector environment is sharded
             options["order_seed"] = 0
-        self._dynamics = GlimpseDynamics(EnvOptions.from_keywords(options), self.num_envs, array)
+        self._dynamics = GlimpseDynamics(
+            EnvOptions.from_keywords(options), self.num_envs, array, self.task
+        )
         self.single_observation_space = self._dynamics.observation_space()
         self.single_action_space = self._dynamics.action_space()
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -193,9 +176,9 @@ class DogsGlimpseVectorEnv(VectorEnv):
         """
         rules = self._dynamics
         looking, answering, ended = self._phases()
-        fixation, label, scale = rules.parse_action(actions, batched=True)
+        fixation, answer, scale = rules.parse_action(actions, batched=True)
         rules.check_values(
-            np.flatnonzero(rules.looks <= rules.num_glimpses), fixation, label, scale
+            np.flatnonzero(rules.looks <= rules.num_glimpses), fixation, answer, scale
         )
 
         rewards = np.zeros(self.num_envs, np.float64)
@@ -203,8 +186,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
         infos: dict[str, Any] = {}
         begun = ended
         if len(answering):
-            right = rules.answer(answering, label[answering])
-            rewards[answering] = right
+            rewards[answering] = rules.answer(answering, answer[answering])
             terminations[answering] = True
             final = infos
             if self.autoreset_mode == AutoresetMode.SAME_STEP:
@@ -214,7 +196,7 @@ class DogsGlimpseVectorEnv(VectorEnv):
                 infos["_final_obs"] = terminations.copy()
                 infos["final_info"], infos["_final_info"] = final, terminations.copy()
                 self._add(final, answering, image=rules.image)
-            self._add(final, answering, label=rules.truth(self._all), is_success=rules.correct)
+            self._add(final, answering, **rules.facts)
         if len(begun):
             self._begin(begun, None)
         if len(looking):
@@ -332,3 +314,31 @@ class DogsGlimpseVectorEnv(VectorEnv):
             self._dynamics.walk.restart(rows, epoch)
         elif seeded:
             self._dynamics.walk.restart(np.array(seeded, np.int64))
+
+
+class DogsGlimpseVectorEnv(GlimpseVectorEnv):
+    """`num_envs` episodes of `DogsGlimpseEnv` side by side; its docstring is the contract.
+
+    Environment i equals a `DogsGlimpseEnv` with `shard=(i, num_envs)`, the same `order_seed` (0 if
+    not given) and seeded `seed + i`: byte for byte in pixels, to the encoder's precision in
+    features. (With `shard=(j, m)` of its own, one with `shard=(j + i * m, m * num_envs)`.) The walk
+    is always sharded: all environments together see each image once an epoch, and seeds never
+    change the order. Observations, rewards and infos have the form of Gymnasium's `SyncVectorEnv`,
+    in each autoreset mode:
+
+    - `SAME_STEP`, the default: an answered episode is followed by the next one within the step. The
+      last observation and info are under `final_obs` and `final_info`.
+    - `NEXT_STEP`: the step after an answer ignores the action and starts the next episode.
+    - `DISABLED`: nothing is reset until `reset(options={"reset_mask": mask})` with a boolean array,
+      so that environments may run out of step with one another.
+
+    Options beyond those of `DogsGlimpseEnv`: `num_envs`, `autoreset_mode` (one of the above, or its
+    name), and `array`: with `"torch"` observations, rewards, terminations and truncations are
+    tensors on the encoder's device (with a bank or pixels: on `device`); infos remain numpy.
+    Actions may be arrays or tensors in either case.
+
+    Reset options: `image` is an integer or one for each environment; `epoch` as in the scalar;
+    `reset_mask` as above. A reset without a mask starts all episodes anew.
+    """
+
+    task = NAME_BREED

@@ -13,7 +13,7 @@ from gymnasium.spaces.utils import flatten_space
 from jaxtyping import Float, Int64
 
 from encoders.bank.points import lattice
-from glimpse_env.dynamics import as_numpy
+from glimpse_env.forms import as_numpy
 
 # -- observations ------------------------------------------------------------------------------
 
@@ -141,18 +141,30 @@ def _integers(action: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 class FlatCodec(Codec):
-    """Fixation, zoom if there is one, then a logit a class."""
+    """Fixation, zoom if there is one, then the answer: a logit a class, or a Box as it is."""
 
     def __init__(self, own: spaces.Space) -> None:
         """Read the sizes off the environment's action space."""
-        super().__init__(own)
-        self.space = spaces.Box(-1, 1, (self.gaze_size + self.num_classes,), np.float32)
+        parts = dict(own.spaces) if isinstance(own, spaces.Dict) else {}
+        answers = [name for name in parts if name not in ("fixation", "scale")]
+        if "fixation" not in parts or len(answers) != 1:
+            raise TypeError(
+                f"this goes around a glimpse environment with its own Dict actions, not {own}"
+            )
+        self.key = answers[0]
+        answer = parts[self.key]
+        self.chooses = isinstance(answer, spaces.Discrete)
+        self.answer_size = int(answer.n) if self.chooses else int(answer.shape[0])  # type: ignore[attr-defined, index]
+        self.gaze_size = 2 + ("scale" in parts)
+        self.space = spaces.Box(-1, 1, (self.gaze_size + self.answer_size,), np.float32)
 
     def decode(self, action: Any, lead: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return the environment's own action."""
-        values = _floats(action, (*lead, self.gaze_size + self.num_classes))
-        label = values[..., self.gaze_size :].argmax(axis=-1)
-        return {**self.gaze(values[..., : self.gaze_size]), "label": label}
+        values = _floats(action, (*lead, self.gaze_size + self.answer_size))
+        answer = values[..., self.gaze_size :]
+        if self.chooses:
+            answer = answer.argmax(axis=-1)
+        return {**self.gaze(values[..., : self.gaze_size]), self.key: answer}
 
 
 class LatticeCodec(Codec):
@@ -207,3 +219,22 @@ class GazeCodec(Codec):
         """Return an action that answers."""
         gaze = np.zeros((*label.shape, self.gaze_size), np.float32)
         return {**self.gaze(gaze), "label": label}
+
+
+class GazeLatticeCodec(GazeCodec):
+    """One of side * side fixations as one number; something else answers."""
+
+    def __init__(self, own: spaces.Space, side: int) -> None:
+        """Read the sizes off the environment's action space."""
+        super().__init__(own)
+        if self.gaze_size == 3:
+            raise ValueError("a lattice sets no zoom: make the environment with choose_scale=False")
+        self.points = lattice(side)
+        self.space: spaces.Space = spaces.Discrete(len(self.points))
+
+    def decode(self, action: Any, lead: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Return the environment's own action."""
+        point: Int64[np.ndarray, "*lead"] = _integers(action, lead)
+        if (point < 0).any() or (point >= len(self.points)).any():
+            raise InvalidAction(f"the lattice point must be 0 to {len(self.points) - 1}")
+        return {"fixation": self.points[point], "label": np.zeros(lead, np.int64)}

@@ -94,6 +94,9 @@ def test_every_environment_id_has_a_page() -> None:
     assert set(pages) == {
         "environments/DogsGlimpse-v0.md",
         "environments/SyntheticDogsGlimpse-v0.md",
+        "environments/DogsLook-v0.md",
+        "environments/SyntheticDogsLook-v0.md",
+        "environments/SyntheticDogsLocate-v0.md",
     }
     for text in pages.values():
         for heading in ("Action space", "Observation space", "Rewards", "Errors", "Versions"):

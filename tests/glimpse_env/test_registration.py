@@ -14,7 +14,13 @@ from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 from tests.glimpse_env.helpers import options
 
-IDS = ("DogsGlimpse-v0", "SyntheticDogsGlimpse-v0")
+IDS = (
+    "DogsGlimpse-v0",
+    "SyntheticDogsGlimpse-v0",
+    "DogsLook-v0",
+    "SyntheticDogsLook-v0",
+    "SyntheticDogsLocate-v0",
+)
 
 
 def run(code: str) -> str:

@@ -328,7 +328,9 @@ def test_statistics_of_gymnasium_work_on_top():
         DogsGlimpseVectorEnv(2, **options(num_glimpses=2))
     )
     env.reset(seed=0)
-    act = {"fixation": np.zeros((2, 2), np.float32), "label": env.unwrapped._dynamics.truth([0, 1])}
+    own = env.unwrapped
+    truth = own.dataset.labels[own._dynamics.image]
+    act = {"fixation": np.zeros((2, 2), np.float32), "label": truth}
     for _ in range(3):
         infos = env.step(act)[4]
     episode = infos.get("episode") or infos["final_info"]["episode"]

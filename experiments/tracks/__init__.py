@@ -1,0 +1,1 @@
+"""Benchmark tracks, `glimpse compare TRACK`: fixed protocols, players, statistics, leaderboard."""

@@ -1,0 +1,223 @@
+"""Options of `glimpse classifier`, and of `glimpse compare` on a track."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from experiments.cluster.config import ClusterConfig
+from experiments.data import DataConfig, Resolution
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Train the frozen classifiers of the look track: one a fold, and one of all images."""
+
+    bank: Path
+    """Folder of the feature banks (`glimpse bank --out`), with `train` and `val` in it."""
+    out: Path
+    """Folder to write: weights (safetensors), record (JSON) and out-of-fold predictions."""
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
+    """Which images; they must be the bank's."""
+    resolutions: tuple[Resolution, ...] | None = None
+    """Patches of a glimpse, out of the bank's (default: all of them)."""
+    folds: int = 5
+    """k; the classifier that answers for a training image was trained on the other k - 1 folds."""
+    num_glimpses: int = 3
+    """Most glimpses that it learns to answer after; it answers after each."""
+    hidden: int = 256
+    """Units of the layer for each glimpse."""
+    epochs: int = 30
+    """Passes over the training images, each at fresh random fixations."""
+    batch_size: int = 256
+    """Images a step."""
+    learning_rate: float = 1e-3
+    """Adam's step size at the start; it falls to nothing along a cosine."""
+    dropout: float = 0.3
+    """Share of the units left out in training."""
+    weight_decay: float = 0.1
+    """AdamW's, on matrices."""
+    seed: int = 0
+    """Seed of weights, order, fixations and dropout."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        least = {"folds": 2, "num_glimpses": 1, "hidden": 1, "epochs": 1, "batch_size": 1}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} is at least {value}, not {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"--dropout lies in [0, 1), not {self.dropout}")
+        if not self.learning_rate > 0 or not self.weight_decay >= 0:
+            raise ValueError("--learning-rate is above 0, --weight-decay at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayConfig:
+    """Options that a run and a comparison on a track share."""
+
+    bank: Path | None = None
+    """Folder of the feature banks, if not `banks/` and the track's own."""
+    classifier: Path | None = None
+    """Folder of the frozen classifiers (`glimpse classifier`), if not the track's own."""
+    data_dir: Path | None = None
+    """Folder of the images (default: $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
+    steps: int | None = None
+    """To try out: other looks a run than the track gives. Such runs are no entries."""
+    num_images: int | None = None
+    """To try out: other synthetic images than the track's. Such runs are no entries."""
+    set: tuple[str, ...] = ()
+    """Arguments of a policy of your own, as NAME=VALUE."""
+    device: str = "cpu"
+    """`cpu`, `auto` or `cuda[:i]`."""
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Arguments of the policy's own, by name.
+
+        Raises:
+            ValueError: One is not NAME=VALUE.
+        """
+        pairs = [each.partition("=") for each in self.set]
+        if not all(name and equals for name, equals, _ in pairs):
+            raise ValueError(f"--set {' '.join(self.set)}: give NAME=VALUE")
+        return {name: value for name, _, value in pairs}
+
+    @property
+    def by_the_rules(self) -> bool:
+        """Whether the track's own protocol is kept."""
+        return self.steps is None and self.num_images is None
+
+    def _check(self) -> None:
+        for name in ("steps", "num_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is at least 1, not {value}")
+        self.options  # noqa: B018  raises what is wrong
+
+
+@dataclass(frozen=True)
+class LookConfig(PlayConfig):
+    """Play one run of one player on a track: train within its budget, and score it."""
+
+    track: Positional[str]
+    """Which; `glimpse compare --help` lists them."""
+    player: Positional[str]
+    """A player of the track, or a policy of your own, registered or `module:Class`."""
+    out: Path = Path("runs/look")
+    """Run folder; an unfinished run in it is begun again."""
+    seed: int = 0
+    """Seed of everything."""
+
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        from experiments.tracks.registry import find_track
+
+        find_track(self.track)
+        self._check()
+
+    @property
+    def eval_split(self) -> str:
+        """Split that a run is scored on."""
+        return "val"
+
+
+@dataclass(frozen=True)
+class TrackConfig(PlayConfig):
+    """Compare players on a track: a fixed protocol, several seeds each.
+
+    Started again, it goes on where it was: finished runs stay, a run cut short is begun again.
+    """
+
+    track: Positional[str]
+    """look-synthetic, look-dogs-medium-1, look-dogs-medium-3, look-dogs-high-3, name-synthetic."""
+    players: tuple[str, ...] = ()
+    """Which (default: all of the track's own); also policies of yours, `module:Class`."""
+    out: Path | None = None
+    """Folder of the runs, the tables and the plot (default: runs/tracks and the track's name)."""
+    seeds: int | None = None
+    """Runs a player, with seeds 0, 1, ... (default: the track's)."""
+    submit: Path | None = None
+    """Folder for each player's record and checkpoints, as an entry for the leaderboard."""
+    by: str = ""
+    """Who enters, for the record."""
+    only_table: bool = False
+    """Run nothing: lay out what is there."""
+    jobs: int | None = None
+    """Runs side by side (default: one a core)."""
+    on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
+    """Where they run."""
+
+    def __post_init__(self) -> None:
+        """Check before anything runs.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        from experiments.tracks.registry import find_track
+
+        find_track(self.track)
+        self._check()
+        for name in ("seeds", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} is at least 1, not {value}")
+        if len(set(self.players)) != len(self.players):
+            raise ValueError("--players names each once")
+        if self.submit is not None and not self.by_the_rules:
+            raise ValueError(
+                "--submit is for runs by the track's own rules: leave --steps and --num-images out"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Folder that the runs lie in."""
+        return self.out or Path("runs/tracks") / self.track
+
+    def look(self, player: str, seed: int) -> LookConfig:
+        """Return the settings of one run."""
+        shared = {each.name: getattr(self, each.name) for each in fields(PlayConfig)}
+        if ":" not in player:
+            shared["set"] = ()
+        out = self.folder / player.replace(":", ".") / f"seed-{seed}"
+        return LookConfig(self.track, player, out=out, seed=seed, **shared)
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Play a record's runs again from their checkpoints; refuse figures that do not come out."""
+
+    verify: Path
+    """The record, a JSON file of `glimpse compare TRACK --submit`."""
+    checkpoints: Path | None = None
+    """Folder of its checkpoints (default: that of the record's name, beside it)."""
+    bank: Path | None = None
+    """Folder of the feature banks, if not `banks/` and the track's own."""
+    classifier: Path | None = None
+    """Folder of the frozen classifiers, if not the track's own."""
+    data_dir: Path | None = None
+    """Folder of the images (default: $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
+    device: str = "cpu"
+    """`cpu`, `auto` or `cuda[:i]`."""
+
+
+def asked_for(arguments: list[str]) -> tuple[type, str] | None:
+    """Return options and function of `glimpse compare` on a track; None for other comparisons."""
+    from experiments.tracks.registry import TRACKS
+
+    if any(each == "--verify" or each.startswith("--verify=") for each in arguments):
+        return VerifyConfig, "experiments.tracks.verify:verify"
+    if any(each in TRACKS for each in arguments[:1]):
+        return TrackConfig, "experiments.tracks.command:compare_track"
+    return None
