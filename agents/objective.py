@@ -114,7 +114,9 @@ def _classification(trajectory: Trajectory, learning: ReinforceConfig) -> Float[
 
 
 def step_rewards(trajectory: Trajectory, learning: ReinforceConfig) -> Float[Tensor, "T B"]:
-    """Return the reward of each glimpse: all at the last one, or by `gain` its own share.
+    """Return the reward of each glimpse: by `gain` its own share, else all at the last one.
+
+    By `accuracy` it is the environment's own, which may reward each look.
 
     Before the first glimpse nothing is known: p_0(y) = 1 / K.
     """
@@ -126,6 +128,8 @@ def step_rewards(trajectory: Trajectory, learning: ReinforceConfig) -> Float[Ten
         ]
         unknown = torch.full_like(told[0], -math.log(last.shape[1]))
         return torch.diff(torch.stack([unknown, *told]), dim=0)
+    if kind == "accuracy" and trajectory.rewards is not None:
+        return trajectory.rewards.to(last)
     rewards = last.new_zeros(trajectory.num_glimpses, trajectory.batch)
     if kind == "log_likelihood":
         rewards[-1] = last.detach().gather(1, labels).squeeze(1)

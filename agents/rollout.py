@@ -67,7 +67,7 @@ def collect(
 
     steps, states, fixations, scales = [], [], [], []
     state = policy.initial_state(batch)
-    returns = torch.zeros(batch, dtype=torch.float32, device=device)
+    rewards: list[Tensor] = []
     with torch.set_grad_enabled(grad):
         while True:
             action, state = policy.act(current, state, deterministic=deterministic)
@@ -77,15 +77,15 @@ def collect(
             given, reward, terminated, truncated, infos = env.step(
                 {key: value.cpu().numpy() for key, value in action.items()} if as_numpy else action
             )
-            returns = returns + _to_tensor(reward, device).to(torch.float32)
+            rewards.append(_to_tensor(reward, device).to(torch.float32))
             ended = torch.as_tensor(terminated) | torch.as_tensor(truncated)
             if bool(ended.any()):
                 break
             current = _to_tensors(given, device)
             # A bank looks at the nearest point of its lattice: the environment says where.
-            fixations.append(current.get("fixation", action["fixation"]).to(returns.device))
+            fixations.append(current.get("fixation", action["fixation"]).to(device))
             if "scale" in action:
-                scales.append(action["scale"].squeeze(1).to(returns.device))
+                scales.append(action["scale"].squeeze(1).to(device))
     if not bool(ended.all()):
         raise ValueError(
             f"collect plays environments in step, but {int(ended.sum())} of {batch} ended before "
@@ -94,14 +94,17 @@ def collect(
     if not fixations:
         raise ValueError("The episodes ended at their first step: num_glimpses must be at least 1.")
     mode = getattr(env, "metadata", {}).get("autoreset_mode")
+    looks = torch.stack(rewards[:-1])
+    looks[-1] += rewards[-1]
     return Trajectory(
         steps=tuple(steps),
         states=tuple(states),
         fixations=torch.stack(fixations),
-        answers=action["label"].to(returns.device),
+        answers=action["label"].to(device),
         labels=answer_info(infos, "label", device).to(torch.int64),
         images=answer_info(infos, "image", device).to(torch.int64),
-        returns=returns,
+        returns=looks.sum(0),
+        rewards=looks,
         success=answer_info(infos, "is_success", device).to(torch.bool),
         next_observation=given if mode == AutoresetMode.SAME_STEP else None,
         scales=torch.stack(scales) if scales else None,

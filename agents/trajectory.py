@@ -44,7 +44,7 @@ class Trajectory:
     images: Int[Tensor, " B"]
     """Indices of the images."""
     returns: Float[Tensor, " B"]
-    """Sum of an episode's rewards: 1 when the answer was right."""
+    """Sum of an episode's rewards: 1 when the answer was right, where no look is rewarded."""
     success: Bool[Tensor, " B"]
     """Whether the answer was right, as the environment says."""
     next_observation: Mapping[str, Any] | None
@@ -53,6 +53,9 @@ class Trajectory:
     Otherwise None."""
     scales: Float[Tensor, "T B"] | None = None
     """The zooms chosen, within [-1, 1], where the policy chooses them; a bank rounds them."""
+    rewards: Float[Tensor, "T B"] | None = None
+    """What each look earned, the answer's reward added to the last: zeros before it where the
+    environment rewards the answer alone."""
     everywhere: Everywhere | None = None
     """The images at all points of a bank's lattice, for the exact policy gradient."""
 

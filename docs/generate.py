@@ -14,6 +14,8 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from leaderboard import leaderboard_page
+
 _API = {
     "glimpse_env": "images to episodes: data sets, retina, environments, wrappers, rendering",
     "encoders": "patches to features: architectures, weights, inference, banks",
@@ -32,6 +34,7 @@ def write_pages(folder: Path) -> None:
         **api_pages(),
         "commands.md": commands_page(),
         "changelog.md": changelog_page(),
+        "leaderboard.md": leaderboard_page(),
     }
     for name, text in pages.items():
         path = folder / name

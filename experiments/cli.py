@@ -92,6 +92,11 @@ COMMANDS: dict[str, Command] = {
         "experiments.compare.compare:compare",
         "Train any agents on one environment, and compare what they learn.",
     ),
+    "look": Command(
+        "experiments.tracks.config:LookConfig",
+        "experiments.tracks.run:look",
+        "Play one run of one player on a track of `glimpse compare`.",
+    ),
     "contest": Command(
         "experiments.compare.config:ContestConfig",
         "experiments.compare.run:contest",
@@ -195,6 +200,7 @@ _GO_ON = {
             "view",
             "record",
             "contest",
+            "look",
             "classifier",
             "publish",
             "benchmark",
@@ -251,14 +257,17 @@ def _load(path: str) -> Any:
 def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     """Read the options; only then, since they may be wrong, import what runs."""
     command, arguments = COMMANDS[name], renamed_flags(name, arguments)
-    program, options = f"glimpse {name}", _load(command.options)
+    program, options, run = f"glimpse {name}", _load(command.options), command.run
+    if name == "compare":  # a track has options, and a function, of its own
+        asked = _load("experiments.tracks.config:asked_for")
+        options, run = asked(arguments) or (options, run)
     if name == "train":
         options = _on_one_screen(options, program, arguments)
     if isinstance(options, dict):
         config = tyro.extras.overridable_config_cli(options, prog=program, args=arguments)
     else:
         config = tyro.cli(options, prog=program, description=command.summary, args=arguments)
-    return _load(command.run), config
+    return _load(run), config
 
 
 def _on_one_screen(named: dict[str, Any], program: str, arguments: list[str]) -> dict[str, Any]:

@@ -142,7 +142,8 @@ class CompareConfig(Budget, SweepConfig):
     """
 
     environment: Positional[str] = "synthetic"
-    """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`; or a
+    track, which has options of its own: `glimpse compare look-synthetic --help`."""
     agents: tuple[str, ...] = AGENTS
     """Which; see `glimpse contest --help`."""
     out: Path = Path("runs/compare")

@@ -15,6 +15,7 @@ from tests.docs.pages import DOCS, ROOT, written_pages
 
 sys.path.insert(0, str(DOCS))
 from generate import environment_pages  # noqa: E402
+from leaderboard import leaderboard_page  # noqa: E402
 from tables import with_results  # noqa: E402
 
 PACKAGES = ("encoders", "glimpse_env", "agents", "experiments")
@@ -101,6 +102,19 @@ def test_every_environment_id_has_a_page() -> None:
     for text in pages.values():
         for heading in ("Action space", "Observation space", "Rewards", "Errors", "Versions"):
             assert f"## {heading}\n" in text
+
+
+def test_the_leaderboard_is_made_of_its_entries(tmp_path: Path) -> None:
+    from experiments.tracks.entries import read_entries
+    from experiments.tracks.registry import TRACKS
+
+    text = leaderboard_page(tmp_path)
+    assert all(f"## {track.title}\n" in text for track in TRACKS.values() if track.game == "look")
+    assert text.count("No entry yet.") == 4
+    text = leaderboard_page()
+    for entry in read_entries():
+        value = entry["estimates"]["information"]["value"]
+        assert f"{value:.3f}" in text and f"| {entry['player']}" in text
 
 
 @pytest.mark.parametrize("name", ["CITATION.cff", *(f"{p}/py.typed" for p in PACKAGES)])

@@ -1,0 +1,90 @@
+"""The leaderboard: one table a track, from the entries in experiments/results/leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_HEAD = """# Leaderboard
+
+Where to look, as a benchmark: each track is a fixed protocol (images, cut, encoder, classifiers,
+budget, metric) under a name and a version, and any algorithm can enter. On a *look* track the
+action is the fixation alone, and a frozen classifier, trained on glimpses at random fixations,
+names the breed; for images that players train on, the classifier that answers was trained on other
+folds.
+
+```bash
+glimpse compare look-synthetic
+glimpse compare look-synthetic --players package.module:Policy --submit entries --by "Who I am"
+glimpse compare --verify entries/look-synthetic-v1-package.module-Policy.json
+```
+
+`--submit` writes a record and its checkpoints; `--verify` plays it again from them and refuses
+figures that do not come out. An entry here has passed it. Scores are interquartile means over seeds
+with stratified bootstrap intervals (Agarwal et al., 2021). *Random to oracle* is the share of the
+way from random places to a greedy oracle that knows the breed, a ceiling. *Best fixed* is the one
+scanpath, the same for all images, that earns most on the training images: a player that is not
+better does not look at what it sees.
+"""
+
+
+def leaderboard_page(folder: Path | None = None) -> str:
+    """The whole page.
+
+    Args:
+        folder: Of the entries; the project's own by default.
+    """
+    from experiments.tracks.entries import ENTRIES, read_entries
+    from experiments.tracks.registry import TRACKS
+
+    entries = read_entries(folder or ENTRIES)
+    lines = [_HEAD]
+    for track in TRACKS.values():
+        if track.game != "look":
+            continue
+        own = [entry for entry in entries if entry["track"] == track.record()]
+        lines += [f"## {track.title}", ""]
+        lines += track_section(own) if own else ["No entry yet.", ""]
+    old = sorted(
+        f"{entry['track']['name']} v{entry['track']['version']}"
+        for entry in entries
+        if entry["track"] not in [track.record() for track in TRACKS.values()]
+    )
+    if old:
+        lines += [f"Entries of other versions are not shown: {', '.join(dict.fromkeys(old))}.", ""]
+    return "\n".join(lines)
+
+
+def track_section(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """A track's table, and what each of its results rests on."""
+    from experiments.tracks.report import add_comparisons, format_track
+
+    players = {}
+    for entry in entries:
+        keys = ("title", "privileged", "learns", "runs")
+        estimates = dict(entry["estimates"])
+        players[entry["player"]] = {key: entry[key] for key in keys} | {"estimates": estimates}
+    add_comparisons(players)
+    first = entries[0]
+    record = first | {
+        "players": players,
+        "by_the_rules": True,
+        "num_images": first["datasets"]["val"]["images"],
+    }
+    lines = [format_track(record), "", "What each result rests on:", ""]
+    lines += [
+        "| player | by | seeds | wall s, processor s | revision | command of the first seed |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    for entry in sorted(entries, key=lambda each: each["player"]):
+        runs = entry["runs"]
+        seconds = [sum(run["seconds"][kind] for run in runs) for kind in ("wall", "processor")]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        command = " ".join(map(str, runs[0]["command"]))
+        revision = (entry.get("git_revision") or "unknown")[:9]
+        lines.append(
+            f"| {entry['player']} | {entry.get('by') or 'this project'} | {seeds} | "
+            f"{seconds[0]:.0f}, {seconds[1]:.0f} | {revision} | `{command}` |"
+        )
+    return [*lines, ""]
