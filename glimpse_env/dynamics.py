@@ -63,8 +63,15 @@ class GlimpseDynamics:
         num_envs: int = 1,
         array: str = "numpy",
         task: Task = NAME_BREED,
+        repeats: int = 1,
     ) -> None:
         """Open the dataset, build the source of observations, and lay out the state.
+
+        Args:
+            options: Of the environment.
+            num_envs: B.
+            array: `numpy` or `torch`.
+            repeats: Environments in a row that visit each image.
 
         Raises:
             FileNotFoundError: If images or weights are missing; the message says what to do.
@@ -83,6 +90,7 @@ class GlimpseDynamics:
             shuffled=self.dataset.training,
             order_seed=options.order_seed_in_use,
             shard=(options.shard[0], options.shard[1]),
+            repeats=repeats,
         )
         self.image = np.zeros(num_envs, np.int64)
         self.mirror = np.zeros(num_envs, np.bool_)

@@ -42,6 +42,7 @@ class GlimpseVectorEnv(VectorEnv):
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         array: str = "numpy",
+        repeats: int = 1,
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
@@ -51,6 +52,7 @@ class GlimpseVectorEnv(VectorEnv):
             num_envs: B.
             autoreset_mode: An `AutoresetMode` or its name.
             array: `numpy` or `torch`.
+            repeats: M, environments that visit each image side by side; divides B.
             render_mode: None, `rgb_array` (a tuple of frames) or `human` (one window of all).
             **options: The fields of `EnvOptions`.
 
@@ -63,16 +65,20 @@ class GlimpseVectorEnv(VectorEnv):
             raise TypeError(f"num_envs is an integer, not {num_envs!r}")
         if num_envs < 1:
             raise ValueError(f"num_envs is at least 1, not {num_envs}")
+        if isinstance(repeats, bool) or not isinstance(repeats, (int, np.integer)):
+            raise TypeError(f"repeats is an integer, not {repeats!r}")
+        if repeats < 1 or num_envs % repeats:
+            raise ValueError(f"repeats divides num_envs, and {repeats} does not divide {num_envs}")
         check_choice("array", array, ARRAYS)
         check_render_mode(render_mode)
-        self.num_envs = int(num_envs)
+        self.num_envs, self.repeats = int(num_envs), int(repeats)
         self.autoreset_mode = autoreset(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.render_mode = render_mode
         if options.get("order_seed") is None:  # the walk of a vector environment is sharded
             options["order_seed"] = 0
         self._dynamics = GlimpseDynamics(
-            EnvOptions.from_keywords(options), self.num_envs, array, self.task
+            EnvOptions.from_keywords(options), self.num_envs, array, self.task, self.repeats
         )
         self.single_observation_space = self._dynamics.observation_space()
         self.single_action_space = self._dynamics.action_space()
@@ -335,7 +341,9 @@ class DogsGlimpseVectorEnv(GlimpseVectorEnv):
     Options beyond those of `DogsGlimpseEnv`: `num_envs`, `autoreset_mode` (one of the above, or its
     name), and `array`: with `"torch"` observations, rewards, terminations and truncations are
     tensors on the encoder's device (with a bank or pixels: on `device`); infos remain numpy.
-    Actions may be arrays or tensors in either case.
+    Actions may be arrays or tensors in either case. With `repeats=M` every image is visited by M
+    environments in a row, which look at it independently: environment i walks as environment
+    i // M of num_envs / M would.
 
     Reset options: `image` is an integer or one for each environment; `epoch` as in the scalar;
     `reset_mask` as above. A reset without a mask starts all episodes anew.

@@ -22,6 +22,7 @@ from experiments.pretrain.config import PretrainConfig
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.pyramid import Pyramid, PyramidStore, dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
+from glimpse_env.walk import epoch_order
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class PatchSampler:
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.config.seed, 1, epoch]).permutation(self.indices)
+        return self.indices[epoch_order(len(self.indices), (self.config.seed, 1), epoch)]
 
     def _pyramid(self, index: int) -> Pyramid:
         """Decode an image unless it is kept; threads only wait for one another at the cache."""

@@ -81,10 +81,11 @@ def build_env(
     dataset: ImageDataset | None = None,
     autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
     observation: Literal["features", "pixels", "both"] = "features",
+    repeats: int = 1,
 ) -> DogsGlimpseVectorEnv:
-    """Build the vector environment of a split, `batch_size` images side by side.
+    """Build the vector environment of a split, `batch_size` episodes side by side.
 
-    By default nothing resets by itself: training and evaluation say which images come next.
+    By default nothing resets by itself: who plays does, batch by batch.
 
     Args:
         config: Of the run.
@@ -95,6 +96,7 @@ def build_env(
         dataset: Images of the split other than the configuration's own.
         autoreset_mode: What follows an episode.
         observation: What is shown.
+        repeats: Episodes side by side on each image.
     """
     training = split == config.train_split if training is None else training
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
@@ -112,9 +114,9 @@ def build_env(
         storage=_storage(config, split),
         array="torch",
         autoreset_mode=autoreset_mode,
-        # Where nobody says which images come next, another seed walks them in another order.
         order_seed=config.seed,
         observation=observation,
+        repeats=repeats,
     )
 
 

@@ -24,11 +24,11 @@ from experiments.data import build_dataset
 from experiments.metrics import Answers
 from experiments.runtime.runs import RunFolder, environment_record, sole_user, write_json
 from experiments.train.factory import describe_dataset, describe_encoder
-from experiments.train.trainer import epoch_batches
 from experiments.whole_image.augment import WholeImages, augment, draw, load_images
 from experiments.whole_image.config import BASELINES, BaselineConfig
 from experiments.whole_image.network import WholeImageNetwork, fit_layer, schedule
 from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.walk import epoch_order
 
 __all__ = ["BASELINES", "BaselineConfig", "Finetuning", "baseline"]
 
@@ -179,7 +179,10 @@ class Finetuning:
 
     def _train_epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
         config, sums = self.config, self.epoch_sums
-        batches = list(epoch_batches(len(self.train_set), config.batch_size, 1, config.seed, epoch))
+        order = epoch_order(len(self.train_set), config.seed, epoch)
+        # What does not fill a batch is left to other epochs, whose order is another.
+        batches = order[: len(order) // config.batch_size * config.batch_size]
+        batches = list(batches.reshape(-1, config.batch_size))
         for images in batches[self.step - epoch * self.steps :]:
             start = time.perf_counter()
             found = self.train_step(images)
