@@ -18,7 +18,6 @@ from stable_baselines3.common.noise import NormalActionNoise
 from torch import Tensor
 
 from agents.policy import AttentionPolicy
-from agents.rollout import collect
 from agents.sb3 import GlimpseExtractor, HybridPolicy, SB3VecEnv
 from agents.trajectory import Observation
 from encoders.bank.feature_bank import FeatureBank
@@ -27,7 +26,7 @@ from experiments.compare.settings import ALGORITHMS, TwoDeckSettings, sb3_argume
 from experiments.train.config import TrainConfig
 from experiments.train.external_policy import Agent, build_policy, learns
 from experiments.train.factory import build_env, build_play_env
-from experiments.train.trainer import epoch_batches, epoch_seed
+from experiments.train.loop import batches_an_epoch, training
 from glimpse_env.wrappers import VectorFlatAction, VectorLatticeAction
 from glimpse_env.wrappers.codecs import Codec, FlatCodec, LatticeCodec, join
 
@@ -51,15 +50,11 @@ class PolicyContestant:
             ValueError: As for `build_policy`, or fewer images than one batch takes.
         """
         self.run = run
-        self.env = build_play_env(run, run.train_split, source=source)
+        samples = run.learning.samples
+        self.env = build_play_env(run, run.train_split, source=source, repeats=samples)
         self.dataset = self.env.dataset
         self.policy: Agent = build_policy(run.policy, run.policy_options, run, self.env)
-        scanpaths = len(self.dataset) * run.learning.samples
-        if scanpaths < run.batch_size:
-            raise ValueError(
-                f"{len(self.dataset)} training images ({scanpaths} scanpaths) do not fill a batch "
-                f"of {run.batch_size} scanpaths: compare on more images"
-            )
+        batches_an_epoch(self.env, "compare on more images")
 
     @property
     def learns(self) -> bool:
@@ -70,27 +65,10 @@ class PolicyContestant:
         """Play and update, epoch by epoch as `glimpse train` does, until `tick` says to stop."""
         if not self.learns:
             return
-        run, env, policy, steps, epoch = self.run, self.env, self.policy, 0, 0
-        while True:
-            seed = epoch_seed(run.seed, epoch)
-            policy.set_epoch(epoch)
-            policy.seed(seed)
-            order = epoch_batches(
-                len(env.dataset), run.batch_size, run.learning.samples, run.seed, epoch
-            )
-            for number, images in enumerate(order):
-                trajectory = collect(
-                    env,
-                    policy,
-                    seed=seed if number == 0 else None,
-                    options={"image": images},
-                    grad=True,
-                )
-                policy.update(trajectory)
-                steps += trajectory.batch * (trajectory.num_glimpses + 1)
-                if not tick(steps):
-                    return
-            epoch += 1
+        for _ in training(
+            self.policy, self.env, lambda spent: tick(spent.steps), seed=self.run.seed
+        ):
+            pass
 
     def player(self) -> AttentionPolicy:
         """The policy that plays in an evaluation."""

@@ -8,9 +8,8 @@ nothing is known of what they draw from.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from agents.reinforce import ReinforceAgent
-from agents.rollout import collect
 from experiments.metrics import Answers
 from experiments.runtime.determinism import deterministic
 from experiments.runtime.runs import (
@@ -53,41 +51,44 @@ from experiments.train.factory import (
     describe_evaluation,
     describe_source,
 )
+from experiments.train.loop import Budget, Start, Update, batches_an_epoch, training
 from experiments.train.tensorboard import EVERY, write_looks, write_settings
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of all draws of one epoch, so that an epoch can be played again by itself."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-
-
-def epoch_batches(
-    num_images: int, batch_size: int, samples: int, seed: int, epoch: int
-) -> Iterator[np.ndarray]:
-    """Images of each batch of an epoch: in random order, each in a block of M rows.
-
-    What does not fill a batch is left to other epochs, whose order is another.
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(num_images)
-    distinct = batch_size // samples
-    for start in range(0, num_images - distinct + 1, distinct):
-        yield np.repeat(order[start : start + distinct], samples)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Progress:
-    """How far an epoch has come, for an agent that was stopped in the midst of it."""
+    """What an epoch has come to so far; saved for an agent that is stopped in the midst of it."""
 
     batches: int = 0
     """Batches learned from."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """Metrics of each batch, as JSON can hold them."""
+    """Metrics of each batch."""
     env: list[dict[str, Any]] = field(default_factory=list)
-    """States of the environments' generators."""
+    """States of the environments' generators when it was saved."""
     glimpses: int = 0
     """Glimpses taken."""
     seconds: float = 0.0
     """Time spent."""
+
+    def add(self, update: Update) -> None:
+        """Count an update in."""
+        self.batches = update.batch + 1
+        self.metrics.append(update.metrics)
+        self.glimpses += update.glimpses
+        self.seconds += update.seconds
+
+    def row(self) -> dict[str, float]:
+        """Sum the epoch up: the mean of each metric, and the speed."""
+        rows = [{key: float(value) for key, value in row.items()} for row in self.metrics]
+        keys = dict.fromkeys(key for row in rows for key in row)
+        mean = {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}
+        speed = self.glimpses / self.seconds
+        return mean | {"seconds": self.seconds, "glimpses_per_second": speed}
+
+    def record(self) -> dict[str, Any]:
+        """Give it as JSON holds it: a metric may have no value, and JSON has no NaN."""
+        rows = [{k: v if np.isfinite(v) else str(v) for k, v in m.items()} for m in self.metrics]
+        return {**asdict(self), "metrics": rows}
 
 
 PROGRESS = "progress"
@@ -109,28 +110,26 @@ class Trainer:
         live = config.bank is None
         self.eval_source = self.train_source if live else build_source(config, config.eval_split)
         self.env = build_play_env(
-            config, config.train_split, source=self.train_source, training=True
+            config,
+            config.train_split,
+            source=self.train_source,
+            training=True,
+            repeats=config.samples,
         )
         self.eval_env = build_play_env(
             config, config.eval_split, source=self.eval_source, training=False
         )
         self.agents = build_agents(config, self.env)
-        self.reference_env, self.reference_samples = self._build_reference_env()
+        self.reference_env = self._build_reference_env()
         self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
         self._warn_unsupported()
-        scanpaths = len(self.env.dataset) * config.samples
-        if scanpaths < config.batch_size:
-            raise ValueError(
-                f"{len(self.env.dataset)} training images ({scanpaths} scanpaths) do not fill a "
-                f"batch of {config.batch_size} scanpaths: give a smaller --batch-size"
-            )
+        self.steps = batches_an_epoch(self.env, "give a smaller --batch-size")
         self.reader = None
         if config.learning.policy_gradient == "exact":
             self.reader = LatticeReader(self.train_source, config.resolutions)
-        self.steps = len(self.env.dataset) // (config.batch_size // config.samples)
 
-    def _build_reference_env(self) -> tuple[PlayEnv, int]:
-        """The environment that all but our own policy learn in, and the rows an image has there.
+    def _build_reference_env(self) -> PlayEnv:
+        """The environment that all but our own policy learn in.
 
         Several scanpaths an image serve the two-deck agent's policy. References get one, and as
         many images a step. With a live encoder they share the policy's
@@ -138,14 +137,13 @@ class Trainer:
         """
         config, samples = self.config, self.config.samples
         if samples == 1 or not config.references or config.bank is None:
-            return self.env, samples
+            return self.env
         fewer = replace(
             config,
             batch_size=config.batch_size // samples,
             learning=replace(config.learning, samples=1, baseline="none"),
         )
-        env = build_play_env(fewer, config.train_split, source=self.train_source, training=True)
-        return env, 1
+        return build_play_env(fewer, config.train_split, source=self.train_source, training=True)
 
     def facts(self) -> dict[str, Any]:
         """Return what the run stands on, for environment.json."""
@@ -206,30 +204,64 @@ class Trainer:
         self, name: str, agent: Agent, bar: tqdm, stop: Stop, progress: Progress
     ) -> None:
         config, begun = self.config, agent.epoch
+        env = self.env if name == "learned" else self.reference_env
+        enrich = None
+        if self.reader is not None and getattr(agent, "learns_where", False):
+            enrich = partial(self.reader.add, env=env)
         events = self.folder.path / "tensorboard" / name
         with SummaryWriter(str(events), purge_step=begun) as writer:
-            for epoch in range(begun, config.epochs):
-                bar.set_description(f"{name} {epoch + 1}/{config.epochs}")
-                row = self._train_epoch(name, agent, epoch, bar, stop, progress)
-                progress = Progress()
-                due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
-                # Test is touched once, in the end (paper section 3): nothing is chosen by it.
-                if due and config.eval_split != "test":
-                    answers, scores = self._evaluate(agent)
-                    row |= scores
-                    if epoch % EVERY == 0 or epoch + 1 == config.epochs:
-                        write_looks(writer, answers, self.eval_env.dataset, epoch)
-                    bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
-                agent.set_epoch(epoch + 1)
-                # Saved last: a row too many is dropped on resuming, one too few would stay lost.
-                self.folder.log({"agent": name, "epoch": epoch, **row})
-                for key, value in row.items():
-                    writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
-                if epoch + 1 == config.epochs and "eval_ma" in row:
-                    write_settings(writer, to_record(config), {"eval/ma": row["eval_ma"]})
-                writer.flush()
-                self._save(name, agent, row)
-                stop.check()
+            start = Start(begun, progress.batches, progress.env)
+            if progress.batches == self.steps:  # stopped before the epoch's evaluation
+                self._end_epoch(name, agent, begun, progress, writer, bar, stop)
+                start, progress = Start(begun + 1), Progress()
+            if start.epoch == config.epochs:
+                return
+            images = env.num_envs // env.repeats
+            budget = Budget(images=config.epochs * self.steps * images)
+            for update in training(
+                agent, env, budget, seed=config.seed, start=start, enrich=enrich
+            ):
+                bar.set_description(f"{name} {update.epoch + 1}/{config.epochs}", refresh=False)
+                progress.add(update)
+                bar.update()
+                if stop.asked:
+                    # An evaluation may take longer than whoever asks is willing to wait.
+                    self._stop_within(name, agent, env, progress)
+                    stop.check()
+                if update.last:
+                    self._end_epoch(name, agent, update.epoch, progress, writer, bar, stop)
+                    progress = Progress()
+
+    def _end_epoch(
+        self,
+        name: str,
+        agent: Agent,
+        epoch: int,
+        progress: Progress,
+        writer: SummaryWriter,
+        bar: tqdm,
+        stop: Stop,
+    ) -> None:
+        """Evaluate if it is time, write the epoch's row, and save."""
+        config, row = self.config, progress.row()
+        due = (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs
+        # Test is touched once, in the end (paper section 3): nothing is chosen by it.
+        if due and config.eval_split != "test":
+            answers, scores = self._evaluate(agent)
+            row |= scores
+            if epoch % EVERY == 0 or epoch + 1 == config.epochs:
+                write_looks(writer, answers, self.eval_env.dataset, epoch)
+            bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
+        agent.set_epoch(epoch + 1)
+        # Saved last: a row too many is dropped on resuming, one too few would stay lost.
+        self.folder.log({"agent": name, "epoch": epoch, **row})
+        for key, value in row.items():
+            writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
+        if epoch + 1 == config.epochs and "eval_ma" in row:
+            write_settings(writer, to_record(config), {"eval/ma": row["eval_ma"]})
+        writer.flush()
+        self._save(name, agent, row)
+        stop.check()
 
     def _save(self, name: str, agent: Agent, row: dict[str, float]) -> None:
         """Write the checkpoint of an epoch, and keep it as the best one if it is."""
@@ -237,68 +269,13 @@ class Trainer:
         best = self.config.keep_best and self.folder.is_best(name, row.get("eval_ma"))
         agent.save(folder, keep_last=self.config.keep_last, best=best)
 
-    def _train_epoch(
-        self, name: str, agent: Agent, epoch: int, bar: tqdm, stop: Stop, progress: Progress
-    ) -> dict[str, float]:
-        config = self.config
-        env, samples = self.env, config.samples
-        if name != "learned":
-            env, samples = self.reference_env, self.reference_samples
-        seed = epoch_seed(config.seed, epoch)
-        if progress.batches:
-            env.random_state = progress.env
-        else:
-            agent.set_epoch(epoch)
-            agent.seed(seed)
-        start = time.perf_counter() - progress.seconds
-        glimpses = progress.glimpses
-        metrics = [{key: float(value) for key, value in row.items()} for row in progress.metrics]
-        batches = epoch_batches(len(env.dataset), env.num_envs, samples, config.seed, epoch)
-        for number, images in enumerate(batches):
-            if number < progress.batches:
-                continue
-            trajectory = collect(
-                env,
-                agent,
-                seed=seed if number == 0 else None,
-                options={"image": images},
-                grad=True,
-            )
-            if self.reader is not None and getattr(agent, "learns_where", False):
-                trajectory = self.reader.add(trajectory, self.env)
-            metrics.append(agent.update(trajectory))
-            glimpses += trajectory.num_glimpses * trajectory.batch
-            bar.update()
-            if stop.asked and number + 1 < self.steps:
-                self._stop_within(name, agent, env, metrics, glimpses, start)
-                stop.check()
-        if stop.asked:
-            # An evaluation may take longer than whoever asks is willing to wait.
-            self._stop_within(name, agent, env, metrics, glimpses, start)
-            stop.check()
-        keys = dict.fromkeys(key for row in metrics for key in row)
-        mean = {key: float(np.mean([m[key] for m in metrics if key in m])) for key in keys}
-        seconds = time.perf_counter() - start
-        return mean | {"seconds": seconds, "glimpses_per_second": glimpses / seconds}
-
-    def _stop_within(
-        self,
-        name: str,
-        agent: Agent,
-        env: PlayEnv,
-        metrics: list[dict[str, float]],
-        glimpses: int,
-        start: float,
-    ) -> None:
+    def _stop_within(self, name: str, agent: Agent, env: PlayEnv, progress: Progress) -> None:
         """Write a checkpoint in the midst of an epoch, if all that the agent draws from is ours."""
         if not isinstance(agent, ReinforceAgent):
             return
-        # A metric may have no value, and JSON has no NaN.
-        rows = [{k: v if np.isfinite(v) else str(v) for k, v in row.items()} for row in metrics]
-        seconds = time.perf_counter() - start
-        progress = Progress(len(rows), rows, env.random_state, glimpses, seconds)
+        progress.env = env.random_state
         folder = checkpoint_folder(self.folder.path, name)
-        path = agent.save(folder, {PROGRESS: asdict(progress)}, keep_last=self.config.keep_last)
+        path = agent.save(folder, {PROGRESS: progress.record()}, keep_last=self.config.keep_last)
         print(
             f"\nsaved after batch {progress.batches} of {self.steps} of epoch "
             f"{agent.epoch + 1}: {path}"

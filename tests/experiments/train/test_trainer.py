@@ -27,7 +27,7 @@ from experiments.train.config import TrainConfig
 from experiments.train.evaluate import EvaluateConfig, batches, evaluate, load_run, play
 from experiments.train.factory import build_env
 from experiments.train.side_channel import AT_CENTRE, ELSEWHERE, UNTOLD
-from experiments.train.trainer import epoch_batches, epoch_seed, train
+from experiments.train.trainer import train
 from tests.experiments.conftest import interrupt_after
 
 DATA = DataConfig(dataset="synthetic", num_images=48)
@@ -355,17 +355,6 @@ def test_too_few_images_for_a_batch(config: TrainConfig) -> None:
     refused = r"48 training images \(96 scanpaths\).* 512 scanpaths.*batch-size"
     with pytest.raises(ValueError, match=refused):
         train(replace(config, batch_size=512, learning=learning))
-
-
-def test_an_epoch_shows_every_image_once() -> None:
-    seen = np.concatenate(list(epoch_batches(48, 8, 1, seed=3, epoch=2)))
-    assert sorted(seen.tolist()) == list(range(48))
-    blocks = np.stack(list(epoch_batches(10, 8, 4, seed=3, epoch=2)))
-    assert blocks.shape == (5, 8)
-    assert (blocks.reshape(-1, 4) == blocks.reshape(-1, 4)[:, :1]).all()
-    one, two = (list(epoch_batches(48, 8, 1, seed=3, epoch=e))[0] for e in (0, 1))
-    assert not np.array_equal(one, two)
-    assert len({epoch_seed(s, e) for s in range(5) for e in range(5)}) == 25
 
 
 def test_evaluation_plays_every_image_once_in_order(config: TrainConfig) -> None:

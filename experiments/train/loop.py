@@ -1,0 +1,187 @@
+"""The training loop of `glimpse train` and of comparisons: episodes, an update, and so on.
+
+An epoch is one pass of the environment's walk; images that do not fill a batch are left to other
+epochs, whose order is another. A budget says when it is enough.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agents.rollout import collect
+from agents.trajectory import Trajectory
+from experiments.train.external_policy import Agent
+from experiments.train.factory import PlayEnv
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of all draws of one epoch, so that an epoch can be played again by itself."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a training has used up."""
+
+    images: int = 0
+    """Images learned from; one counts again in every epoch."""
+    steps: int = 0
+    """Steps of the environments."""
+    seconds: float = 0.0
+    """Time within the loop; what is done between two updates does not count."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: until one of these is used up; None is no limit.
+
+    Example:
+        >>> Budget(steps=100)(Spent(steps=99)), Budget(steps=100)(Spent(steps=100))
+        (True, False)
+    """
+
+    images: int | None = None
+    """Images to learn from, those of every epoch counted."""
+    steps: int | None = None
+    """Steps of the environments."""
+    seconds: float | None = None
+    """Time within the loop."""
+
+    def __call__(self, spent: Spent) -> bool:
+        """Return whether to go on."""
+        limits = (self.images, self.steps, self.seconds)
+        used = (spent.images, spent.steps, spent.seconds)
+        return all(limit is None or use < limit for limit, use in zip(limits, used, strict=True))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training goes on."""
+
+    epoch: int = 0
+    """Epochs behind it."""
+    batch: int = 0
+    """Updates made in this epoch."""
+    draws: list[dict[str, Any]] = field(default_factory=list)
+    """The environment's `random_state` after them."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One update, as the loop hands it out."""
+
+    epoch: int
+    """Its epoch, from 0."""
+    batch: int
+    """Its number in the epoch, from 0."""
+    last: bool
+    """Whether the epoch ends with it."""
+    metrics: dict[str, float]
+    """What the agent's `update` returned."""
+    glimpses: int
+    """Glimpses of its episodes."""
+    seconds: float
+    """Time it took."""
+    spent: Spent
+    """What has been used up, this update included."""
+
+
+def batches_an_epoch(env: PlayEnv, remedy: str) -> int:
+    """Return the updates of one epoch.
+
+    Args:
+        env: The training environment.
+        remedy: What to do if there is none, to end the sentence.
+
+    Raises:
+        ValueError: The images fill no batch.
+    """
+    images = len(env.dataset)
+    count = images // (env.num_envs // env.repeats)
+    if not count:
+        raise ValueError(
+            f"{images} training images ({images * env.repeats} scanpaths) do not fill a batch of "
+            f"{env.num_envs} scanpaths: {remedy}"
+        )
+    return count
+
+
+def training(
+    agent: Agent,
+    env: PlayEnv,
+    budget: Callable[[Spent], bool],
+    *,
+    seed: int,
+    start: Start | None = None,
+    enrich: Callable[[Trajectory], Trajectory] | None = None,
+) -> Iterator[Update]:
+    """Train an agent, one update after another, until the budget is used up.
+
+        for update in training(agent, env, Budget(steps=10_000), seed=0):
+            print(update.epoch, update.metrics)
+
+    Args:
+        agent: It learns by its `update`.
+        env: Its walk says which images come; nothing in it resets by itself.
+        budget: A `Budget`, or any function that says whether to go on; asked after each update,
+            once whoever reads the updates has taken it.
+        seed: Of every draw, epoch by epoch.
+        start: Where an earlier training stopped; the agent is as it was then.
+        enrich: Adds to a trajectory before the agent learns from it.
+
+    Yields:
+        The updates.
+
+    Raises:
+        ValueError: The images fill no batch.
+    """
+    start = start or Start()
+    images = env.num_envs // env.repeats
+    batches = batches_an_epoch(env, "give a smaller --batch-size")
+    epoch, done = start.epoch, start.batch
+    spent = Spent(images=images * (epoch * batches + done))
+    while True:
+        reset: dict[str, Any] = {}
+        if done:
+            _go_on(env, start)
+        else:
+            agent.set_epoch(epoch)
+            agent.seed(epoch_seed(seed, epoch))
+            reset = {"seed": epoch_seed(seed, epoch), "options": {"epoch": epoch}}
+        for batch in range(done, batches):
+            begun = time.perf_counter()
+            trajectory = collect(env, agent, grad=True, **reset)
+            reset = {}
+            if enrich is not None:
+                trajectory = enrich(trajectory)
+            metrics = agent.update(trajectory)
+            seconds = time.perf_counter() - begun
+            spent = Spent(
+                images=spent.images + images,
+                steps=spent.steps + trajectory.batch * (trajectory.num_glimpses + 1),
+                seconds=spent.seconds + seconds,
+            )
+            glimpses = trajectory.num_glimpses * trajectory.batch
+            last = batch + 1 == batches
+            yield Update(epoch, batch, last, metrics, glimpses, seconds, spent)
+            if not budget(spent):
+                return
+        epoch, done = epoch + 1, 0
+
+
+def _go_on(env: PlayEnv, start: Start) -> None:
+    """Put an environment where it was after some batches of an epoch.
+
+    The place in the walk follows from their number: checkpoints of earlier versions hold none.
+    """
+    env.reset(options={"epoch": start.epoch})  # on the first batch, and the walk at the second
+    ahead = (start.batch - 1) * (env.num_envs // env.repeats)
+    places = [state["walk"] + ahead for state in env.random_state]
+    env.random_state = [
+        {**state, "walk": place} for state, place in zip(start.draws, places, strict=True)
+    ]
