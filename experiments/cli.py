@@ -9,162 +9,21 @@ import signal
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import tyro
 
-from experiments.runtime.old_names import renamed_flags
+from experiments.commands import COMMANDS, Command
+from experiments.runtime.completion import FLAGS as COMPLETION, complete
+from experiments.runtime.help_pages import format_names, show_short_help
+from experiments.runtime.old_names import RENAMED_COMMANDS, renamed_flags
 from experiments.runtime.output import speaking, take_flags
+from experiments.runtime.plugins import describe_commands, find_command, parse_command
 from experiments.runtime.signals import Terminated, handling, raise_terminated
 
-
-class Command(NamedTuple):
-    """A sub-command: where its options and its function are, and what it does."""
-
-    options: str
-    """`module:name` of the dataclass of its options, or of a dict of named ones (a line of help and
-    the options of each). The module is light: it imports neither torch nor gymnasium."""
-    run: str
-    """`module:function`, imported once the options are right."""
-    summary: str
-    """One line of help."""
-
-
-COMMANDS: dict[str, Command] = {
-    "download": Command(
-        "experiments.prepare.config:DownloadConfig",
-        "experiments.prepare.download:download",
-        "Fetch Stanford Dogs and pretrained weights, or unpack archives.",
-    ),
-    "dedup": Command(
-        "experiments.prepare.config:DedupConfig",
-        "experiments.prepare.dedup:dedup",
-        "List the images of ImageNet that a network to be tested on dogs must not see.",
-    ),
-    "pretrain": Command(
-        "experiments.pretrain.config:PretrainConfig",
-        "experiments.pretrain.train:pretrain",
-        "Train an encoder on random multi-scale patches (paper Figure 4).",
-    ),
-    "pyramids": Command(
-        "experiments.prepare.config:PyramidsConfig",
-        "experiments.prepare.pyramids:pyramids",
-        "Decode whole splits into files to be mapped, for machines of little memory.",
-    ),
-    "bank": Command(
-        "experiments.prepare.config:BankConfig",
-        "experiments.prepare.bank:bank",
-        "Compute a split's features on a lattice of fixations, once.",
-    ),
-    "classifier": Command(
-        "experiments.tracks.config:ClassifierConfig",
-        "experiments.tracks.classifier:classifier",
-        "Train the look track's frozen classifiers, by folds, from a bank.",
-    ),
-    "probe": Command(
-        "experiments.pretrain.config:ProbeConfig",
-        "experiments.pretrain.probe:read_encoder",
-        "Measure what an encoder's features tell, by linear classifiers.",
-    ),
-    "train": Command(
-        "experiments.train.presets:EXPERIMENTS",
-        "experiments.train.trainer:train",
-        "Train the two-deck agent and its references.",
-    ),
-    "baseline": Command(
-        "experiments.whole_image.config:BASELINES",
-        "experiments.whole_image.train:baseline",
-        "Fine-tune a GoogLeNet on whole images, the paper's comparison.",
-    ),
-    "evaluate": Command(
-        "experiments.train.config:EvaluateConfig",
-        "experiments.train.evaluate:evaluate",
-        "Evaluate the agents of a run.",
-    ),
-    "report": Command(
-        "experiments.train.config:ReportConfig",
-        "experiments.train.aggregate:report",
-        "Sum up runs of several seeds as one record and one table.",
-    ),
-    "compare": Command(
-        "experiments.compare.config:CompareConfig",
-        "experiments.compare.compare:compare",
-        "Train any agents on one environment, and compare what they learn.",
-    ),
-    "look": Command(
-        "experiments.tracks.config:LookConfig",
-        "experiments.tracks.run:look",
-        "Play one run of one player on a track of `glimpse compare`.",
-    ),
-    "contest": Command(
-        "experiments.compare.config:ContestConfig",
-        "experiments.compare.run:contest",
-        "Train one agent of a comparison within a budget.",
-    ),
-    "tune": Command(
-        "experiments.compare.config:TuneConfig",
-        "experiments.compare.tune:tune",
-        "Search settings of agents, with equal effort for each.",
-    ),
-    "table1": Command(
-        "experiments.paper.config:Table1Config",
-        "experiments.paper.table1:table1",
-        "Run the cells of the paper's Table 1 and lay them out beside its numbers.",
-    ),
-    "variants": Command(
-        "experiments.paper.config:VariantsConfig",
-        "experiments.paper.variants:variants",
-        "Train variants of one cell and compare each with the plain model.",
-    ),
-    "figures": Command(
-        "experiments.paper.config:FiguresConfig",
-        "experiments.paper.figures:figures",
-        "Draw the paper's Figures 3, 5 and 6 from finished runs.",
-    ),
-    "attention": Command(
-        "experiments.attention.config:AttentionConfig",
-        "experiments.attention.analyse:attention",
-        "Say where agents look, against the dogs' boxes, and what it is worth.",
-    ),
-    "play": Command(
-        "experiments.play.config:PlayConfig",
-        "experiments.play.command:play",
-        "Play the task yourself in a browser, against an agent.",
-    ),
-    "publish": Command(
-        "experiments.publish.config:PublishConfig",
-        "experiments.publish.command:publish",
-        "Write a run's agent for others, with a model card; upload it.",
-    ),
-    "record": Command(
-        "experiments.see.config:RecordConfig",
-        "experiments.see.record:record",
-        "Record an agent's episodes as a Minari data set.",
-    ),
-    "view": Command(
-        "experiments.see.config:ViewConfig",
-        "experiments.see.view:view",
-        "Write what agents did as one HTML page to step through.",
-    ),
-    "benchmark": Command(
-        "experiments.benchmarks:BenchmarkConfig",
-        "experiments.benchmarks.command:benchmark",
-        "Measure what the project claims about speed, on this machine.",
-    ),
-    "job": Command(
-        "experiments.cluster.config:JobConfig",
-        "experiments.cluster.job:run_job",
-        "Run one job of a sweep as its file describes it.",
-    ),
-    "demo": Command(
-        "experiments.train.config:DemoConfig",
-        "experiments.train.demo:demo",
-        "Learn where to look on synthetic dogs, in a few minutes, nothing to download.",
-    ),
-}
-"""By name, in the order of the help page."""
-
+_EVERYTHING = "--help-all"
 
 # Load, in processes that compute, from which cores count as shared.
 _BUSY = 0.5
@@ -183,12 +42,12 @@ _GO_ON = {
             "compare",
             "tune",
             "job",
-            "play",
         ),
         "the same command goes on where it was",
     ),
+    "play": "every session is on disk: the same command serves them again",
     **dict.fromkeys(
-        ("pretrain", "train", "baseline"), "the same command with --resume goes on where it was"
+        ("pretrain", "train", "whole-image"), "the same command with --resume goes on where it was"
     ),
     **dict.fromkeys(
         (
@@ -202,6 +61,8 @@ _GO_ON = {
             "contest",
             "look",
             "classifier",
+            "look",
+            "classifier",
             "publish",
             "benchmark",
         ),
@@ -212,6 +73,8 @@ _GO_ON = {
 
 def _next(name: str, config: Any) -> str:
     """Say what a person who has interrupted a command can do."""
+    if name not in _GO_ON:
+        return "the same command begins again"
     if "--resume" in _GO_ON[name]:
         begun = "checkpoint/checkpoint.json" if name == "pretrain" else "config.json"
         if config is None or not (config.out / begun).exists():
@@ -240,8 +103,10 @@ def _make_streams_safe() -> None:
 
 
 def _usage() -> str:
+    others = describe_commands()
     lines = ["usage: glimpse COMMAND [OPTIONS]", "", "Study where to look.", ""]
-    lines += [f"  {name:<10} {entry.summary}" for name, entry in COMMANDS.items()]
+    lines += [f"  {name:<11} {entry.summary}" for name, entry in COMMANDS.items()]
+    lines += [f"  {name:<11} {text}" for name, text in others.items() if name not in COMMANDS]
     lines += ["", "`glimpse COMMAND --help` lists the options of a command."]
     lines += ["With --quiet a command prints errors alone, with --json its result for a script."]
     lines += ["With GLIMPSE_DEBUG=1 in the environment errors come with their traceback."]
@@ -256,13 +121,21 @@ def _load(path: str) -> Any:
 
 def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     """Read the options; only then, since they may be wrong, import what runs."""
+    if name not in COMMANDS:
+        function = find_command(name)
+        assert function is not None, "main has asked"
+        return parse_command(name, function, arguments)
     command, arguments = COMMANDS[name], renamed_flags(name, arguments)
     program, options, run = f"glimpse {name}", _load(command.options), command.run
     if name == "compare":  # a track has options, and a function, of its own
-        asked = _load("experiments.tracks.config:asked_for")
-        options, run = asked(arguments) or (options, run)
+        asked = _load("experiments.tracks.config:asked_for")(arguments)
+        if asked:
+            (options, run), command = asked, command._replace(shown=())
     if name == "train":
-        options = _on_one_screen(options, program, arguments)
+        _show_settings(program, arguments)
+    if {"-h", "--help"} & set(arguments):
+        _show_help(program, command, options, arguments)
+    arguments = ["--help" if each == _EVERYTHING else each for each in arguments]
     if isinstance(options, dict):
         config = tyro.extras.overridable_config_cli(options, prog=program, args=arguments)
     else:
@@ -270,20 +143,45 @@ def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
     return _load(run), config
 
 
-def _on_one_screen(named: dict[str, Any], program: str, arguments: list[str]) -> dict[str, Any]:
+def _show_help(program: str, command: Command, options: Any, arguments: list[str]) -> None:
+    """Print the help of one screen, if the command has one of its own, and end."""
+    description, default = command.summary, None
+    if isinstance(options, dict):
+        name = arguments[0]
+        if name in ("-h", "--help"):
+            print(format_names(program, description, options))
+            sys.exit()
+        if name not in options:
+            return  # tyro says what is wrong
+        program = f"{program} {name}"
+        description, default = options[name]
+        options = type(default)
+    if command.shown:
+        more = f"All options: `{program} {_EVERYTHING}`."
+        if command is COMMANDS["train"]:
+            more += " Those of network and learning: --help-network, --help-learning."
+        show_short_help(
+            options,
+            command.shown,
+            program=program,
+            description=description,
+            more=more,
+            default=default,
+        )
+
+
+def _show_settings(program: str, arguments: list[str]) -> None:
     """Give the settings of network and learning, sixty of them, help pages of their own."""
     configs = import_module("experiments.train.config")
     for part, kind in configs.SETTINGS.items():
         if f"--help-{part}" in arguments:
             title = f"Settings of `glimpse train`, to be given with the prefix --{part}."
             tyro.cli(kind, prog=f"{program} NAME --{part}.", description=title, args=["--help"])
-    if not {"-h", "--help"} & set(arguments):
-        return named
-    more = "More settings: --help-network, --help-learning."
-    return {
-        key: (f"{text} {more}", configs.TrainHelp(**vars(config)))
-        for key, (text, config) in named.items()
-    }
+
+
+def _brought(name: str) -> bool:
+    """Whether somebody else has brought a command, or a module that may be one is named."""
+    return ":" in name or name in describe_commands()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -305,8 +203,19 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(version("glimpse-env"))
         return 0
-    if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, 1)
+    if name in COMPLETION:
+        try:
+            complete(
+                arguments, {name: partial(_load, each.options) for name, each in COMMANDS.items()}
+            )
+        except ValueError as error:
+            print(f"glimpse: {error}", file=sys.stderr)
+        return 2
+    if name in RENAMED_COMMANDS:
+        print(f"glimpse {name} is called glimpse {RENAMED_COMMANDS[name]} now", file=sys.stderr)
+        name = RENAMED_COMMANDS[name]
+    if name not in COMMANDS and not _brought(name):
+        near = get_close_matches(name, [*COMMANDS, *describe_commands()], 1)
         hint = f": did you mean {near[0]!r}?" if near else ""
         print(f"{_usage()}\n\nglimpse: no command {name!r}{hint}", file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from experiments.cluster.config import JobConfig
 from experiments.cluster.worker import EXPECTED, PARENT
+from experiments.runtime.old_names import RENAMED_COMMANDS
 from experiments.runtime.runs import (
     RunError,
     differences,
@@ -46,7 +47,7 @@ class Job:
     """One command with some settings of its own, and the folder that it makes."""
 
     command: str
-    """`train`, `baseline`, `contest`, `bank`, ..."""
+    """`train`, `whole-image`, `contest`, `bank`, ..."""
     experiment: str
     """Which, by name, for those who sum up."""
     config: Any
@@ -126,6 +127,7 @@ class Job:
         again = "start again the command that wrote it"
         record = read_json(file, again)
         try:
+            record["command"] = RENAMED_COMMANDS.get(record["command"], record["command"])
             kind = _options(record["command"])
             return cls(**record | {"config": from_record(kind, record["config"])})
         except (KeyError, TypeError, ValueError) as error:
@@ -139,7 +141,7 @@ def _options(command: str) -> type[Any]:
 
 
 def _commands() -> dict[str, Any]:
-    return import_module("experiments.cli").COMMANDS
+    return import_module("experiments.commands").COMMANDS
 
 
 def _load(path: str) -> Any:

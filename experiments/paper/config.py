@@ -67,14 +67,14 @@ class Table1Config(CellsConfig):
 
     cells: Positional[tuple[str, ...]] = ()
     """Which, by name (high-1 ... high-medium-low-3, googlenet-96, googlenet-224), or whole rows
-    (high, medium, low, high-medium, high-medium-low, baselines); all of these by default. With
+    (high, medium, low, high-medium, high-medium-low, whole-image); all of these by default. With
     `-paper` at the end (medium-1-paper, or the row medium-paper) a cell learns as in the paper."""
     out: Path = Path("runs/table1")
     """Folder of the runs and of the table."""
-    baseline_seeds: int = 1
+    whole_image_seeds: int = 1
     """Runs of each whole-image classifier; each fine-tunes a whole GoogLeNet."""
-    baseline_epochs: int | None = None
-    """Passes of a whole-image classifier over the training images, if not its own number."""
+    whole_image_epochs: int | None = None
+    """Passes of a whole-image classifier over the training images, if not its own."""
     hidden_size: int | None = None
     """Units a deck (the paper: 4,096), if not the cells' own."""
     final: bool = False
@@ -89,8 +89,8 @@ class Table1Config(CellsConfig):
             ValueError: naming the option.
         """
         choose_cells(self.cells)
-        if self.baseline_seeds < 1:
-            raise ValueError(f"--baseline-seeds is at least 1, not {self.baseline_seeds}")
+        if self.whole_image_seeds < 1:
+            raise ValueError(f"--whole-image-seeds is at least 1, not {self.whole_image_seeds}")
         super().__post_init__()
 
 

@@ -21,9 +21,9 @@ from experiments.runtime.runs import RunError, write_json
 from experiments.train.aggregate import read_metrics
 from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
-from experiments.whole_image.config import BASELINES, BaselineConfig
+from experiments.whole_image.config import CLASSIFIERS, WholeImageConfig
 
-Run = TypeVar("Run", TrainConfig, BaselineConfig)
+Run = TypeVar("Run", TrainConfig, WholeImageConfig)
 
 
 def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
@@ -34,11 +34,11 @@ def cell_config(config: Table1Config, cell: Cell, seed: int) -> TrainConfig:
     return replace(plain, network=replace(plain.network, hidden_size=config.hidden_size))
 
 
-def baseline_config(config: Table1Config, name: str, seed: int) -> BaselineConfig:
+def whole_image_config(config: Table1Config, name: str, seed: int) -> WholeImageConfig:
     """Settings of one run of a whole-image classifier, on the validation cut."""
-    asked = {} if config.baseline_epochs is None else {"epochs": config.baseline_epochs}
+    asked = {} if config.whole_image_epochs is None else {"epochs": config.whole_image_epochs}
     return replace(
-        BASELINES[name][1],
+        CLASSIFIERS[name][1],
         out=config.out / name / f"seed-{seed}",
         data=config.data,
         seed=seed,
@@ -69,8 +69,8 @@ def jobs_of(config: Table1Config) -> list[Job]:
             ]
         else:
             jobs += [
-                Job("baseline", name, baseline_config(config, name, seed))
-                for seed in range(config.baseline_seeds)
+                Job("whole-image", name, whole_image_config(config, name, seed))
+                for seed in range(config.whole_image_seeds)
             ]
     return jobs
 
@@ -78,7 +78,7 @@ def jobs_of(config: Table1Config) -> list[Job]:
 def final_jobs(config: Table1Config) -> list[Job]:
     """The runs on test: cells for the epochs that did best on the validation cut.
 
-    A whole-image classifier keeps its number of epochs: its learning rate falls to zero over them.
+    A whole-image classifier keeps its number of epochs, over which its learning rate falls to zero.
 
     Raises:
         RunError: runs on the validation cut are not done.
@@ -125,9 +125,9 @@ def table1(config: Table1Config) -> dict[str, Any]:
     """
     jobs = final_jobs(config) if config.final else jobs_of(config)
     if not config.only_table:
-        # A baseline keeps every core of this machine busy by itself.
+        # A whole-image classifier keeps every core of this machine busy by itself.
         alone = 1 if config.on.cluster == "local" else config.jobs
-        for command, parallel in (("train", config.jobs), ("baseline", alone)):
+        for command, parallel in (("train", config.jobs), ("whole-image", alone)):
             run_jobs(
                 [job for job in jobs if job.command == command],
                 config.on,

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.cluster.job import Job
 from experiments.runtime.runs import RunError, read_json
 from experiments.train.aggregate import difference, read_learned, read_metrics, verdict
-from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES, ROWS, row_title
+from experiments.train.cells import CELLS, FORMS, PAPER_WHOLE_IMAGE, ROWS, row_title
 
 _AGAIN = "delete the run and start again"
 # Rows closer than this in the paper, in points, are not said to be in any order.
@@ -40,7 +40,7 @@ def tabulate(jobs: Sequence[Job]) -> dict[str, Any]:
         raise RunError(f"no run of the table is finished on {split!r} yet: start `glimpse table1`")
     cells: dict[str, Any] = {}
     for name, folders in runs.items():
-        read = _read_cell if name in FORMS else _read_baseline
+        read = _read_cell if name in FORMS else _read_whole_image
         cells[name] = read(name, tuple(folders), split)
     return {"split": split, "cells": cells, "statements": statements(cells)}
 
@@ -61,15 +61,15 @@ def _read_cell(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
     }
 
 
-def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
+def _read_whole_image(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
     evaluations = [read_json(run / f"evaluation-{split}.json", _AGAIN) for run in runs]
     environments = [read_json(run / "environment.json", _AGAIN) for run in runs]
     scores = [evaluation["whole image"] for evaluation in evaluations]
     values, first = [score["ma"] for score in scores], environments[0]
     alone = [row["ma"] for run in runs for row in read_metrics(run) if row["agent"] == "new layer"]
     return {
-        "title": baseline_title(name),
-        "paper": PAPER_BASELINES[name],
+        "title": whole_image_title(name),
+        "paper": PAPER_WHOLE_IMAGE[name],
         "ma": round(float(np.mean(values)), 2),
         "std_over_seeds": round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None,
         "runs": [
@@ -90,7 +90,7 @@ def _read_baseline(name: str, runs: tuple[Path, ...], split: str) -> dict[str, A
     }
 
 
-def baseline_title(name: str) -> str:
+def whole_image_title(name: str) -> str:
     """Title of a row of a table: `GoogLeNet, whole image at 96`."""
     return f"GoogLeNet, whole image at {name.rsplit('-', 1)[1]}"
 
@@ -128,7 +128,7 @@ def statements(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
                     verdict(_LITTLE - value, half),
                 )
             )
-    for name in PAPER_BASELINES:
+    for name in PAPER_WHOLE_IMAGE:
         text = f"high + medium + low, 1 glimpse, beats GoogLeNet at {name.rsplit('-', 1)[1]}"
         found += _compare(cells, text, "high-medium-low-1", name)
     return found
@@ -172,9 +172,9 @@ def format_table1(record: Mapping[str, Any]) -> str:
                 continue
             entries = [_entry(each, row, count) for count, each in enumerate(found, 1)]
             lines.append(f"| {row_title(row)}{how} | {' | '.join(entries)} |")
-    for name, paper in PAPER_BASELINES.items():
+    for name, paper in PAPER_WHOLE_IMAGE.items():
         ours = f"**{cells[name]['ma']:.1f}**" if name in cells else "-"
-        lines.append(f"| {baseline_title(name)} | {ours} / {paper:.1f} | | |")
+        lines.append(f"| {whole_image_title(name)} | {ours} / {paper:.1f} | | |")
     lines += [
         "",
         "| cell | ours | seeds: mA (95% interval over images) | std | M scanpaths | paper |"

@@ -17,6 +17,8 @@ RENAMED_KEYS = {
     ),
     "whole picture": "whole image",
     "whole picture, mean with its mirror image": "whole image, mean with its mirror image",
+    "baseline_seeds": "whole_image_seeds",
+    "baseline_epochs": "whole_image_epochs",
 }
 """By the old name."""
 
@@ -24,8 +26,16 @@ RENAMED_FLAGS = {
     "pretrain": {"--pictures": "--images"},
     "evaluate": {"--pictures": "--examples"},
     "demo": {"--pictures": "--examples"},
+    "table1": {
+        "--baseline-seeds": "--whole-image-seeds",
+        "--baseline-epochs": "--whole-image-epochs",
+    },
 }
 """Flags by command and old name; help pages list today's only."""
+
+
+RENAMED_COMMANDS = {"baseline": "whole-image"}
+"""Commands by their old name."""
 
 
 def renamed(record: Any) -> Any:

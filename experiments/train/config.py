@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, Suppress
+from tyro.conf import OmitArgPrefixes, Positional
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.data import DataConfig, Resolution
@@ -110,16 +110,6 @@ class TrainConfig:
     def samples(self) -> int:
         """Scanpaths an image in training: those of the two-deck agent's learning, else one."""
         return self.learning.samples if self.policy == "two-deck" else 1
-
-
-@dataclass(frozen=True)
-class TrainHelp(TrainConfig):
-    """`TrainConfig` as its help page shows it: on one screen."""
-
-    network: Suppress[TwoDeckConfig] = field(default_factory=TwoDeckConfig)
-    """Has a page of its own."""
-    learning: Suppress[ReinforceConfig] = field(default_factory=ReinforceConfig)
-    """Has a page of its own."""
 
 
 SETTINGS = {"network": TwoDeckConfig, "learning": ReinforceConfig}

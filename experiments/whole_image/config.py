@@ -1,4 +1,4 @@
-"""Settings of `glimpse baseline`, and the paper's two baselines by name."""
+"""Settings of `glimpse whole-image`, and the paper's two whole-image classifiers by name."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class BaselineConfig:
+class WholeImageConfig:
     """Fine-tune a GoogLeNet on whole images, padded square, under a new layer."""
 
-    out: Path = Path("runs/baseline")
+    out: Path = Path("runs/whole-image")
     """Run folder."""
     resume: bool = False
     """Go on with the run in `out` where it was interrupted."""
@@ -119,7 +119,7 @@ class BaselineConfig:
             )
 
 
-def _named(name: str, config: BaselineConfig) -> tuple[str, BaselineConfig]:
+def _named(name: str, config: WholeImageConfig) -> tuple[str, WholeImageConfig]:
     size = f"{config.side} x {config.side}"
     text = f"GoogLeNet, whole image padded square to {size}: {expected(name)}."
     return text, replace(config, out=Path("runs") / name)
@@ -127,11 +127,11 @@ def _named(name: str, config: BaselineConfig) -> tuple[str, BaselineConfig]:
 
 # One epoch, and a layer fitted without mirror images, are what two CPU cores make in a quarter of
 # an hour; on a GPU give more.
-BASELINES: dict[str, tuple[str, BaselineConfig]] = {
-    "googlenet-96": _named("googlenet-96", BaselineConfig(epochs=1, layer_mirror=False)),
+CLASSIFIERS: dict[str, tuple[str, WholeImageConfig]] = {
+    "googlenet-96": _named("googlenet-96", WholeImageConfig(epochs=1, layer_mirror=False)),
     "googlenet-224": _named(
         "googlenet-224",
-        BaselineConfig(encoder="googlenet_224", side=224, epochs=1, layer_mirror=False),
+        WholeImageConfig(encoder="googlenet_224", side=224, epochs=1, layer_mirror=False),
     ),
 }
-"""By name: what each is, and its settings. `glimpse baseline NAME` runs one."""
+"""By name: what each is, and its settings. `glimpse whole-image NAME` runs one."""

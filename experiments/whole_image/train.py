@@ -1,4 +1,4 @@
-"""`glimpse baseline`: GoogLeNet on the whole image, fine-tuned (paper section 3, Table 1b).
+"""`glimpse whole-image`: GoogLeNet on the whole image, fine-tuned (paper section 3, Table 1b).
 
 First the new layer alone, on features of the frozen network, which takes seconds once those are
 there; then everything, end to end. Each step's order, changes of the images and dropout follow
@@ -25,12 +25,12 @@ from experiments.metrics import Answers
 from experiments.runtime.runs import RunFolder, environment_record, sole_user, write_json
 from experiments.train.factory import describe_dataset, describe_encoder
 from experiments.whole_image.augment import WholeImages, augment, draw, load_images
-from experiments.whole_image.config import BASELINES, BaselineConfig
+from experiments.whole_image.config import CLASSIFIERS, WholeImageConfig
 from experiments.whole_image.network import WholeImageNetwork, fit_layer, schedule
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.walk import epoch_order
 
-__all__ = ["BASELINES", "BaselineConfig", "Finetuning", "baseline"]
+__all__ = ["CLASSIFIERS", "WholeImageConfig", "Finetuning", "whole_image"]
 
 # Names of the two parts of a run in metrics.jsonl and TensorBoard.
 LAYER, WHOLE = "new layer", "whole image"
@@ -41,7 +41,7 @@ _MAX_NORM = 10.0
 class Finetuning:
     """One run: network, optimiser, and how far they are."""
 
-    def __init__(self, config: BaselineConfig, folder: RunFolder) -> None:
+    def __init__(self, config: WholeImageConfig, folder: RunFolder) -> None:
         """Open the splits and build the network; no image is read yet.
 
         Raises:
@@ -322,7 +322,7 @@ class Finetuning:
         return record
 
 
-def baseline(config: BaselineConfig) -> dict[str, Any]:
+def whole_image(config: WholeImageConfig) -> dict[str, Any]:
     """Fine-tune and evaluate; returns the evaluation's record.
 
     Raises:

@@ -28,6 +28,14 @@ def test_the_usage_names_every_command(arguments: list[str], capsys: Capture) ->
     assert "GLIMPSE_DEBUG" in shown
 
 
+def test_a_command_of_before_is_known_by_its_name_of_today(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["baseline", "--help"])
+    shown = capsys.readouterr()
+    assert shown.err == "glimpse baseline is called glimpse whole-image now\n"
+    assert "usage: glimpse whole-image" in shown.out
+
+
 def test_version(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip()
@@ -124,7 +132,7 @@ def test_ctrl_c_says_how_to_go_on(
         main([name])
 
 
-@pytest.mark.parametrize("name", ["pretrain", "train", "baseline"])
+@pytest.mark.parametrize("name", ["pretrain", "train", "whole-image"])
 @pytest.mark.parametrize("parsed", [False, True])
 def test_ctrl_c_before_a_run_has_begun_offers_nothing_to_resume(
     name: str, parsed: bool, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch

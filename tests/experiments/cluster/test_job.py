@@ -17,14 +17,14 @@ from experiments.data import DataConfig
 from experiments.prepare.config import BankConfig
 from experiments.runtime.runs import RunError
 from experiments.train.config import TrainConfig
-from experiments.whole_image.config import BaselineConfig
+from experiments.whole_image.config import WholeImageConfig
 
 
 @pytest.mark.parametrize(
     "command, config",
     [
         ("train", TrainConfig(policy_options={"side": "3"}, resolutions=("low", "high"))),
-        ("baseline", BaselineConfig()),
+        ("whole-image", WholeImageConfig()),
         ("contest", ContestConfig("ppo", set=("width=64",))),
         ("bank", BankConfig(out=Path("b"), low_side=3)),
         ("attention", AttentionConfig(runs=(Path("a"), Path("b")))),

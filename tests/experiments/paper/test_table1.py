@@ -34,7 +34,7 @@ from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import RunError
 from experiments.train import cells as cells_module
 from experiments.train.aggregate import difference, verdict
-from experiments.train.cells import CELLS, FORMS, PAPER_BASELINES
+from experiments.train.cells import CELLS, FORMS, PAPER_WHOLE_IMAGE
 from experiments.train.presets import EXPERIMENTS
 
 
@@ -65,7 +65,7 @@ def test_the_papers_numbers_are_the_papers() -> None:
     assert [c.paper for c in CELLS.values() if c.row == "low"] == [70.3, 70.1, 70.7]
     assert [c.paper for c in CELLS.values() if c.row == "high-medium"] == [70.7, 72.6, 72.7]
     assert [c.paper for c in CELLS.values() if c.row == "high-medium-low"] == [76.3, 76.5, 76.8]
-    assert PAPER_BASELINES == {"googlenet-96": 58.8, "googlenet-224": 75.5}
+    assert PAPER_WHOLE_IMAGE == {"googlenet-96": 58.8, "googlenet-224": 75.5}
 
 
 def test_there_are_fifteen_cells_and_each_is_an_experiment_by_name() -> None:
@@ -105,10 +105,10 @@ def test_a_cells_command_is_its_named_experiment_on_what_was_asked_for() -> None
         assert written(job) == job.config == expected
 
 
-def test_a_baselines_command_is_its_named_one() -> None:
-    config = Table1Config(cells=("baselines",), out=Path("t"), epochs=9, baseline_epochs=2)
+def test_a_whole_image_classifiers_command_is_its_named_one() -> None:
+    config = Table1Config(cells=("whole-image",), out=Path("t"), epochs=9, whole_image_epochs=2)
     for job in jobs_of(config):
-        assert job.command == "baseline"
+        assert job.command == "whole-image"
         assert written(job) == job.config and job.config.epochs == 2
 
 
@@ -124,7 +124,7 @@ def test_on_test_a_run_learns_from_everything_for_the_epochs_given() -> None:
 
 
 def test_choose_cells_expands_rows_in_the_tables_order() -> None:
-    assert choose_cells(()) == [*CELLS, *PAPER_BASELINES]
+    assert choose_cells(()) == [*CELLS, *PAPER_WHOLE_IMAGE]
     assert choose_cells(("baselines", "low-1", "high")) == [
         "high-1",
         "high-2",
@@ -133,11 +133,11 @@ def test_choose_cells_expands_rows_in_the_tables_order() -> None:
         "googlenet-96",
         "googlenet-224",
     ]
-    with pytest.raises(ValueError, match="no cell 'hihg'.*high-1.*baselines"):
+    with pytest.raises(ValueError, match="no cell 'hihg'.*high-1.*whole-image"):
         Table1Config(cells=("hihg",))
 
 
-@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"baseline_seeds": 0}, {"jobs": 0}])
+@pytest.mark.parametrize("wrong", [{"seeds": 0}, {"whole_image_seeds": 0}, {"jobs": 0}])
 def test_impossible_options_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
         Table1Config(**wrong)  # type: ignore[arg-type]

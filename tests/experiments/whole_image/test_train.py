@@ -1,4 +1,4 @@
-"""`glimpse baseline` small: stages, resuming, what it learns and what it writes."""
+"""`glimpse whole-image` small: stages, resuming, what it learns and what it writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from encoders.spec import get_spec, register_spec
 from experiments.cli import _parse
 from experiments.data import DataConfig
 from experiments.runtime.runs import RunError, RunFolder
-from experiments.whole_image import train as baseline_module
+from experiments.whole_image import train as whole_image_module
 from experiments.whole_image.augment import WholeImages, load_images
 from experiments.whole_image.network import (
     WholeImageNetwork,
@@ -27,7 +27,7 @@ from experiments.whole_image.network import (
     schedule,
     trainable_trunk,
 )
-from experiments.whole_image.train import BASELINES, BaselineConfig, Finetuning, baseline
+from experiments.whole_image.train import CLASSIFIERS, Finetuning, WholeImageConfig, whole_image
 from glimpse_env.datasets.base import ImageDataset
 from tests.experiments.pretrain.test_train import Colours
 
@@ -52,16 +52,16 @@ def images_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _DRAWN[key] = load_images(dataset, side, fill)
         return _DRAWN[key]
 
-    monkeypatch.setattr(baseline_module, "load_images", load)
+    monkeypatch.setattr(whole_image_module, "load_images", load)
 
 
 _DRAWN: dict[tuple, WholeImages] = {}
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> BaselineConfig:
+def config(tmp_path: Path) -> WholeImageConfig:
     """Two epochs of three steps, from the shipped little encoder."""
-    return BaselineConfig(
+    return WholeImageConfig(
         out=tmp_path / "run",
         data=DataConfig(dataset="synthetic", num_images=24),
         encoder="inception_mini",
@@ -101,8 +101,8 @@ def assert_same(one: Path, two: Path) -> None:
     assert scores[0] == scores[1]
 
 
-def test_a_run_folder_holds_what_is_promised(config: BaselineConfig) -> None:
-    record = baseline(config)
+def test_a_run_folder_holds_what_is_promised(config: WholeImageConfig) -> None:
+    record = whole_image(config)
     run = config.out
     saved = json.loads((run / "evaluation-val.json").read_text())
     settings = saved.pop("settings")
@@ -123,9 +123,9 @@ def test_a_run_folder_holds_what_is_promised(config: BaselineConfig) -> None:
     events.Reload()
     assert {"loss", "eval/ma"} <= set(events.Tags()["scalars"])
     with pytest.raises(RunError, match="--resume"):
-        baseline(config)
+        whole_image(config)
     with pytest.raises(RunError, match="other settings .learning_rate"):
-        baseline(replace(config, resume=True, learning_rate=0.1))
+        whole_image(replace(config, resume=True, learning_rate=0.1))
 
 
 @pytest.mark.parametrize(
@@ -141,14 +141,14 @@ def test_interrupted_and_resumed_ends_as_if_it_had_not_been(
     encoder: str,
     epochs: int,
     stop_at: int,
-    config: BaselineConfig,
+    config: WholeImageConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = replace(config, encoder=encoder, epochs=epochs, checkpoint_every=2)
     if encoder == "random_googlenet":
         config = replace(config, data=replace(config.data, num_images=8), batch_size=2)
     whole = replace(config, out=config.out.with_name("whole"))
-    baseline(whole)
+    whole_image(whole)
 
     step = Finetuning.train_step
 
@@ -160,44 +160,44 @@ def test_interrupted_and_resumed_ends_as_if_it_had_not_been(
     with monkeypatch.context() as patch:
         patch.setattr(Finetuning, "train_step", failing)
         with pytest.raises(KeyboardInterrupt):
-            baseline(config)
+            whole_image(config)
     torch.rand(7)  # the state of global generators must not matter
-    baseline(replace(config, resume=True))
+    whole_image(replace(config, resume=True))
     assert_same(config.out, whole.out)
 
 
 def test_interrupted_while_the_new_layer_learns(
-    config: BaselineConfig, monkeypatch: pytest.MonkeyPatch
+    config: WholeImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = replace(config, out=config.out.with_name("whole"))
-    baseline(whole)
+    whole_image(whole)
 
     def failing(*arguments: object, **options: object) -> dict[str, float]:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(baseline_module, "fit_layer", failing)
+        patch.setattr(whole_image_module, "fit_layer", failing)
         with pytest.raises(KeyboardInterrupt):
-            baseline(config)
-    baseline(replace(config, resume=True))
+            whole_image(config)
+    whole_image(replace(config, resume=True))
     assert_same(config.out, whole.out)
     # A finished run only evaluates again.
-    baseline(replace(config, resume=True))
+    whole_image(replace(config, resume=True))
     assert_same(config.out, whole.out)
 
 
-def test_a_seed_decides_the_run(config: BaselineConfig) -> None:
+def test_a_seed_decides_the_run(config: WholeImageConfig) -> None:
     config = replace(config, epochs=1)
-    baseline(config)
+    whole_image(config)
     again = replace(config, out=config.out.with_name("again"))
-    baseline(again)
+    whole_image(again)
     assert_same(config.out, again.out)
     other = replace(config, out=config.out.with_name("other"), seed=1)
-    baseline(other)
+    whole_image(other)
     assert rows(config.out) != rows(other.out)
 
 
-def test_the_trunk_learns_in_the_second_stage_only(config: BaselineConfig) -> None:
+def test_the_trunk_learns_in_the_second_stage_only(config: WholeImageConfig) -> None:
     start = trainable_trunk(get_spec("inception_mini")).state_dict()
 
     def moved(run: Path) -> set[str]:
@@ -210,18 +210,18 @@ def test_the_trunk_learns_in_the_second_stage_only(config: BaselineConfig) -> No
         return {name for name, value in found.items() if not torch.equal(value, start[name])}
 
     first = replace(config, epochs=0)
-    baseline(first)
+    whole_image(first)
     assert moved(first.out) == set()
     assert weights(first.out)["network/layer.weight"].abs().sum() > 0
     second = replace(config, out=config.out.with_name("second"), epochs=1)
-    baseline(second)
+    whole_image(second)
     assert moved(second.out) == {n for n in start if n.endswith(("weight", "bias"))}
 
 
-def test_trainval_is_not_evaluated_on_val(config: BaselineConfig) -> None:
+def test_trainval_is_not_evaluated_on_val(config: WholeImageConfig) -> None:
     with pytest.raises(ValueError, match="contains the images of 'val'.*train on 'train'"):
         replace(config, train_split="trainval")
-    record = baseline(
+    record = whole_image(
         replace(config, train_split="trainval", eval_split="test", epochs=1, layer_steps=0)
     )
     assert record["whole image"]["num_images"] == 6
@@ -237,28 +237,30 @@ def test_trainval_is_not_evaluated_on_val(config: BaselineConfig) -> None:
         ({"side": 0}, "at least 1"),
     ],
 )
-def test_impossible_settings(config: BaselineConfig, wrong: dict, words: str) -> None:
+def test_impossible_settings(config: WholeImageConfig, wrong: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(config, **wrong)
 
 
-def test_too_few_images_leave_no_folder(config: BaselineConfig) -> None:
+def test_too_few_images_leave_no_folder(config: WholeImageConfig) -> None:
     with pytest.raises(ValueError, match="--batch-size"):
-        baseline(replace(config, batch_size=25))
+        whole_image(replace(config, batch_size=25))
     assert not config.out.exists()
 
 
-def test_it_learns_colours(config: BaselineConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns_colours(config: WholeImageConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both stages, from an encoder that knows nothing of them; a third would be chance."""
     monkeypatch.setattr(
-        baseline_module, "build_dataset", lambda _, split: Colours(60 if split == "train" else 30)
+        whole_image_module,
+        "build_dataset",
+        lambda _, split: Colours(60 if split == "train" else 30),
     )
     augment = replace(config.augment, hue=0.0, saturation=0.0)
     config = replace(config, augment=augment, side=32, dropout=0.0, batch_size=12)
-    both = baseline(replace(config, layer_steps=60, epochs=1))
+    both = whole_image(replace(config, layer_steps=60, epochs=1))
     assert both["whole image"]["ma"] > 80
     alone = replace(config, out=config.out.with_name("alone"), layer_steps=0, epochs=6)
-    assert baseline(alone)["whole image"]["ma"] > 60
+    assert whole_image(alone)["whole image"]["ma"] > 60
 
 
 def test_the_layer_fits_features_of_any_size() -> None:
@@ -294,7 +296,7 @@ def test_the_trainable_form_is_the_same_function(name: str) -> None:
     assert all(p.requires_grad for p in trunk.parameters())
 
 
-def test_the_network_asks_its_frozen_form_the_same(config: BaselineConfig) -> None:
+def test_the_network_asks_its_frozen_form_the_same(config: WholeImageConfig) -> None:
     run = Finetuning(replace(config, encoder="random_googlenet"), RunFolder(config.out))
     torch.nn.init.normal_(run.network.layer.weight, generator=torch.Generator().manual_seed(0))
     images = run.images(run.eval_set)
@@ -318,12 +320,14 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize("name, side", [("googlenet-96", 96), ("googlenet-224", 224)])
-def test_the_named_baselines(name: str, side: int) -> None:
-    text, config = BASELINES[name]
+def test_the_named_classifiers(name: str, side: int) -> None:
+    text, config = CLASSIFIERS[name]
     assert "the paper" in text and config.side == side
     assert get_spec(config.encoder).stride == (1 if side == 96 else 2)
-    run, parsed = _parse("baseline", [name, "--out", "there", "--allow-missing", "--epochs", "2"])
-    assert run is baseline
+    run, parsed = _parse(
+        "whole-image", [name, "--out", "there", "--allow-missing", "--epochs", "2"]
+    )
+    assert run is whole_image
     assert parsed == replace(
         config, out=Path("there"), epochs=2, data=replace(config.data, allow_missing=True)
     )
