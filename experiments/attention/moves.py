@@ -13,8 +13,8 @@ from agents.reinforce import ReinforceAgent
 from encoders.bank.feature_bank import FeatureBank
 from experiments.attention.measures import as_record
 from experiments.metrics import mean_estimate, share_estimate
-from experiments.train.episodes import episodes
 from experiments.train.factory import PlayEnv, build_play_env
+from experiments.train.loop import episodes
 from experiments.train.playback import OpenRun
 
 STILL = 0.1

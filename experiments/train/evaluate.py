@@ -25,7 +25,6 @@ from experiments.metrics import Answers
 from experiments.runtime.hub_runs import local_run, results_folder
 from experiments.runtime.runs import RunError, load_config, read_json, write_json
 from experiments.train.config import EvaluateConfig, TrainConfig
-from experiments.train.episodes import batches, episodes
 from experiments.train.external_policy import Agent, ExternalPolicy, learns
 from experiments.train.factory import (
     REFERENCES,
@@ -36,6 +35,7 @@ from experiments.train.factory import (
     describe_evaluation,
     evaluation_name,
 )
+from experiments.train.loop import batches, episodes
 from experiments.train.side_channel import side_channel
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.pyramid import build_pyramid

@@ -1,7 +1,7 @@
-"""The training loop of `glimpse train` and of comparisons: episodes, an update, and so on.
+"""Episodes in batches: a split played once in order, or learned from within a budget.
 
-An epoch is one pass of the environment's walk; images that do not fill a batch are left to other
-epochs, whose order is another. A budget says when it is enough.
+Runs and comparisons train by `training`. An epoch is one pass of the environment's walk; images
+that do not fill a batch are left to other epochs, whose order is another.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.policy import AttentionPolicy
 from agents.rollout import collect
 from agents.trajectory import Trajectory
 from experiments.train.external_policy import Agent
@@ -185,3 +186,34 @@ def _go_on(env: PlayEnv, start: Start) -> None:
     env.random_state = [
         {**state, "walk": place} for state, place in zip(start.draws, places, strict=True)
     ]
+
+
+def batches(num_images: int, batch_size: int) -> list[tuple[np.ndarray, int]]:
+    """Every image once, in order: (indices [B], how many count); the last batch is padded."""
+    parts = []
+    for start in range(0, num_images, batch_size):
+        images = np.arange(start, min(start + batch_size, num_images))
+        parts.append((np.resize(images, batch_size), len(images)))
+    return parts
+
+
+def episodes(
+    policy: AttentionPolicy,
+    env: PlayEnv,
+    images: np.ndarray,
+    *,
+    deterministic: bool = True,
+    seed: int = 0,
+) -> Iterator[tuple[Trajectory, int]]:
+    """Play images, each once and in order: batch by batch, and how many rows of it count."""
+    for positions, count in batches(len(images), env.num_envs):
+        yield (
+            collect(
+                env,
+                policy,
+                seed=seed + int(positions[0]),
+                options={"image": images[positions]},
+                deterministic=deterministic,
+            ),
+            count,
+        )

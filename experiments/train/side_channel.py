@@ -15,9 +15,9 @@ from torch import Tensor
 from agents.reinforce import ReinforceAgent
 from agents.trajectory import Trajectory
 from experiments.metrics import Answers
-from experiments.train.episodes import episodes
 from experiments.train.external_policy import Agent
 from experiments.train.factory import PlayEnv
+from experiments.train.loop import episodes
 
 UNTOLD = "learned, without telling l"
 ELSEWHERE = "classifier of random fixations, at the learned ones"
