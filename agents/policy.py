@@ -27,7 +27,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ OWN_POLICIES = {
     "box-oracle": "agents.reference.registered:look_at_box",
 }
 """What this project registers itself, known without the metadata of an installation too."""
+
+_REGISTERED: dict[str, Callable[..., Any]] = {}
 
 REQUIRES = {
     "pixels": "pixels beside the features: `context_pixels`, uint8 `[B, P, P, 3]`, and "
@@ -86,6 +88,34 @@ class LearningPolicy(AttentionPolicy, Protocol):
         ...
 
 
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
+
+def register_policy(name: str) -> Callable[[Factory], Factory]:
+    """Make a policy available by a name, in this process: a class, or a function that returns one.
+
+        @register_policy("wander")
+        class Wander:
+            def __init__(self, observation_space, action_space, *, step=0.3):
+                ...
+
+    Args:
+        name: A new name, without a colon.
+
+    Raises:
+        ValueError: The name is taken, or has a colon.
+    """
+
+    def register(factory: Factory) -> Factory:
+        if ":" in name:
+            raise ValueError(f"The name of a policy has no colon: {name!r}.")
+        if name in OWN_POLICIES or _REGISTERED.setdefault(name, factory) is not factory:
+            raise ValueError(f"There is a policy {name!r} already: take another name.")
+        return factory
+
+    return register
+
+
 def load_policy(name: str) -> Callable[..., AttentionPolicy]:
     """Find a policy's class (or factory) by its registered name or as `module:Class`.
 
@@ -93,14 +123,17 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
     spaces of one environment, not of the batch.
 
     Args:
-        name: A name in the entry-point group `glimpse.policies`, or an import path such as
-            `package.module:Class` (dots after the colon reach attributes, such as a class method).
+        name: One of `register_policy`, of the entry-point group `glimpse.policies`, or an import
+            path such as `package.module:Class` (dots after the colon reach attributes, such as a
+            class method).
 
     Raises:
         ValueError: No such name, module or attribute, a name that two packages have taken, or
             what it names cannot be called.
     """
-    if ":" in name:
+    if name in _REGISTERED:
+        found = _REGISTERED[name]
+    elif ":" in name:
         found = _import(name)
     else:
         entries = entry_points(group=ENTRY_POINT_GROUP)
@@ -118,7 +151,7 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
                 f"{' or '.join(map(repr, named))}."
             )
         if not named:
-            known = ", ".join(sorted({each for each, _ in paths}))
+            known = ", ".join(sorted({*_REGISTERED, *(each for each, _ in paths)}))
             raise ValueError(
                 f"No policy is registered as {name!r} (registered: {known}). Give an import path "
                 "such as 'package.module:Class', or register the name in the entry-point group "

@@ -15,7 +15,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 """Arithmetic of an encoder; `auto` is the fastest exact enough for the device."""
 
-Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini"]
+Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini", "module"]
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,14 @@ class EncoderSpec:
     name: str
     """How configurations and messages call it."""
     architecture: Architecture
-    """Which network; see `encoders.googlenet` and `encoders.inception_mini`."""
+    """Which network; see `encoders.googlenet` and `encoders.inception_mini`. A `module` is made by
+    a function that somebody has brought; see `encoders.registry`."""
     weights: str | None
     """Weight file: a path, or a bare name looked up by `encoders.weights.files.find_weights`.
     `None` means randomly initialised (tests and speed measurements only)."""
     sha256: str | None
-    """Hash of the weight file in hex, or the first digits of it; `None`: unchecked."""
+    """Hash of the weight file in hex, or the first digits of it; `None`: unchecked. Of a `module`
+    the hash of what it computes."""
     normalisation: Normalisation
     """Scale and offset of the input's channels."""
     feature_size: int
@@ -69,6 +71,9 @@ class EncoderSpec:
     seen: str = "not on record: ask who trained the weights"
     """Images the weights were trained on, as a sentence for reports. No part of the fingerprint:
     it changes no feature."""
+    module: str | None = None
+    """What makes an architecture `module`: a registered name, or `module:function`. No part of the
+    fingerprint."""
 
     def __post_init__(self) -> None:
         """Check that the fields fit together."""
@@ -77,6 +82,8 @@ class EncoderSpec:
                 f"architecture is one of {', '.join(get_args(Architecture))}, not "
                 f"{self.architecture!r}"
             )
+        if (self.architecture == "module") != (self.module is not None):
+            raise ValueError("an encoder of architecture 'module' names what makes it, as module=")
         if self.stride not in (1, 2):
             raise ValueError(f"stride of conv1 is 1 or 2, not {self.stride!r}")
         if self.stem not in ("native", "resampled"):
@@ -90,6 +97,8 @@ class EncoderSpec:
 
     def map_shape(self, patch_side: int = 96) -> tuple[int, int, int]:
         """Height, width and channels of the last feature map for square patches of a side."""
+        if self.architecture == "module":
+            raise ValueError("the map of a module is known once it is made: see Encoder.map_shape")
         if self.architecture == "inception_mini":
             halvings, channels = 3, 32
         else:
@@ -104,7 +113,7 @@ class EncoderSpec:
     def fingerprint(self) -> str:
         """Hash (hex) of all that determines the features; name, file's place and `seen` do not."""
         record = asdict(self)
-        del record["name"], record["seen"]
+        del record["name"], record["seen"], record["module"]
         if self.sha256 is not None:
             del record["weights"]
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
@@ -136,22 +145,29 @@ def register_spec(spec: EncoderSpec) -> EncoderSpec:
 
 
 def get_spec(name: str) -> EncoderSpec:
-    """Return the registered spec called `name`, or the one that a record describes.
+    """Return the spec called `name`, or the one that a record describes.
 
     Args:
-        name: Of a registered spec, or the path of a `.json` file of `glimpse pretrain`.
+        name: Of a registered spec; of an encoder that somebody has brought, registered, installed
+            or `module:function` (see `encoders.registry`); or the path of a `.json` file of
+            `glimpse pretrain`.
 
     Raises:
-        ValueError: if there is none; the message lists the names.
+        ValueError: if there is none, or it cannot be made; the message lists the names.
         FileNotFoundError: if there is no such record.
     """
     if name in _SPECS:
         return _SPECS[name]
     if name.endswith(".json"):
         return spec_from_record(name)
+    from encoders.registry import brought_names, find_spec
+
+    spec = find_spec(name)
+    if spec is not None:
+        return spec
     raise ValueError(
-        f"no encoder named {name!r}; there are: {', '.join(spec_names())}, or give the path of a "
-        ".json file that `glimpse pretrain` wrote"
+        f"no encoder named {name!r}; there are: {', '.join((*spec_names(), *brought_names()))}, or "
+        "give the path of a .json file that `glimpse pretrain` wrote, or module:function"
     )
 
 

@@ -20,8 +20,15 @@ from experiments.runtime.completion import FLAGS as COMPLETION, complete
 from experiments.runtime.help_pages import format_names, show_short_help
 from experiments.runtime.old_names import RENAMED_COMMANDS, renamed_flags
 from experiments.runtime.output import speaking, take_flags
-from experiments.runtime.plugins import describe_commands, find_command, parse_command
+from experiments.runtime.plugins import (
+    describe_commands,
+    find_command,
+    parse_command,
+    register_command,
+)
 from experiments.runtime.signals import Terminated, handling, raise_terminated
+
+__all__ = ["COMMANDS", "main", "register_command"]
 
 _EVERYTHING = "--help-all"
 

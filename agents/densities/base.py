@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -102,6 +103,10 @@ class DensityFamily(Protocol):
 
 Family = TypeVar("Family", bound=type)
 
+GROUP = "glimpse.densities"
+"""Entry points that add densities. An agent's record names its density, and a record may be a
+stranger's: so no `module:Class` is imported, unlike for a policy."""
+
 _FAMILIES: dict[str, Any] = {}
 
 
@@ -127,12 +132,18 @@ def density_names() -> tuple[str, ...]:
 
 
 def find_density(name: str) -> DensityFamily:
-    """Find a registered density by name.
+    """Find a density by name, registered or of an installed package.
 
     Raises:
-        ValueError: No density has the name.
+        ValueError: No density has the name, or it cannot be imported.
     """
     if name not in _FAMILIES:
+        for entry in entry_points(group=GROUP):
+            if entry.name == name:
+                try:
+                    return entry.load()
+                except (ImportError, AttributeError) as error:
+                    raise ValueError(f"location_density {name!r}: {error}") from error
         raise ValueError(
             f"location_density must be one of {', '.join(_FAMILIES)}; got {name!r}. Another is "
             "registered with agents.densities.register_density."

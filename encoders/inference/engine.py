@@ -35,6 +35,7 @@ from encoders.inference.fused import (
 )
 from encoders.inference.int8 import QuantisedTrunk, int8_obstacle
 from encoders.inference.modules import adopt, as_module, module_fingerprint
+from encoders.registry import build_module
 from encoders.spec import EncoderSpec, Normalisation, Precision, get_spec
 from encoders.torch_defaults import torch_defaults
 from encoders.weights.files import find_weights, load_state
@@ -257,6 +258,7 @@ def build_network(spec: EncoderSpec) -> nn.Module:
 
     Raises:
         WeightsNotFoundError, WeightsHashError: see `encoders.weights.files.find_weights`.
+        ValueError: the spec is that of a module which somebody has brought.
 
     Example:
         >>> network = build_network(get_spec("inception_mini"))
@@ -264,6 +266,11 @@ def build_network(spec: EncoderSpec) -> nn.Module:
         >>> features.shape[1] == get_spec("inception_mini").feature_size
         True
     """
+    if spec.architecture == "module":
+        raise ValueError(
+            f"{spec.name!r} is a module of somebody's own: this works on the networks of "
+            "encoders.googlenet and encoders.inception_mini alone"
+        )
     state = None if spec.weights is None else load_state(find_weights(spec))
     # Random weights are the same ones every time: a spec determines the features. Only the CPU's
     # generator is used here; torch.manual_seed would reseed those of every other device as well.
@@ -290,11 +297,11 @@ def make_encoder(
     """Turn anything that the environment's `encoder` option takes into a frozen `Encoder`.
 
     Args:
-        encoder: name of a registered spec; a spec; a `torch.nn.Module` that maps float32 patches
-            [N, 3, P, P] in 0..1 to features [N, D] or to a feature map [N, C, h, w], whose mean is
-            the features, for any N (a copy is used in evaluation mode, in fp32 unless bf16 is asked
-            for; TorchScript and `torch.export` programs are modules too); or an `Encoder`, which is
-            returned as it is (int8 cannot be asked of one that is there).
+        encoder: name of an encoder (see `get_spec`); a spec; a `torch.nn.Module` that maps float32
+            patches [N, 3, P, P] in 0..1 to features [N, D] or to a feature map [N, C, h, w], whose
+            mean is the features, for any N (a copy is used in evaluation mode, in fp32 unless bf16
+            is asked for; TorchScript and `torch.export` programs are modules too); or an
+            `Encoder`, which is returned as it is (int8 cannot be asked of one that is there).
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
             multiplies bytes), which needs `calibration` and is never chosen by itself.
@@ -327,20 +334,24 @@ def make_encoder(
     target = resolve_device(device)
     if target.type == "cpu":
         keep_freed_memory()
-    module = as_module(encoder)
+    module, spec = as_module(encoder), None
+    if module is None:
+        spec = get_spec(encoder) if isinstance(encoder, str) else encoder
+        if not isinstance(spec, EncoderSpec):
+            raise TypeError(
+                "encoder must be the name of one, an EncoderSpec, a FeatureBank or a "
+                f"torch.nn.Module, not {_kind(encoder)}"
+            )
+        if spec.architecture == "module":
+            module = build_module(spec)
     if module is not None:
         dtype = resolve_precision("fp32" if precision == "auto" else precision, target)
         own, size, map_shape = adopt(module, target, dtype, patch_side)
         unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
         network: nn.Module = PlainForm(PixelScale(unit, dtype, target), own)
-        fingerprint = module_fingerprint(module)
+        fingerprint = module_fingerprint(module) if spec is None else spec.fingerprint
     else:
-        spec = get_spec(encoder) if isinstance(encoder, str) else encoder
-        if not isinstance(spec, EncoderSpec):
-            raise TypeError(
-                "encoder must be a registered name, an EncoderSpec, a FeatureBank or a "
-                f"torch.nn.Module, not {_kind(encoder)}"
-            )
+        assert spec is not None
         # In int8 what stays in floats is as it would be by default.
         dtype = resolve_precision("auto" if precision == "int8" else precision, target)
         plain = build_network(spec)

@@ -351,7 +351,7 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     titles = dict(zip(runs, run_titles(runs), strict=True))
     for path in config.runs:
         if path not in titles:
-            played = read_people(path, data_dir=config.data_dir)
+            played = read_people(path, data_dir=config.data_dir, dataset=config.dataset)
             for record, plot in analyse_people(played):
                 records.append(record)
                 plots.append(plot)

@@ -33,6 +33,9 @@ class AttentionConfig:
     """Folder of the images, if it has moved."""
     seed: int = 0
     """Seed of the choice of images and of the noise outside them."""
+    dataset: str | None = None
+    """Data set that records of `glimpse play` may import, as `module:function`; by itself a record
+    imports no code."""
     scanpaths: Path | None = None
     """Write every glimpse of every agent to this file too, `.csv` or `.parquet`."""
     on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)

@@ -112,7 +112,7 @@ def is_record(path: Path) -> bool:
     return path.suffix == ".jsonl"
 
 
-def read_people(path: Path, *, data_dir: Path | None = None) -> Played:
+def read_people(path: Path, *, data_dir: Path | None = None, dataset: str | None = None) -> Played:
     """Read a record, or all of a folder's together.
 
     Episodes without an answer are left out.
@@ -120,10 +120,12 @@ def read_people(path: Path, *, data_dir: Path | None = None) -> Played:
     Args:
         path: `session-*.jsonl`, or the folder of them.
         data_dir: Folder of the images, if it has moved.
+        dataset: The data set that the record may name, where that is code to import.
 
     Raises:
         RunError: A file is no record or a damaged one, they are of several games, nobody has
-            answered yet, or the images are other ones now.
+            answered yet, the images are other ones now, or they come from code that nobody but
+            the record has named.
     """
     files = sorted(path.glob("session-*.jsonl")) if path.is_dir() else [path]
     headers, episodes = [], []
@@ -143,7 +145,19 @@ def read_people(path: Path, *, data_dir: Path | None = None) -> Played:
             f"{path} is of somebody's own images, of which neither breed nor box is known: there "
             "is nothing to judge by"
         )
+    _check_no_code(path, header, dataset)
     return _put_together(path, header, len(files), episodes, data_dir)
+
+
+def _check_no_code(path: Path, header: dict[str, Any], dataset: str | None) -> None:
+    """Refuse a record that would import code which the person here has not named too."""
+    data = header.get("data")
+    name = data.get("dataset") if isinstance(data, dict) else None
+    if isinstance(name, str) and ":" in name and name != dataset:
+        raise RunError(
+            f"{path} was played on the data set {name!r}, which is code that a record alone does "
+            f"not import: if you trust it, give --dataset {name}"
+        )
 
 
 def _read(file: Path) -> tuple[dict[str, Any], list[Episode]]:

@@ -68,6 +68,11 @@ class PlayConfig:
             raise ValueError(f"--keep-days is above 0 and at most 366, not {self.keep_days}")
         if self.alone and (self.run is not None or self.image):
             raise ValueError("--alone takes neither a run nor --image: leave it out, or them")
+        if any("*" in name for name in self.allow_host):
+            raise ValueError(
+                "--allow-host names each host: under '*' any page on the web could have its own "
+                "name lead to this machine, and play here in a visitor's name"
+            )
         if not _is_loopback(self.host) and not self.allow_host:
             raise ValueError(
                 f"--host {self.host} is open to other machines: name by --allow-host what their "

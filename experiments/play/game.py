@@ -42,6 +42,9 @@ class OwnImages:
 
     def __init__(self, paths: Sequence[Path], class_names: tuple[str, ...]) -> None:
         """Read the images."""
+        for path in paths:
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"--image {path}: there is no such file")
         self.class_names = class_names
         self._names = [str(path) for path in paths]
         self._images = [read_image(path) for path in paths]

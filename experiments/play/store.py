@@ -2,12 +2,18 @@
 
 The token is random and never written: the record's name is a hash of it, so a request can name no
 file, and who reads the folder can take over no session.
+
+At most so many sessions are in memory. The oldest idle ones beyond that are on disk, in their
+records or, where nothing has happened in them yet, put aside in a file of a hundred bytes; they
+are read back when they are asked for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -27,6 +33,8 @@ FORMAT = 1
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32}")
 _IN_MEMORY = 500
+_ASIDE = 20_000
+_LOG = logging.getLogger(__name__)
 
 
 class FolderFullError(RuntimeError):
@@ -78,6 +86,7 @@ class Store:
         self.keep_seconds, self.max_sessions = keep_seconds, max_sessions
         self._held: OrderedDict[str, Held] = OrderedDict()
         self._lock = threading.Lock()
+        self._aside, self._put = self.folder / "idle", 0
 
     def path(self, key: str) -> Path:
         """Path of a session's record."""
@@ -143,11 +152,62 @@ class Store:
 
     def _remember(self, held: Held) -> None:
         self._held[held.key] = held
-        while len(self._held) > _IN_MEMORY:  # those on disk come back when they are asked for
-            self._held.popitem(last=False)
+        # Whoever is being served is not idle.
+        idle = [key for key, each in self._held.items() if not each.lock.locked()]
+        for key in idle[: max(0, len(self._held) - _IN_MEMORY)]:
+            if key != held.key:
+                self._put_aside(self._held.pop(key))
+
+    def _put_aside(self, held: Held) -> None:
+        """Write down a session that leaves the memory, if it has no record that says the same."""
+        images = [episode.image for episode in held.session.episodes]
+        if held.recorded or not images:
+            return
+        game = {name: self.header.get(name) for name in _SAME_GAME}
+        try:
+            self._aside.mkdir(parents=True, exist_ok=True)
+            path = self._aside / f"{held.key}.json"
+            path.write_text(json.dumps({"game": game, "images": images}), encoding="utf-8")
+            os.utime(path, (held.used, held.used))
+            self._put += 1
+            if self._put % 1000 == 0:
+                self._forget_oldest()
+        except OSError as error:
+            _LOG.error("an idle session is lost, since it cannot be put aside: %s", error)
+
+    def _forget_oldest(self) -> None:
+        """Keep as many sessions put aside as there may be."""
+        files = sorted(self._aside.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        lost = files[: max(0, len(files) - _ASIDE)]
+        if lost:
+            _LOG.warning("%d sessions in which nothing happened are forgotten", len(lost))
+        for path in lost:
+            path.unlink(missing_ok=True)
+
+    def _take_back(self, key: str, now: float) -> Held | None:
+        """Return a session that was put aside, which then is so no longer."""
+        path = self._aside / f"{key}.json"
+        try:
+            used = path.stat().st_mtime
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if now - used > self.keep_seconds or record["game"] != {
+                name: self.header.get(name) for name in _SAME_GAME
+            }:
+                return None
+            session = Session(self.rules)
+            for number, image in enumerate(record["images"]):
+                session.apply({"kind": "begin", "episode": number, "image": image})
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        return Held(key, session, used=used)
 
     def _restore(self, key: str, now: float) -> Held | None:
         path = self.path(key)
+        if not path.is_file():
+            return self._take_back(key, now)
         try:
             used = path.stat().st_mtime
             if now - used > self.keep_seconds:

@@ -174,7 +174,13 @@ def resolve_defaults(config: PretrainConfig) -> PretrainConfig:
     Raises:
         ValueError: For a core that cannot be trained as asked, or is not known.
     """
-    mini = get_spec(config.core).architecture == "inception_mini"
+    architecture = get_spec(config.core).architecture
+    if architecture == "module":
+        raise ValueError(
+            f"--core {config.core} is a module of somebody's own: `glimpse pretrain` trains "
+            "GoogLeNets and inception_mini"
+        )
+    mini = architecture == "inception_mini"
     if mini and config.core != "inception_mini":
         raise ValueError(
             f"{config.core} is an inception_mini, which is trained from random weights only: give "

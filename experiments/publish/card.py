@@ -129,7 +129,10 @@ def _stands_on(facts: Facts, environment: Record) -> list[str]:
     versions = environment.get("versions") or {}
     bank = (environment.get("bank") or {}).get(config.train_split) or {}
     lattice = bank.get("fixations")
-    command = facts.again or " ".join(environment.get("command") or ["not on record"])
+    words = environment.get("command") or ["not on record"]
+    if words[0] == "cli.py":  # started as `python -m experiments.cli`
+        words = ["glimpse", *words[1:]]
+    command = facts.again or " ".join(words)
     lines = [
         f"- **Command**: `{command}`",
         f"- **Seed**: {environment.get('seed', config.seed)}; {facts.epoch} of {config.epochs} "

@@ -117,6 +117,7 @@ def for_others(run: TrainConfig) -> TrainConfig:
         bank=None,
         data=data,
         storage=storage,
+        logger=None,
         device="auto",
         resume=False,
         references=False,

@@ -21,6 +21,7 @@ _NEITHER_PATHS_NOR_CODE: dict[str, tuple[Any, ...]] = {
     "policy": ("two-deck",),
     "policy_options": ({}, None),
     "bank": (None,),
+    "logger": (None,),
     "storage": ("auto", "device", "host", "demand"),
 }
 """Settings of config.json that may hold nothing but this; absent they have these defaults."""

@@ -329,7 +329,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Of the bank only whether there is one is left; its content is among what a run stands on.
     """
-    free = ("out", "device", "storage", "keep_last", "keep_best", "study")
+    free = ("out", "device", "storage", "keep_last", "keep_best", "study", "logger")
     settings = {key: value for key, value in record.items() if key not in free}
     settings["bank"] = settings.get("bank") is not None
     if isinstance(settings.get("data"), dict):

@@ -66,6 +66,8 @@ class TrainConfig:
     """Checkpoints kept of each agent, the newest included."""
     keep_best: bool = False
     """Keep the checkpoint of the best evaluation too (`glimpse evaluate --best`)."""
+    logger: str | None = None
+    """Send every epoch's numbers on: `wandb`, or `module:Class`; TensorBoard has them anyway."""
     storage: str = "auto"
     """Where a live encoder's images are kept: `auto`, `device`, `host`, `demand`, or a folder of
     `glimpse pyramids`, that of the split in it."""

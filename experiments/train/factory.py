@@ -187,6 +187,8 @@ def describe_encoder(name: str, *, live: bool) -> dict[str, Any]:
     """
     spec = get_spec(name)
     record = {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen}
+    if spec.module is not None:
+        return record | {"weights": f"made by {spec.module}", "weights_sha256": None}
     if spec.weights is None:
         return record | {"weights": "random", "weights_sha256": None}
     try:

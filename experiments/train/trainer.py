@@ -8,6 +8,7 @@ nothing is known of what they draw from.
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from agents.reinforce import ReinforceAgent
 from experiments.metrics import Answers
 from experiments.runtime.determinism import deterministic
+from experiments.runtime.loggers import Logger, open_logger
 from experiments.runtime.runs import (
     RunError,
     RunFolder,
@@ -124,6 +126,7 @@ class Trainer:
         self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
         self._warn_unsupported()
         self.steps = batches_an_epoch(self.env, "give a smaller --batch-size")
+        self.logger: Logger
         self.reader = None
         if config.learning.policy_gradient == "exact":
             self.reader = LatticeReader(self.train_source, config.resolutions)
@@ -193,7 +196,9 @@ class Trainer:
         left = sum(self.config.epochs - agent.epoch for agent in self.learners.values())
         total = len(self.learners) * self.config.epochs * self.steps
         done = total - left * self.steps + sum(each.batches for each in begun.values())
+        settings = to_record(self.config)
         with (
+            closing(open_logger(self.config.logger, self.folder.path, settings)) as self.logger,
             stopping() as stop,
             tqdm(total=total, initial=done, unit="step", disable=not total) as bar,
         ):
@@ -255,6 +260,7 @@ class Trainer:
         agent.set_epoch(epoch + 1)
         # Saved last: a row too many is dropped on resuming, one too few would stay lost.
         self.folder.log({"agent": name, "epoch": epoch, **row})
+        self.logger.log({"epoch": epoch} | {f"{name}/{key}": row[key] for key in row})
         for key, value in row.items():
             writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
         if epoch + 1 == config.epochs and "eval_ma" in row:

@@ -9,12 +9,16 @@ import inspect
 import os
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from glimpse_env.datasets.base import ImageDataset
 
 Opener = TypeVar("Opener", bound=Callable[..., Any])
+
+GROUP = "glimpse.datasets"
+"""Entry points that add data sets."""
 
 _OPENERS: dict[str, Callable[..., Any]] = {}
 
@@ -56,21 +60,23 @@ def find_dataset(name: str) -> Callable[..., Any]:
     """Return the function that opens a data set.
 
     Args:
-        name: Registered, or `module:function`.
+        name: Registered, of an entry point in the group `glimpse.datasets`, or `module:function`.
 
     Raises:
         ValueError: There is none; the message lists the names.
     """
     if name in _OPENERS:
         return _OPENERS[name]
-    module, colon, function = name.partition(":")
+    installed = {entry.name: entry.value for entry in entry_points(group=GROUP)}
+    module, colon, function = installed.get(name, name).partition(":")
     if colon:
         try:
             return getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"dataset {name!r}: {error}") from error
     raise ValueError(
-        f"there is no data set {name!r}: there are {', '.join(map(repr, _OPENERS))}, or give "
+        f"there is no data set {name!r}: there are "
+        f"{', '.join(map(repr, (*_OPENERS, *installed)))}, or give "
         "'module:function'"
     )
 

@@ -14,8 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import encoders.registry
 import encoders.spec
+import glimpse_env.datasets.registry
+from agents import policy
+from agents.densities import base as densities
 from experiments import cli
+from experiments.runtime import plugins
+from experiments.runtime.completion import FLAGS as COMPLETION
 from experiments.runtime.output import take_flags
 from tests.docs.pages import ROOT, python_blocks, shell_lines, written_pages
 
@@ -25,6 +31,16 @@ else:  # pytest itself brings tomli there
     import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REGISTRIES = [
+    (encoders.spec, "_SPECS"),
+    (encoders.registry, "_BUILDERS"),
+    (glimpse_env.datasets.registry, "_OPENERS"),
+    (policy, "_REGISTERED"),
+    (densities, "_FAMILIES"),
+    (plugins, "_REGISTERED"),
+]
+"""What pages add to, each to be as it was afterwards."""
+
 PAGES = [page for page in written_pages() if python_blocks(page)]
 LINES = [line for page in written_pages() for line in shell_lines(page)]
 
@@ -57,7 +73,8 @@ def test_the_python_of_a_page_runs(
     page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks of one page in order, as one program."""
-    monkeypatch.setattr(encoders.spec, "_SPECS", dict(encoders.spec._SPECS))
+    for module, name in REGISTRIES:
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
     matplotlib.use("Agg")
     names = {"__name__": "__main__"}
     for block in python_blocks(page):
@@ -110,7 +127,7 @@ def check_glimpse(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatc
     """Assert that `glimpse` reads these words; the command itself is not run."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(ROOT / "experiments" / "examples" / "external_policy"))
-    if not words or words[0] in ("--version", "--help"):
+    if not words or words[0] in ("--version", "--help", *COMPLETION):
         return
     name, *arguments = take_flags(words)[0]
     assert name in cli.COMMANDS, words

@@ -198,7 +198,7 @@ def test_module_of_wrong_output_is_told(module: nn.Module) -> None:
 
 
 def test_what_is_not_an_encoder_is_told() -> None:
-    with pytest.raises(TypeError, match="registered name"):
+    with pytest.raises(TypeError, match="name of one"):
         make_encoder(42)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="inception_mini"):
         make_encoder("vgg")

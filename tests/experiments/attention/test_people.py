@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,27 @@ def test_a_person_alone_and_a_single_episode(tmp_path: Path) -> None:
     (run,) = record["runs"]
     assert run["answers"][-1]["learned"]["value"] == 0.0
     assert "person_minus_agent" not in run["answers"][-1]
+
+
+def test_a_record_alone_imports_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PlayConfig(alone=True, out=tmp_path / "play", data=DataConfig("synthetic"))
+    folder = play_some(config, people=1, episodes=1)
+    (file,) = folder.iterdir()
+    header, *events = map(json.loads, file.read_text().splitlines())
+    code = "outside_play_data:opened"
+    (tmp_path / "outside_play_data.py").write_text(
+        "from glimpse_env.datasets.synthetic import SyntheticDogs\n"
+        "def opened(split):\n    return SyntheticDogs(split)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = [header | {"data": {"dataset": code}}, *events]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunError, match=f"give --dataset {code}"):
+        read_people(file)
+    assert "outside_play_data" not in sys.modules
+    with pytest.raises(RunError, match="a record alone"):
+        attention(AttentionConfig(runs=(folder,), out=tmp_path / "out"))
+    assert read_people(file, dataset=code).sessions == 1
 
 
 def test_records_that_cannot_be_read(tmp_path: Path) -> None:

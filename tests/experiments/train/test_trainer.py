@@ -370,6 +370,24 @@ def test_evaluation_plays_every_image_once_in_order(config: TrainConfig) -> None
     np.testing.assert_allclose(part.log_probs, answers.log_probs[[5, 3]], atol=1e-4)
 
 
+def test_a_logger_gets_every_epoch_of_every_agent(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside_lines.py").write_text(
+        "seen = []\n"
+        "class Lines:\n"
+        "    def __init__(self, folder, settings): self.log = seen.append\n"
+        "    def close(self): seen.append('closed')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train(replace(config, epochs=2, references=False, logger="outside_lines:Lines"))
+    import outside_lines  # type: ignore[import-not-found]
+
+    first, second, end = outside_lines.seen
+    assert (first["epoch"], second["epoch"], end) == (0, 1, "closed")
+    assert second["learned/eval_ma"] == rows(config.out)[-1]["eval_ma"]
+
+
 def test_a_live_encoder_reads_mapped_pyramids(config: TrainConfig, tmp_path: Path) -> None:
     pyramids(PyramidsConfig(out=tmp_path / "pyramids", data=DATA, workers=1))
     live = replace(config, bank=None, epochs=1, references=False, precision="fp32")
