@@ -105,10 +105,10 @@ def register_policy(name: str) -> Callable[[Factory], Factory]:
     Raises:
         ValueError: The name is taken, or has a colon.
     """
+    if ":" in name:
+        raise ValueError(f"The name of a policy has no colon: {name!r}.")
 
     def register(factory: Factory) -> Factory:
-        if ":" in name:
-            raise ValueError(f"The name of a policy has no colon: {name!r}.")
         if name in OWN_POLICIES or _REGISTERED.setdefault(name, factory) is not factory:
             raise ValueError(f"There is a policy {name!r} already: take another name.")
         return factory

@@ -42,12 +42,10 @@ def register_encoder(name: str) -> Callable[[Builder], Builder]:
     Raises:
         ValueError: The name is taken, or of another form.
     """
+    if ":" in name or name.endswith(".json"):
+        raise ValueError(f"the name of an encoder has no colon and no .json at its end: {name!r}")
 
     def register(builder: Builder) -> Builder:
-        if ":" in name or name.endswith(".json"):
-            raise ValueError(
-                f"the name of an encoder has no colon and does not end in .json: {name!r}"
-            )
         if _BUILDERS.setdefault(name, builder) is not builder:
             raise ValueError(f"an encoder named {name!r} is already registered")
         return builder

@@ -159,7 +159,7 @@ def _show_help(program: str, command: Command, options: Any, arguments: list[str
             print(format_names(program, description, options))
             sys.exit()
         if name not in options:
-            return  # tyro says what is wrong
+            tyro.extras.overridable_config_cli(options, prog=program, args=[name])  # says so
         program = f"{program} {name}"
         description, default = options[name]
         options = type(default)

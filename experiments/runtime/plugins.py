@@ -36,10 +36,10 @@ def register_command(name: str) -> Callable[[Function], Function]:
     Raises:
         ValueError: The name is taken, or has a colon.
     """
+    if ":" in name:
+        raise ValueError(f"the name of a command has no colon: {name!r}")
 
     def register(function: Function) -> Function:
-        if ":" in name:
-            raise ValueError(f"the name of a command has no colon: {name!r}")
         if _REGISTERED.setdefault(name, function) is not function:
             raise ValueError(f"a command named {name!r} is already registered")
         return function

@@ -37,6 +37,13 @@ def test_settings_come_back_from_the_file(command: str, config: object, tmp_path
     assert Job.read(job.file) == job
 
 
+def test_a_job_of_before_has_todays_command(tmp_path: Path) -> None:
+    job = Job("whole-image", "googlenet-96", WholeImageConfig(out=tmp_path / "run"))
+    job.write()
+    job.file.write_text(job.file.read_text().replace('"whole-image"', '"baseline"', 1))
+    assert Job.read(job.file) == job
+
+
 def test_a_job_runs_goes_on_and_is_left_alone_when_finished(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
