@@ -192,17 +192,26 @@ def changelog_page() -> str:
 # -- commands -----------------------------------------------------------------------------------
 
 
+# Of commands with named settings, the one whose options are shown.
+_EXAMPLES = {"train": ("medium-1",), "whole-image": ("googlenet-96",)}
+
+
 def commands_page() -> str:
     """The help of `glimpse` and of each of its commands, as they print it."""
     from experiments import cli
 
     lines = ["# Commands", "", "```text", shown_help().strip(), "```", ""]
-    for name in cli.COMMANDS:
+    for name, entry in cli.COMMANDS.items():
         lines += [f"## glimpse {name}", "", "```text", shown_help(name).strip(), "```", ""]
+        if entry.shown:
+            words = (name, *_EXAMPLES.get(name, ()))
+            shown = shown_help(*words, flag="--help-all").strip()
+            lines += [f"All options of `glimpse {' '.join(words)}`:", "", "```text", shown]
+            lines += ["```", ""]
     return "\n".join(lines)
 
 
-def shown_help(*command: str) -> str:
+def shown_help(*command: str, flag: str = "--help") -> str:
     """What `glimpse COMMAND --help` prints on a terminal of 100 columns without colours."""
     from experiments import cli
 
@@ -212,7 +221,7 @@ def shown_help(*command: str) -> str:
     os.environ.update(settings)
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-            cli.main([*command, "--help"])
+            cli.main([*command, flag])
     finally:
         for name, value in before.items():
             if value is None:
