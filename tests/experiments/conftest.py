@@ -88,15 +88,14 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def interrupt_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have training end as by Ctrl-C after the epoch that follows so many."""
-    played, count = Trainer._train_epoch, 0
+    """Have training end as by Ctrl-C after the last batch of the epoch that follows so many."""
+    end, count = Trainer._end_epoch, 0
 
     def failing(self, *arguments):
         nonlocal count
         count += 1
-        result = played(self, *arguments)
         if count > epochs:
             raise KeyboardInterrupt
-        return result
+        return end(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_train_epoch", failing)
+    monkeypatch.setattr(Trainer, "_end_epoch", failing)

@@ -36,13 +36,13 @@ def test_the_switch_is_on_meanwhile_and_off_again() -> None:
 
 def test_training_runs_under_it_and_repeats_itself(config, monkeypatch) -> None:
     seen = []
-    train_epoch = Trainer._train_epoch
+    evaluate = Trainer._evaluate
 
     def watched(self, *arguments):
         seen.append(torch.are_deterministic_algorithms_enabled())
-        return train_epoch(self, *arguments)
+        return evaluate(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_train_epoch", watched)
+    monkeypatch.setattr(Trainer, "_evaluate", watched)
     train(config)
     again = replace(config, out=config.out.with_name("again"))
     train(again)

@@ -105,14 +105,14 @@ def test_resumed_it_ends_as_if_it_had_not_been_interrupted(
     config = replace(config, references=False, scanpaths=1)
     whole = replace(config, out=config.out.with_name("whole"))
     train(whole)
-    played = train_module.Trainer._train_epoch
+    end = train_module.Trainer._end_epoch
 
     def failing(self, *arguments):
         if arguments[2] == 1:  # name, agent, epoch
             raise KeyboardInterrupt
-        return played(self, *arguments)
+        return end(self, *arguments)
 
-    monkeypatch.setattr(train_module.Trainer, "_train_epoch", failing)
+    monkeypatch.setattr(train_module.Trainer, "_end_epoch", failing)
     with pytest.raises(KeyboardInterrupt):
         train(config)
     monkeypatch.undo()
