@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inception_mini import InceptionMini
+from encoders.inference.buckets import CPU_BUCKETS, CUDA_BUCKETS, PACKED_BUCKETS, split_batch
 from encoders.inference.cuda_graphs import GraphedForward
 from encoders.inference.devices import (
     DeviceNotAvailableError,
@@ -39,13 +40,6 @@ from encoders.registry import build_module
 from encoders.spec import EncoderSpec, Normalisation, Precision, get_spec
 from encoders.torch_defaults import torch_defaults
 from encoders.weights.files import find_weights, load_state
-
-# Sizes that batches are cut and padded to where a new one costs something: compilation, the
-# capture of a graph, or weights packed for it (12 MB in bf16). On CPU larger ones are slower, since
-# their activations leave the cache.
-CPU_BUCKETS = (1, 4, 16, 32)
-PACKED_BUCKETS = (*range(1, 13), 14, 16, 18, 20, 24, 28, 32)
-CUDA_BUCKETS = (1, 4, 16, 64, 128, 256, 512, 1024)
 
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -68,29 +62,6 @@ def keep_freed_memory() -> bool:
     # Older versions take no more than 32 MB for the first.
     mapped = mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_THRESHOLD, 32 << 20)
     return bool(mapped and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
-
-
-def split_batch(count: int, buckets: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Cut a batch into parts, each for one of the buckets.
-
-    What is left goes to the smallest bucket that holds it if that is at most half as large again,
-    else the largest full one is taken first: so less than half is computed in vain, in few parts.
-
-    Args:
-        count: Patches.
-        buckets: Sizes in rising order, the first of them 1.
-
-    Returns:
-        (patches taken, bucket) of each part, in order.
-    """
-    parts = []
-    while count:
-        whole = max((size for size in buckets if size <= count), default=buckets[0])
-        padded = next((size for size in buckets if size >= count), whole)
-        size = padded if 2 * padded <= 3 * count else whole
-        parts.append((min(size, count), size))
-        count -= parts[-1][0]
-    return parts
 
 
 class Encoder:
