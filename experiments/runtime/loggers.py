@@ -53,10 +53,10 @@ class _Nowhere:
     """The logger of a run that asks for none."""
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Do nothing."""
+        """Take nothing in."""
 
     def close(self) -> None:
-        """Do nothing."""
+        """Take nothing in."""
 
 
 def open_logger(name: str | None, folder: Path, settings: Mapping[str, Any]) -> Logger:

@@ -27,7 +27,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a training has used up."""
+    """Amounts that a training has used up."""
 
     images: int = 0
     """Images learned from; one counts again in every epoch."""
@@ -62,7 +62,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training goes on."""
+    """Point of an earlier training to go on from."""
 
     epoch: int = 0
     """Epochs behind it."""

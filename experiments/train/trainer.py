@@ -59,7 +59,7 @@ from experiments.train.tensorboard import EVERY, write_looks, write_settings
 
 @dataclass
 class Progress:
-    """What an epoch has come to so far; saved for an agent that is stopped in the midst of it."""
+    """State of an epoch so far; saved for an agent that is stopped in the midst of it."""
 
     batches: int = 0
     """Batches learned from."""
