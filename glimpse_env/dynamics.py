@@ -71,6 +71,7 @@ class GlimpseDynamics:
             options: Of the environment.
             num_envs: B.
             array: `numpy` or `torch`.
+            task: What an answer is, and what it is worth.
             repeats: Environments in a row that visit each image.
 
         Raises:

@@ -20,9 +20,9 @@ from encoders.bank.feature_bank import FeatureBank
 from experiments.tracks.classifier import units_everywhere
 from experiments.tracks.registry import Track
 from experiments.train.config import TrainConfig
-from experiments.train.episodes import batches
 from experiments.train.evaluate import fixation_facts
 from experiments.train.factory import build_env, build_play_env, build_source
+from experiments.train.loop import batches
 from glimpse_env.look.classifier import SHIPPED, BoundClassifier, FrozenClassifiers
 from glimpse_env.wrappers import VectorAnswered, VectorFixationOnly
 
@@ -102,7 +102,12 @@ class Game:
     # -- environments ----------------------------------------------------------------------------
 
     def env(
-        self, split: str, batch_size: int, requires: Sequence[str] = (), dataset: Any = None
+        self,
+        split: str,
+        batch_size: int,
+        requires: Sequence[str] = (),
+        dataset: Any = None,
+        repeats: int = 1,
     ) -> VectorAnswered:
         """Return the game with the environment's own Dict actions, for policies.
 
@@ -111,6 +116,7 @@ class Game:
             batch_size: Environments.
             requires: What the policy asks for besides features; see `agents.policy.REQUIRES`.
             dataset: The images, if they are open already.
+            repeats: Environments in a row that visit each image.
         """
         run = replace(self.run, batch_size=batch_size, learning=_one_scanpath(self.run))
         env = build_play_env(
@@ -120,6 +126,7 @@ class Game:
             source=self.source(split),
             training=False,
             dataset=dataset or self.dataset(split),
+            repeats=repeats,
         )
         return VectorAnswered(env, self.bound(split), self.track.reward)
 

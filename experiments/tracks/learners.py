@@ -14,13 +14,12 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from agents.policy import AttentionPolicy, load_policy, required_by
 from agents.reinforce import ReinforceAgent
-from agents.rollout import collect
 from agents.sb3 import GlimpseExtractor, SB3VecEnv
 from experiments.compare.agents import SB3Player
 from experiments.tracks.game import Game
 from experiments.tracks.players import Player, Tick, player
 from experiments.train.external_policy import Agent, build_policy, learns
-from experiments.train.trainer import epoch_batches, epoch_seed
+from experiments.train.loop import training
 from glimpse_env.wrappers.codecs import Codec, GazeCodec, GazeLatticeCodec
 
 # -- policies of agents.policy -------------------------------------------------------------------
@@ -50,10 +49,12 @@ class PolicyPlayer:
         self.run = replace(game.run, policy=name, **changes)
         self.requires = required_by(load_policy(name))
         samples = self.run.learning.samples
-        # `epoch_batches` takes distinct images, each `samples` times.
+        # Distinct images, each `samples` times.
         images = min(self.run.batch_size // samples, len(game.dataset(self.run.train_split)))
         self.run = replace(self.run, batch_size=images * samples)
-        self.env = game.env(self.run.train_split, self.run.batch_size, self.requires)
+        self.env = game.env(
+            self.run.train_split, self.run.batch_size, self.requires, repeats=samples
+        )
         self.agent: Agent = build_policy(name, options or {}, self.run, self.env)
 
     @property
@@ -63,27 +64,12 @@ class PolicyPlayer:
 
     def train(self, tick: Tick) -> None:
         """Play and update, epoch by epoch, until `tick` says to stop."""
-        run, agent, looks, epoch = self.run, self.agent, 0, 0
-        count, samples = len(self.env.dataset), run.learning.samples
-        while self.learns:
-            seed = epoch_seed(run.seed, epoch)
-            agent.set_epoch(epoch)
-            agent.seed(seed)
-            for number, images in enumerate(
-                epoch_batches(count, run.batch_size, samples, run.seed, epoch)
-            ):
-                trajectory = collect(
-                    self.env,
-                    agent,
-                    seed=seed if number == 0 else None,
-                    options={"image": images},
-                    grad=True,
-                )
-                agent.update(trajectory)
-                looks += trajectory.batch * trajectory.num_glimpses
-                if not tick(looks):
-                    return
-            epoch += 1
+        if not self.learns:
+            return
+        for _ in training(
+            self.agent, self.env, lambda spent: tick(spent.glimpses), seed=self.run.seed
+        ):
+            pass
 
     def policy(self) -> AttentionPolicy:
         """Return who looks in an evaluation."""

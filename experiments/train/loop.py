@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from agents.policy import AttentionPolicy
 from agents.rollout import collect
 from agents.trajectory import Trajectory
 from experiments.train.external_policy import Agent
 from experiments.train.factory import PlayEnv
+from glimpse_env.vector_env import GlimpseVectorEnv
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -33,6 +35,8 @@ class Spent:
     """Images learned from; one counts again in every epoch."""
     steps: int = 0
     """Steps of the environments."""
+    glimpses: int = 0
+    """Glimpses taken, in all of them."""
     seconds: float = 0.0
     """Time within the loop; what is done between two updates does not count."""
 
@@ -92,7 +96,19 @@ class Update:
     """What has been used up, this update included."""
 
 
-def batches_an_epoch(env: PlayEnv, remedy: str) -> int:
+def _base(env: VectorEnv) -> GlimpseVectorEnv:
+    """Return the environment within its wrappers."""
+    base = env.unwrapped
+    assert isinstance(base, GlimpseVectorEnv)
+    return base
+
+
+def images_a_batch(env: VectorEnv) -> int:
+    """Return how many images an environment shows side by side, those shown several times once."""
+    return env.num_envs // _base(env).repeats
+
+
+def batches_an_epoch(env: VectorEnv, remedy: str) -> int:
     """Return the updates of one epoch.
 
     Args:
@@ -102,11 +118,11 @@ def batches_an_epoch(env: PlayEnv, remedy: str) -> int:
     Raises:
         ValueError: The images fill no batch.
     """
-    images = len(env.dataset)
-    count = images // (env.num_envs // env.repeats)
+    images, repeats = len(_base(env).dataset), _base(env).repeats
+    count = images // images_a_batch(env)
     if not count:
         raise ValueError(
-            f"{images} training images ({images * env.repeats} scanpaths) do not fill a batch of "
+            f"{images} training images ({images * repeats} scanpaths) do not fill a batch of "
             f"{env.num_envs} scanpaths: {remedy}"
         )
     return count
@@ -114,7 +130,7 @@ def batches_an_epoch(env: PlayEnv, remedy: str) -> int:
 
 def training(
     agent: Agent,
-    env: PlayEnv,
+    env: VectorEnv,
     budget: Callable[[Spent], bool],
     *,
     seed: int,
@@ -142,7 +158,7 @@ def training(
         ValueError: The images fill no batch.
     """
     start = start or Start()
-    images = env.num_envs // env.repeats
+    images = images_a_batch(env)
     batches = batches_an_epoch(env, "give a smaller --batch-size")
     epoch, done = start.epoch, start.batch
     spent = Spent(images=images * (epoch * batches + done))
@@ -162,12 +178,13 @@ def training(
                 trajectory = enrich(trajectory)
             metrics = agent.update(trajectory)
             seconds = time.perf_counter() - begun
+            glimpses = trajectory.num_glimpses * trajectory.batch
             spent = Spent(
                 images=spent.images + images,
-                steps=spent.steps + trajectory.batch * (trajectory.num_glimpses + 1),
+                steps=spent.steps + trajectory.batch + glimpses,
+                glimpses=spent.glimpses + glimpses,
                 seconds=spent.seconds + seconds,
             )
-            glimpses = trajectory.num_glimpses * trajectory.batch
             last = batch + 1 == batches
             yield Update(epoch, batch, last, metrics, glimpses, seconds, spent)
             if not budget(spent):
@@ -175,15 +192,15 @@ def training(
         epoch, done = epoch + 1, 0
 
 
-def _go_on(env: PlayEnv, start: Start) -> None:
+def _go_on(env: VectorEnv, start: Start) -> None:
     """Put an environment where it was after some batches of an epoch.
 
     The place in the walk follows from their number: checkpoints of earlier versions hold none.
     """
     env.reset(options={"epoch": start.epoch})  # on the first batch, and the walk at the second
-    ahead = (start.batch - 1) * (env.num_envs // env.repeats)
-    places = [state["walk"] + ahead for state in env.random_state]
-    env.random_state = [
+    base, ahead = _base(env), (start.batch - 1) * images_a_batch(env)
+    places = [state["walk"] + ahead for state in base.random_state]
+    base.random_state = [
         {**state, "walk": place} for state, place in zip(start.draws, places, strict=True)
     ]
 

@@ -61,11 +61,6 @@ class PrivilegedVectorEnv(VectorWrapper):
         return self.env.mirrored
 
     @property
-    def repeats(self) -> int:
-        """Environments in a row that visit each image."""
-        return self.env.repeats
-
-    @property
     def random_state(self) -> list[dict[str, Any]]:
         """State of each environment's generator."""
         return self.env.random_state

@@ -53,7 +53,14 @@ from experiments.train.factory import (
     describe_evaluation,
     describe_source,
 )
-from experiments.train.loop import Budget, Start, Update, batches_an_epoch, training
+from experiments.train.loop import (
+    Budget,
+    Start,
+    Update,
+    batches_an_epoch,
+    images_a_batch,
+    training,
+)
 from experiments.train.tensorboard import EVERY, write_looks, write_settings
 
 
@@ -221,8 +228,7 @@ class Trainer:
                 start, progress = Start(begun + 1), Progress()
             if start.epoch == config.epochs:
                 return
-            images = env.num_envs // env.repeats
-            budget = Budget(images=config.epochs * self.steps * images)
+            budget = Budget(images=config.epochs * self.steps * images_a_batch(env))
             for update in training(
                 agent, env, budget, seed=config.seed, start=start, enrich=enrich
             ):

@@ -85,8 +85,8 @@ def test_a_budget_of_any_kind_ends_it_after_an_update() -> None:
 
 
 def test_budgets_are_used_up() -> None:
-    assert Budget()(Spent(10**9, 10**9, 1e9))
-    assert Budget(images=5, steps=9)(Spent(4, 8, 1e9))
+    assert Budget()(Spent(10**9, 10**9, 10**9, 1e9))
+    assert Budget(images=5, steps=9)(Spent(4, 8, 9, 1e9))
     assert not Budget(images=5, steps=9)(Spent(4, 9))
 
 
