@@ -61,7 +61,7 @@ class PackedWeights:
         return packed
 
     def __reduce__(self) -> tuple[type[PackedWeights], tuple[()]]:
-        """Copies begin empty: what is packed is opaque and cannot be copied."""
+        """Make copies begin empty: what is packed is opaque and cannot be copied."""
         return PackedWeights, ()
 
 

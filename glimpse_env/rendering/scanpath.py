@@ -244,7 +244,7 @@ def _paint_zoomed(
     resolutions: Sequence[str],
     scales: np.ndarray,
 ) -> None:
-    """Paints every patch of zoomed glimpses into `seen`, the widest first."""
+    """Paint every patch of zoomed glimpses into `seen`, the widest first."""
     looks, (height, width) = len(fixations), seen.shape[:2]
     nothing = np.zeros(looks, bool), np.zeros(looks, np.uint64)
     patches = cut_scaled_patches([image] * looks, fixations, scales, *nothing, resolutions)

@@ -35,7 +35,7 @@ def cut_from_arena(
     resolutions: Sequence[str] = RESOLUTIONS,
     out: UInt8[np.ndarray, "B S P P 3"] | None = None,
 ) -> UInt8[np.ndarray, "B S P P 3"] | UInt8[Tensor, "B S P P 3"]:
-    """Cuts what `cut_patches` cuts, from an arena: the fast path.
+    """Cut what `cut_patches` cuts, from an arena: the fast path.
 
     Args:
         arena: Holds the images.

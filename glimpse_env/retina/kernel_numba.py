@@ -124,7 +124,7 @@ def cut(
     offset: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Copies N patches out of their levels, noise where they leave the image.
+    """Copy N patches out of their levels, noise where they leave the image.
 
     Args:
         flat: uint8, levels of many images one after the other.

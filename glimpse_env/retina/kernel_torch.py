@@ -31,7 +31,7 @@ def device_noise(device: torch.device) -> Tensor:
 
 
 def cut(flat: Tensor, plan: tuple[np.ndarray, ...]) -> UInt8[Tensor, "N P P 3"]:
-    """Cuts N patches by whichever kernel the device has.
+    """Cut N patches by whichever kernel the device has.
 
     Args:
         flat: uint8, the levels.

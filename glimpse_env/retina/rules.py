@@ -50,7 +50,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def splitmix64(x: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
-    """Hashes 64-bit integers, each on its own (the SplitMix64 finaliser; Steele et al. 2014).
+    """Hash 64-bit integers, each on its own (the SplitMix64 finaliser; Steele et al. 2014).
 
     Successive outputs of the generator started at x are splitmix64(x), splitmix64(x + golden), ...
     so that a key and a counter give as many independent draws as wanted, the same one by one as in
@@ -142,7 +142,7 @@ def noise_patches(
 
 
 def prepare_out(out: np.ndarray | None, batch: int, count: int) -> np.ndarray:
-    """Returns `out`, or a fresh array of B glimpses of S patches.
+    """Return `out`, or a fresh array of B glimpses of S patches.
 
     Raises:
         ValueError: If `out` does not fit.
@@ -165,7 +165,7 @@ def cut_patches(
     resolutions: Sequence[str] = RESOLUTIONS,
     out: UInt8[np.ndarray, "B S P P 3"] | None = None,
 ) -> UInt8[np.ndarray, "B S P P 3"]:
-    """Cuts one glimpse from each image: its patches at every resolution asked for.
+    """Cut one glimpse from each image: its patches at every resolution asked for.
 
     Args:
         pyramids: B images, of any sizes, with at least the levels asked for.
@@ -219,7 +219,7 @@ def _copy_patches(
     offsets: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Copies N = B * S patches out of their levels; everything that needs thought is done."""
+    """Copy N = B * S patches out of their levels; everything that needs thought is done."""
     table, side = noise_table(), PATCH_SIDE
     patches = out.reshape(-1, side, side, 3)
     first = np.maximum(-origins, 0)
@@ -319,7 +319,7 @@ def cut_scaled_patches(
     noise_key: UInt64[np.ndarray, " B"],
     resolutions: Sequence[str] = RESOLUTIONS,
 ) -> UInt8[np.ndarray, "B S P P 3"]:
-    """Cuts glimpses whose zoom is chosen too (paper section 1, future work).
+    """Cut glimpses whose zoom is chosen too (paper section 1, future work).
 
     A free zoom has no level to copy from, so each patch is resampled from its image, with the
     same filter and the same snapping: at scale 0 this is `cut_patches` up to rounding. A patch
@@ -368,7 +368,7 @@ def cut_scaled_patches(
 def _resample_patch(
     image: np.ndarray, origin: np.ndarray, shape: np.ndarray, patch: np.ndarray
 ) -> None:
-    """Writes the part of one patch that lies inside the image.
+    """Write the part of one patch that lies inside the image.
 
     Args:
         image: [H, W, 3].
