@@ -55,3 +55,11 @@ def build_dataset(config: DataConfig, split: str, *, creatures: int = 1) -> Imag
         creatures=creatures,
     )
     return dataset if config.short_side is None else Degraded(dataset, config.short_side)
+
+
+def breed(name: str) -> str:
+    """Write a class name for people: `n02085620-Chihuahua` as `Chihuahua`, `_` as a space."""
+    head, _, tail = name.partition("-")
+    if head[:1] == "n" and head[1:].isdigit() and tail:
+        name = tail
+    return name.replace("_", " ")

@@ -1,30 +1,41 @@
-"""The paper's Figures 3, 5 and 6 as images, from what models did on some images.
+"""The paper's Figures 3, 5 and 6, from what models did on some images: nothing here plays.
 
-Nothing here opens a run or plays: arrays in, uint8 RGB out.
+The layout is the paper's. Widths and sizes are in inches of the printed page: a text width of 6.5,
+text of 7 to 9 points. Images and patches keep their own pixels; boxes, scanpaths and text are
+vectors in PDF and SVG.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
-from experiments.paper import sheets
-from experiments.paper.sheets import Picture
+from experiments.data import breed
 from glimpse_env.pyramids.pyramid import build_pyramid
-from glimpse_env.rendering.scanpath import (
-    GLIMPSE_COLORS,
-    WRONG_COLOR,
-    composite,
-    draw_scanpath,
-    glimpse_strip,
-)
+from glimpse_env.rendering.scanpath import GLIMPSE_COLORS, RIGHT_COLOR, WRONG_COLOR, composite
 from glimpse_env.retina.rules import cut_patches, patch_boxes
 
-_TEXT = 19
-_SMALL = 16
+WIDTH = 6.5
+"""Of a figure, in inches: the text width of the paper's own style."""
+
+_TITLE, _TEXT, _SMALL = 9.0, 8.0, 7.0
+_QUIET = "#5a5a5a"
+_LINE = 0.19
+_CELLS = 4  # pairs of image and composite in a line of Figure 6
+_NO_DATES = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+# Text stays text in both formats, and the same figure is the same bytes.
+_PRINT: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "glimpse"}
 
 
 @dataclass(frozen=True)
@@ -75,176 +86,348 @@ class Shown:
 
     def verdict(self) -> str:
         """The answer in words."""
-        named = sheets.breed(self.answer)
+        named = breed(self.answer)
         return f"{named}, right" if self.right else f"{named}, wrong"
 
 
-def scanpath(shown: Shown, width: int, height: int, *, boxes: bool) -> Picture:
-    """The image scaled to fit, with fixations and, if asked for, what every patch covers."""
-    fitted = sheets.fit(shown.image, width, height)
-    drawn = patch_boxes(_shape(fitted), shown.fixations, shown.resolutions) if boxes else None
-    return draw_scanpath(fitted, shown.fixations, drawn)
+class Sheet:
+    """A white page on which things are placed in inches from its upper left corner."""
+
+    def __init__(self, height: float, width: float = WIDTH) -> None:
+        """Take a page."""
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height), facecolor="white")
+        FigureCanvasAgg(self.figure)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """A space without ticks or frame."""
+        place = (
+            left / self.width,
+            1 - (top + height) / self.height,
+            width / self.width,
+            height / self.height,
+        )
+        found = self.figure.add_axes(place)
+        found.axis("off")
+        return found
+
+    def text(
+        self,
+        left: float,
+        top: float,
+        words: str,
+        size: float = _TEXT,
+        *,
+        align: Literal["left", "center"] = "left",
+        room: float | None = None,
+        **style: Any,
+    ) -> None:
+        """A line of text whose middle is half a line below `top`, cut where it leaves its room."""
+        place = left / self.width, 1 - (top + _LINE / 2) / self.height
+        line = self.figure.text(
+            *place, _printable(words), size=size, ha=align, va="center", parse_math=False, **style
+        )
+        if room is None:
+            return
+        limit, kept = room * self.figure.dpi, line.get_text()
+        while kept and line.get_window_extent().width > limit:
+            kept = kept[:-1]
+            line.set_text(kept.rstrip() + "…")
+
+    def image(
+        self,
+        pixels: np.ndarray,
+        left: float,
+        top: float,
+        width: float,
+        height: float,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> Axes:
+        """An image, as large as it fits in the middle of a space; axes in pixels of `size`."""
+        rows, columns = size or pixels.shape[:2]
+        zoom = min(width / columns, height / rows)
+        w, h = zoom * columns, zoom * rows
+        found = self.axes(left + (width - w) / 2, top + (height - h) / 2, w, h)
+        found.imshow(pixels, extent=(0, columns, rows, 0), interpolation="none", aspect="auto")
+        found.set(xlim=(0, columns), ylim=(rows, 0))
+        return found
+
+    def frame(self, left: float, top: float, width: float, height: float, right: bool) -> None:
+        """A border: green around a right answer, red around a wrong one."""
+        color = np.array(RIGHT_COLOR if right else WRONG_COLOR) / 255
+        self.figure.add_artist(
+            Rectangle(
+                (left / self.width, 1 - (top + height) / self.height),
+                width / self.width,
+                height / self.height,
+                fill=False,
+                edgecolor=color,
+                linewidth=1.6,
+                transform=self.figure.transFigure,
+            )
+        )
 
 
-def box_diagram(shown: Shown, glimpse: int, width: int, height: int) -> Picture:
-    """Draw what the patches of one glimpse cover, on the image and beyond it."""
-    where = shown.fixations[glimpse : glimpse + 1]
-    h, w = _shape(shown.image)
-    box = patch_boxes((h, w), where, shown.resolutions)[0]
-    low = np.minimum(box[:, :2].min(axis=0), 0.0)
-    high = np.maximum(box[:, 2:].max(axis=0), (w, h))
-    # Room for the lines as well.
-    slack = 0.012 * float((high - low).max())
-    ratio = min(width / (high - low + 2 * slack)[0], height / (high - low + 2 * slack)[1])
-    fitted = sheets.fit(shown.image, round(w * ratio), round(h * ratio))
-    ratio_x, ratio_y = fitted.shape[1] / w, fitted.shape[0] / h
-    before = np.ceil((slack - low) * ratio).astype(int)
-    after = np.ceil((high - (w, h) + slack) * ratio).astype(int)
-    sheet = sheets.pad(
-        fitted, left=int(before[0]), top=int(before[1]), right=int(after[0]), bottom=int(after[1])
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that its suffix names; the same figure is the same file."""
+    with matplotlib.rc_context(_PRINT):
+        figure.savefig(path, dpi=250, metadata=_NO_DATES.get(path.suffix[1:]))
+
+
+def draw_path(
+    axes: Axes, shown: Shown, *, first: int = 0, last: int | None = None, marker: float = 8.5
+) -> None:
+    """The fixations in order, numbered and joined."""
+    height, width = shown.image.shape[:2]
+    points = ((np.clip(shown.fixations, -1, 1) + 1) / 2 * (width, height))[first:last]
+    edge = [withStroke(linewidth=2.4, foreground="black", alpha=0.6)]
+    if len(points) > 1:
+        axes.plot(*points.T, color="white", linewidth=1.2, path_effects=edge, clip_on=False)
+    for number, (x, y) in enumerate(points, first):
+        color = np.array(GLIMPSE_COLORS[number % len(GLIMPSE_COLORS)]) / 255
+        axes.plot(
+            x,
+            y,
+            "o",
+            markersize=marker,
+            color=color,
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            path_effects=[withStroke(linewidth=1.8, foreground="black", alpha=0.5)],
+            clip_on=False,
+        )
+        axes.text(
+            x,
+            y,
+            str(number + 1),
+            size=max(5.0, 0.7 * marker),
+            color="#141414",
+            weight="bold",
+            ha="center",
+            va="center_baseline",
+        )
+
+
+def draw_boxes(axes: Axes, shown: Shown, glimpses: Sequence[int], *, clip: bool = True) -> None:
+    """Draw what the patches of some glimpses cover."""
+    boxes = patch_boxes(
+        (shown.image.shape[0], shown.image.shape[1]), shown.fixations, shown.resolutions
     )
-    centre = (where + 1) / 2 * (fitted.shape[1], fitted.shape[0]) + before
-    moved = 2 * centre / (sheet.shape[1], sheet.shape[0]) - 1
-    scaled = box * (ratio_x, ratio_y, ratio_x, ratio_y) + np.tile(before, 2)
-    return draw_scanpath(sheet, moved, scaled[None], first=glimpse)
+    for t in glimpses:
+        color = np.array(GLIMPSE_COLORS[t % len(GLIMPSE_COLORS)]) / 255
+        for x0, y0, x1, y1 in boxes[t].tolist():
+            axes.add_patch(
+                Rectangle(
+                    (x0, y0),
+                    x1 - x0,
+                    y1 - y0,
+                    fill=False,
+                    edgecolor=color,
+                    linewidth=1.1,
+                    path_effects=[withStroke(linewidth=2.0, foreground="black", alpha=0.6)],
+                    clip_on=clip,
+                )
+            )
 
 
-def figure_3(models: Sequence[tuple[str, Shown]], width: int = 1600) -> Picture:
-    """Glimpses in order, the boxes of one of them, and the composite: one band a model.
+def box_diagram(
+    sheet: Sheet, shown: Shown, glimpse: int, place: tuple[float, float, float, float]
+) -> None:
+    """Draw what the patches of one glimpse cover, on the image, also where they leave it."""
+    height, width = shown.image.shape[:2]
+    box = patch_boxes((height, width), shown.fixations[glimpse : glimpse + 1], shown.resolutions)[0]
+    low = np.minimum(box[:, :2].min(axis=0), 0.0)
+    high = np.maximum(box[:, 2:].max(axis=0), (width, height))
+    left, top, room_x, room_y = place
+    zoom = min(room_x / (high - low)[0], room_y / (high - low)[1])
+    w, h = zoom * (high - low)
+    axes = sheet.axes(left + (room_x - w) / 2, top + (room_y - h) / 2, w, h)
+    axes.imshow(shown.image, extent=(0, width, height, 0), interpolation="none", aspect="auto")
+    axes.set(xlim=(low[0], high[0]), ylim=(high[1], low[1]))
+    draw_boxes(axes, shown, [glimpse], clip=False)
+    draw_path(axes, shown, first=glimpse, last=glimpse + 1)
+
+
+def glimpse_columns(
+    sheet: Sheet, shown: Shown, left: float, top: float, side: float, *, names: bool = True
+) -> None:
+    """The glimpses from top to bottom, their patches from left to right, sharpest first."""
+    gap = 0.06
+    for t, glimpse in enumerate(shown.patches()):
+        y = top + t * (side + gap)
+        for s, patch in enumerate(glimpse):
+            sheet.image(patch, left + s * (side + gap), y, side, side)
+    if names:
+        bottom = top + len(shown.fixations) * (side + gap) - gap
+        for s, name in enumerate(shown.sharpest_first):
+            sheet.text(
+                left + s * (side + gap) + side / 2,
+                bottom,
+                name,
+                _SMALL,
+                align="center",
+                color=_QUIET,
+            )
+
+
+def figure_3(models: Sequence[tuple[str, Shown]]) -> Figure:
+    """Glimpses in order, the boxes of the second, and the composite: one band a model.
 
     Args:
         models: Title and deed of each, all on one image.
-        width: Of the sheet, at most, in pixels.
     """
-    inner, height, gap = width - 56, 440, 24
-    strips = [_strip(shown, height, round(0.42 * inner)) for _, shown in models]
-    middle = max(200, *(strip.shape[1] for strip in strips))
-    side = (inner - middle - 2 * gap) // 2
-    truth = sheets.breed(models[0][1].truth)
-    bands = [sheets.caption(f"{truth}: what each model looked at", inner, 24, align="left")]
-    for letter, (title, shown), strip in zip("abcd", models, strips, strict=False):
-        looks = len(shown.fixations)
+    gap, body, column = 0.14, 2.05, 2.0
+    band = _LINE + body + _LINE + 0.16
+    sheet = Sheet(0.3 + band * len(models))
+    sheet.text(0.02, 0.04, breed(models[0][1].truth), _TITLE, weight="bold", room=WIDTH)
+    side_room = WIDTH - 2 * column - 2 * gap
+    for number, (letter, (title, shown)) in enumerate(zip("abcd", models, strict=False)):
+        top = 0.3 + number * band
+        sheet.text(0.02, top, f"({letter}) {title}: {shown.verdict()}", room=WIDTH - 0.04)
+        top += _LINE + 0.02
+        looks, count = len(shown.fixations), len(shown.resolutions)
         chosen = min(1, looks - 1)
-        fitted = _shape(sheets.fit(shown.image, side, height))
-        seen = composite(shown.image, shown.fixations, shown.resolutions, size=fitted)
-        columns = [
-            (box_diagram(shown, chosen, side, height), side, f"boxes of glimpse {chosen + 1}"),
-            (strip, middle, "glimpses, in order" if looks > 1 else "the glimpse"),
-            (seen, side, "composite of all glimpses" if looks > 1 else "composite"),
-        ]
-        parts = [
-            sheets.below(
-                [
-                    sheets.place(picture, space, height),
-                    sheets.caption(text, space, _SMALL, color=sheets.QUIET),
-                ],
-                gap=6,
-            )
-            for picture, space, text in columns
-        ]
-        heading = f"({letter}) {title}: {shown.verdict()}"
-        bands.append(sheets.caption(heading, inner, _TEXT, align="left"))
-        bands.append(sheets.beside(parts, gap=gap))
-    return sheets.margin(sheets.below(bands, gap=14, align="left"))
+        box_diagram(sheet, shown, chosen, (0.02, top, column - 0.02, body))
+        side = min(
+            (body - 0.06 * (looks - 1)) / looks, (side_room - 0.06 * (count - 1)) / count, 0.9
+        )
+        wide = count * side + 0.06 * (count - 1)
+        tall = looks * side + 0.06 * (looks - 1)
+        glimpse_columns(
+            sheet, shown, column + gap + (side_room - wide) / 2, top + (body - tall) / 2, side
+        )
+        seen = composite(shown.image, shown.fixations, shown.resolutions, size=_fitted(shown))
+        sheet.image(seen, WIDTH - column, top, column - 0.02, body, size=shown.image.shape[:2])
+        words = {
+            column / 2: f"boxes of glimpse {chosen + 1}",
+            WIDTH - column / 2: "composite of all glimpses" if looks > 1 else "composite",
+        }
+        for x, text in words.items():
+            sheet.text(x, top + body, text, _SMALL, align="center", color=_QUIET)
+    return sheet.figure
 
 
-def _strip(shown: Shown, height: int, width: int) -> Picture:
-    """The glimpses as large as fits, at most 220 pixels a patch."""
-    looks, count = len(shown.fixations), len(shown.resolutions)
-    # The drawer's own gaps, numbers at the left and names at the top.
-    side = min((height - 20 - 8 * (looks - 1)) // looks, (width - 40) // count - 8, 220)
-    return glimpse_strip(shown.patches(), shown.sharpest_first, side=max(side, 24))
-
-
-def figure_5(title: str, examples: Sequence[Shown], width: int = 1600) -> Picture:
-    """Image with the glimpses' boxes, context, glimpses: a framed tile an image, in two columns.
+def figure_5(title: str, examples: Sequence[Shown]) -> Figure:
+    """Image with the glimpses' outlines, context, glimpses: a framed row an image.
 
     Args:
         title: Of the model.
         examples: What it did on each image.
-        width: Of the sheet, in pixels.
     """
-    gap, across = 20, 2 if len(examples) > 1 else 1
-    outer = (width - 56 - gap * (across - 1)) // across
-    tiles = [_tile(shown, outer, head=i < across) for i, shown in enumerate(examples)]
-    rows = [
-        sheets.beside(tiles[i : i + across], gap=gap, align="top")
-        for i in range(0, len(tiles), across)
-    ]
-    heading = sheets.caption(title, width - 56, 24, align="left")
-    return sheets.margin(sheets.below([heading, *rows], gap=gap, align="left"))
+    across = 2 if len(examples) > 1 else 1
+    gap, pad = 0.14, 0.06
+    outer = (WIDTH - gap * (across - 1) - 0.04) / across
+    body = 1.15
+    row = body + _LINE + 2 * pad
+    rows = -(-len(examples) // across)
+    sheet = Sheet(0.5 + rows * (row + gap))
+    sheet.text(0.02, 0.04, title, _TITLE, weight="bold", room=WIDTH - 0.04)
+    context = 0.72 if across == 2 else 0.9
+    for number, shown in enumerate(examples):
+        left = 0.02 + (number % across) * (outer + gap)
+        top = 0.5 + (number // across) * (row + gap)
+        looks, count = len(shown.fixations), len(shown.resolutions)
+        share = (outer - context - 4 * pad) * (0.36 if count == 1 else 0.46)
+        side = min((body - 0.06 * (looks - 1)) / looks, (share - 0.06 * (count - 1)) / count)
+        wide, tall = (n * side + 0.06 * (n - 1) for n in (count, looks))
+        slot = max(wide, 0.66)  # its title takes as much
+        room = outer - context - slot - 4 * pad
+        axes = sheet.image(shown.image, left + pad, top + pad, room, body)
+        draw_boxes(axes, shown, range(looks))
+        draw_path(axes, shown)
+        middle = left + 2 * pad + room
+        sheet.image(shown.context(), middle, top + pad, context, body)
+        last = middle + context + pad + (slot - wide) / 2
+        glimpse_columns(sheet, shown, last, top + pad + (body - tall) / 2, side, names=False)
+        named = "" if shown.right else f", answered {breed(shown.answer)}"
+        sheet.text(
+            left + outer / 2,
+            top + pad + body,
+            breed(shown.truth) + named,
+            align="center",
+            room=outer - 2 * pad,
+        )
+        sheet.frame(left, top, outer, row, shown.right)
+        if number < across:
+            heads = {
+                left + pad + room / 2: "(a) image",
+                middle + context / 2: "(b) context",
+                last + wide / 2: "(c) glimpses" if looks > 1 else "(c) glimpse",
+            }
+            for x, text in heads.items():
+                sheet.text(x, 0.29, text, _SMALL, align="center", color=_QUIET)
+    return sheet.figure
 
 
-def _tile(shown: Shown, outer: int, *, head: bool) -> Picture:
-    """One row of the paper's Figure 5: (a) image, (b) context, (c) glimpses."""
-    frame, gap, height = 6, 12, 236
-    inner = outer - 2 * frame - 2 * gap
-    share = {1: 0.32, 2: 0.42}.get(len(shown.resolutions), 0.48)
-    strip = _strip(shown, height, round(share * inner))
-    context = min(190, round(0.22 * inner))
-    looks = "(c) glimpses" if len(shown.fixations) > 1 else "(c) glimpse"
-    slot = max(strip.shape[1], sheets.text_width(looks, _SMALL) + 4)
-    room = inner - slot - context - 2 * gap
-    parts = [
-        (scanpath(shown, room, height, boxes=True), room, "(a) picture"),
-        (sheets.fit(shown.context(), context, context), context, "(b) context"),
-        (strip, slot, looks),
-    ]
-    row = sheets.beside([sheets.place(p, space, height) for p, space, _ in parts], gap=gap)
-    names = sheets.breed(shown.truth)
-    if not shown.right:
-        names += f", answered {sheets.breed(shown.answer)}"
-    color = sheets.INK if shown.right else WRONG_COLOR
-    line = sheets.caption(names, row.shape[1], _TEXT, color=color)
-    body = sheets.pad(sheets.below([row, line], gap=4), left=gap, right=gap, top=gap, bottom=4)
-    tile = sheets.frame(body, shown.right, frame)
-    if not head:
-        return tile
-    heads = sheets.beside(
-        [sheets.caption(text, space, _SMALL, color=sheets.QUIET) for _, space, text in parts],
-        gap=gap,
-    )
-    return sheets.below([heads, tile], gap=2)
-
-
-def figure_6(titles: Sequence[str], rows: Sequence[Sequence[Shown]], width: int = 1600) -> Picture:
-    """The same images by several models: scanpath and composite, framed green or red.
+def figure_6(titles: Sequence[str], rows: Sequence[Sequence[Shown]]) -> Figure:
+    """The same images by several models: fixations and composite, framed green or red.
 
     Args:
         titles: Of the models, one a column.
         rows: For each image, what each model did.
-        width: Of the sheet, in pixels.
     """
-    gap, frame, inside = 18, 6, 8
-    inner = width - 56
-    column = (inner - gap * (len(titles) - 1)) // len(titles)
-    # Few columns would make giants of the images.
-    cell = min(column, 560)
-    half = (cell - 2 * frame - 3 * inside) // 2
-    height = min(half, 210)
-    heads = [sheets.place(sheets.caption(title, cell, _TEXT), column, 30) for title in titles]
-    bands = [sheets.beside(heads, gap=gap)]
-    looks = max(len(shown.fixations) for row in rows for shown in row)
-    if looks > 1:
-        bands.insert(0, sheets.key(GLIMPSE_COLORS[:looks], "fixations in order"))
-    for number, row in enumerate(rows, 1):
-        cells = []
-        for shown in row:
-            picture = scanpath(shown, half, height, boxes=False)
-            seen = composite(shown.image, shown.fixations, shown.resolutions, size=_shape(picture))
-            pair = sheets.beside(
-                [sheets.place(part, half, height) for part in (picture, seen)], gap=inside
+    gap, pad, models = 0.1, 0.04, len(titles)
+    across = max(1, _CELLS // models)
+    cell = (WIDTH - 0.04 - gap * (models * across - 1)) / (models * across)
+    half = (cell - 3 * pad) / 2
+    lines = -(-len(rows) // across)
+    # Ten images of four models fit a page.
+    body = max(0.4, min(half, 10.4 / lines - 2 * _LINE - 2 * pad))
+    row = 2 * _LINE + body + 2 * pad
+    sheet = Sheet(0.3 + lines * row)
+
+    def left_of(group: int, column: int) -> float:
+        return 0.02 + (group * models + column) * (cell + gap)
+
+    for group in range(min(across, len(rows))):
+        for column, title in enumerate(titles):
+            sheet.text(
+                left_of(group, column) + cell / 2,
+                0.06,
+                title,
+                _SMALL,
+                align="center",
+                weight="bold",
+                room=cell,
             )
-            pair = sheets.pad(pair, left=inside, right=inside, top=inside, bottom=inside)
-            framed = sheets.frame(pair, shown.right, frame)
-            text = "" if shown.right else f"answered {sheets.breed(shown.answer)}"
-            line = sheets.caption(text, framed.shape[1], _SMALL, color=WRONG_COLOR)
-            cells.append(sheets.place(sheets.below([framed, line], gap=2), column, 0))
-        truth = f"{number}. {sheets.breed(row[0].truth)}"
-        head = sheets.caption(truth, inner, _TEXT, align="left")
-        bands.append(sheets.below([head, sheets.beside(cells, gap=gap)], gap=2, align="left"))
-    return sheets.margin(sheets.below(bands, gap=6, align="left"))
+    for number, shown_by in enumerate(rows):
+        group, top = number % across, 0.3 + number // across * row
+        truth = f"{number + 1}. {breed(shown_by[0].truth)}"
+        sheet.text(left_of(group, 0), top, truth, room=models * (cell + gap) - gap)
+        top += _LINE
+        for column, shown in enumerate(shown_by):
+            left = left_of(group, column)
+            image = sheet.image(shown.image, left + pad, top + pad, half, body)
+            draw_path(image, shown, marker=6.5)
+            # Noise does not compress: no finer than print needs.
+            seen = composite(
+                shown.image, shown.fixations, shown.resolutions, size=_fitted(shown, 192)
+            )
+            sheet.image(
+                seen, left + 2 * pad + half, top + pad, half, body, size=shown.image.shape[:2]
+            )
+            sheet.frame(left, top, cell, body + 2 * pad, shown.right)
+            if not shown.right:
+                sheet.text(
+                    left + cell / 2,
+                    top + body + 2 * pad,
+                    f"answered {breed(shown.answer)}",
+                    _SMALL,
+                    align="center",
+                    color="#b3261e",
+                    room=cell,
+                )
+    return sheet.figure
 
 
-def _shape(picture: Picture) -> tuple[int, int]:
-    return picture.shape[0], picture.shape[1]
+def _fitted(shown: Shown, most: int = 384) -> tuple[int, int]:
+    """Height and width of a composite: fine enough for the sharpest patch, and no finer."""
+    height, width = shown.image.shape[:2]
+    zoom = most / min(height, width)
+    return round(zoom * height), round(zoom * width)
+
+
+def _printable(text: str) -> str:
+    """Without what no font and no XML holds: control characters, halves of surrogate pairs."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

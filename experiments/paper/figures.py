@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
-from PIL import Image
+from matplotlib.figure import Figure
 
-from experiments.paper import vector
 from experiments.paper.config import FiguresConfig
-from experiments.paper.figure_parts import Shown, figure_3, figure_5, figure_6
+from experiments.paper.figure_parts import Shown, figure_3, figure_5, figure_6, save
 from experiments.runtime.runs import RunError, write_json
 from experiments.train.playback import Playback, open_run, play_back, run_titles
 from glimpse_env.datasets.base import ImageDataset
@@ -208,7 +207,7 @@ def _draw_3(
             "the one whose fixations lie furthest apart"
         )
     shown = [(model.title, model.show(dataset, index)) for model in models]
-    file = _save(config, "figure-3", figure_3, vector.figure_3, shown)
+    file = _save(config, "figure-3", figure_3(shown))
     letters = "; ".join(
         f"({letter}) {title}" for letter, (title, _) in zip("abcd", shown, strict=False)
     )
@@ -228,7 +227,7 @@ def _draw_5(
     config: FiguresConfig, model: Model, dataset: ImageDataset, images: np.ndarray, name: str
 ) -> dict[str, Any]:
     examples = [model.show(dataset, index) for index in images.tolist()]
-    file = _save(config, name, figure_5, vector.figure_5, model.title, examples)
+    file = _save(config, name, figure_5(model.title, examples))
     return {
         "figure": 5,
         "file": file,
@@ -245,7 +244,7 @@ def _draw_6(
 ) -> dict[str, Any]:
     rows = [[model.show(dataset, index) for model in models] for index in images.tolist()]
     titles = [model.title for model in models]
-    file = _save(config, "figure-6", figure_6, vector.figure_6, titles, rows)
+    file = _save(config, "figure-6", figure_6(titles, rows))
     return {
         "figure": 6,
         "file": file,
@@ -276,19 +275,10 @@ def _describe(dataset: ImageDataset, index: int, models: Sequence[Model]) -> dic
     }
 
 
-def _save(
-    config: FiguresConfig,
-    name: str,
-    pixels: Callable[..., np.ndarray],
-    vectors: Callable[..., Any],
-    *content: Any,
-) -> str:
-    """Draw and write one figure; returns its file's name."""
+def _save(config: FiguresConfig, name: str, figure: Figure) -> str:
+    """Write one figure; returns its file's name."""
     path = config.out / f"{name}.{config.format}"
-    if config.format == "png":
-        Image.fromarray(pixels(*content)).save(path, optimize=True)
-    else:
-        vector.save(vectors(*content), path)
+    save(figure, path)
     return path.name
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from encoders.spec import Normalisation, get_spec
 from experiments.pretrain.config import PretrainConfig
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramids.pyramid import Pyramid, PyramidStore, dataset_pyramid
+from glimpse_env.pyramids.pyramid import Pyramid, dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
 from glimpse_env.walk import epoch_order
 
@@ -55,7 +55,8 @@ class PatchSampler:
     ) -> None:
         """Open no image yet."""
         self.config, self.dataset, self.indices, self.share = config, dataset, indices, share
-        self.store = PyramidStore(dataset, config.resolutions, config.cache_mb * 2**20)
+        self.room = config.cache_mb * 2**20
+        self._kept: dict[int, Pyramid] = {}
         self._lock = Lock()
         # A million images take a while to shuffle; a batch touches two epochs at most.
         self._order = lru_cache(maxsize=2)(self._shuffled)
@@ -64,13 +65,18 @@ class PatchSampler:
         return self.indices[epoch_order(len(self.indices), (self.config.seed, 1), epoch)]
 
     def _pyramid(self, index: int) -> Pyramid:
-        """Decode an image unless it is kept; threads only wait for one another at the cache."""
-        with self._lock:
-            pyramid = self.store.kept(index)
+        """Decode an image unless it is kept.
+
+        What has no room is not kept: all images come again once an epoch, so dropping one for
+        another gains nothing.
+        """
+        pyramid = self._kept.get(index)
         if pyramid is None:
-            pyramid = dataset_pyramid(self.dataset, index, self.store.resolutions)
+            pyramid = dataset_pyramid(self.dataset, index, self.config.resolutions)
             with self._lock:
-                self.store.keep(index, pyramid)
+                if index not in self._kept and pyramid.nbytes <= self.room:
+                    self._kept[index] = pyramid
+                    self.room -= pyramid.nbytes
         return pyramid
 
     def batch(self, step: int) -> Batch:

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int64
 
 from encoders.bank import FeatureBank
 from experiments.attention.measures import Scenery, survey
+from experiments.data import breed
 from experiments.geometry import relative_to_box, to_pixels
 from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_accuracy
-from experiments.paper.sheets import breed
 from experiments.runtime.runs import RunError
 from experiments.see.config import Over
 from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles

@@ -9,10 +9,9 @@ Shape key: H W image height and width, h w the same of a level.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -167,7 +166,7 @@ def dataset_pyramid(
 
 @runtime_checkable
 class SupportsImages(Protocol):
-    """A data set that a store of pyramids can read."""
+    """A data set that pyramids can be built from."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -176,119 +175,3 @@ class SupportsImages(Protocol):
     def image(self, index: int) -> np.ndarray:
         """The RGB image at an index, [H, W, 3] uint8."""
         ...
-
-
-class PyramidStore:
-    """Pyramids of a data set's images, decoded on demand and kept while they fit.
-
-    The least recently used pyramids are dropped beyond `capacity_bytes`. A pickled store carries
-    the data set and the settings but no images, and it holds neither locks nor open files, so it
-    may be handed to or forked into worker processes; each then keeps its own cache.
-
-    Args:
-        dataset: Anything with `image(index)` and a length.
-        resolutions: The levels to build.
-        capacity_bytes: Bound on the memory kept, in bytes. The three levels of a 3:4 image take
-            0.77 MB. 0 keeps nothing.
-
-    Raises:
-        ValueError: On a wrong resolution or a negative capacity.
-    """
-
-    def __init__(
-        self,
-        dataset: SupportsImages,
-        resolutions: Sequence[str] = RESOLUTIONS,
-        capacity_bytes: int = 2**31,
-    ):
-        """See the class."""
-        if capacity_bytes < 0:
-            raise ValueError(f"capacity_bytes must be 0 or more, got {capacity_bytes}")
-        self.dataset = dataset
-        self.resolutions = check_resolutions(resolutions)
-        self.capacity_bytes = capacity_bytes
-        self._clear()
-
-    def _clear(self) -> None:
-        self._kept: OrderedDict[int, Pyramid] = OrderedDict()
-        self._kept_bytes = 0
-
-    def __len__(self) -> int:
-        """Number of images in the data set."""
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Pyramid:
-        """The pyramid of image `index`.
-
-        Raises:
-            IndexError: If there is no such image.
-        """
-        index = int(index)
-        if not 0 <= index < len(self.dataset):
-            raise IndexError(f"image {index} of {len(self.dataset)}")
-        pyramid = self.kept(index)
-        if pyramid is None:
-            pyramid = dataset_pyramid(self.dataset, index, self.resolutions)
-            self.keep(index, pyramid)
-        return pyramid
-
-    def kept(self, index: int) -> Pyramid | None:
-        """The pyramid of an image if it is in memory; it then counts as just used."""
-        pyramid = self._kept.get(index)
-        if pyramid is not None:
-            self._kept.move_to_end(index)
-        return pyramid
-
-    def keep(self, index: int, pyramid: Pyramid) -> None:
-        """Keeps a pyramid made elsewhere (by one of several threads, say), if it fits."""
-        if index in self._kept or pyramid.nbytes > self.capacity_bytes:
-            return
-        self._kept[index] = pyramid
-        self._kept_bytes += pyramid.nbytes
-        while self._kept_bytes > self.capacity_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped.nbytes
-
-    def gather(self, indices: Iterable[int]) -> list[Pyramid]:
-        """The pyramids of several images, in order."""
-        return [self[index] for index in indices]
-
-    def preload(self, indices: Iterable[int] | None = None) -> bool:
-        """Decodes images ahead of use, as long as they fit.
-
-        Args:
-            indices: Which images; all by default.
-
-        Returns:
-            Whether all of them are now in memory. Stops once one pushes another out.
-        """
-        for index in range(len(self)) if indices is None else indices:
-            index = int(index)
-            if index in self._kept:
-                continue
-            before = len(self._kept)
-            self[index]
-            if len(self._kept) <= before:
-                return False
-        return True
-
-    @property
-    def cached_bytes(self) -> int:
-        """Memory now taken by kept pyramids, in bytes."""
-        return self._kept_bytes
-
-    @property
-    def cached_indices(self) -> tuple[int, ...]:
-        """Images now kept, least recently used first."""
-        return tuple(self._kept)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The settings without the cache."""
-        state = self.__dict__.copy()
-        del state["_kept"], state["_kept_bytes"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Starts with an empty cache."""
-        self.__dict__.update(state)
-        self._clear()

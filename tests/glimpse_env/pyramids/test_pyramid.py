@@ -1,9 +1,6 @@
-"""Pyramids: exact sizes, an exact filter, and a store that forgets in time."""
+"""Pyramids: exact sizes and an exact filter."""
 
 from __future__ import annotations
-
-import multiprocessing
-import pickle
 
 import numpy as np
 import pytest
@@ -12,28 +9,11 @@ from PIL import Image
 from glimpse_env.pyramids.pyramid import (
     MAX_ASPECT,
     RESOLUTIONS,
-    PyramidStore,
     build_pyramid,
     check_resolutions,
     level_shape,
 )
 from tests.glimpse_env.retina.slow_retina import slow_resize
-
-
-class Images:
-    """A data set of random images that counts how often it is asked for one."""
-
-    def __init__(self, shapes):
-        self.shapes = shapes
-        self.decoded = []
-
-    def __len__(self):
-        return len(self.shapes)
-
-    def image(self, index):
-        self.decoded.append(index)
-        shape = (*self.shapes[index], 3)
-        return np.random.default_rng(index).integers(0, 256, shape, dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -109,104 +89,6 @@ def test_an_empty_or_extremely_elongated_image_is_refused():
         build_pyramid(np.zeros((0, 10, 3), np.uint8))
     with pytest.raises(ValueError, match="crop it"):
         build_pyramid(np.zeros((1, MAX_ASPECT + 1, 3), np.uint8))
-
-
-# One pyramid of low levels of a 50x50 image takes 96 * 96 * 3 bytes.
-LOW = 96 * 96 * 3
-
-
-def test_the_store_decodes_once_while_the_image_fits():
-    images = Images([(50, 50)] * 4)
-    store = PyramidStore(images, ("low",), capacity_bytes=2 * LOW)
-    first = store[0]
-    assert store[0] is first
-    assert images.decoded == [0]
-    np.testing.assert_array_equal(
-        first.levels["low"], build_pyramid(images.image(0), ("low",)).levels["low"]
-    )
-
-
-def test_the_store_drops_the_least_recently_used():
-    images = Images([(50, 50)] * 4)
-    store = PyramidStore(images, ("low",), capacity_bytes=2 * LOW)
-    store.gather([0, 1, 0, 2])
-    assert store.cached_indices == (0, 2)
-    assert store.cached_bytes == 2 * LOW
-    store.gather([0, 1])
-    assert images.decoded == [0, 1, 2, 1]
-
-
-def test_the_store_never_exceeds_its_bound():
-    images = Images([(50, 50), (50, 150), (50, 50), (50, 500), (70, 50)])
-    store = PyramidStore(images, ("low",), capacity_bytes=4 * LOW)
-    for index in np.random.default_rng(0).integers(0, 5, 60):
-        kept = store[index]
-        assert kept.levels["low"].shape[0] >= 96
-        assert store.cached_bytes <= 4 * LOW
-        assert store.cached_bytes == sum(store[i].nbytes for i in store.cached_indices)
-
-
-def test_an_image_too_big_to_keep_is_served_and_others_stay():
-    images = Images([(50, 50), (50, 5000)])
-    store = PyramidStore(images, ("low",), capacity_bytes=LOW)
-    assert store[0].nbytes == LOW
-    assert store[1].nbytes > LOW
-    assert store.cached_indices == (0,)
-
-
-def test_preload_says_whether_all_fits():
-    images = Images([(50, 50)] * 5)
-    roomy = PyramidStore(images, ("low",), capacity_bytes=5 * LOW)
-    assert roomy.preload()
-    images.decoded.clear()
-    roomy.gather(range(5))
-    assert images.decoded == []
-    tight = PyramidStore(images, ("low",), capacity_bytes=3 * LOW)
-    assert not tight.preload()
-    assert len(tight.cached_indices) == 3
-    assert len(images.decoded) == 4
-    assert tight.preload([3])
-
-
-def test_wrong_indices_and_capacities_are_refused():
-    images = Images([(50, 50)] * 2)
-    store = PyramidStore(images, ("low",))
-    assert len(store) == 2
-    for index in (2, -1):
-        with pytest.raises(IndexError, match=f"image {index} of 2"):
-            store[index]
-    with pytest.raises(ValueError, match="capacity_bytes"):
-        PyramidStore(images, capacity_bytes=-1)
-
-
-def test_a_pickled_store_leaves_the_images_behind():
-    store = PyramidStore(Images([(50, 50)] * 3), ("low",))
-    store.preload()
-    packed = pickle.dumps(store)
-    assert len(packed) < LOW
-    copy = pickle.loads(packed)
-    assert copy.cached_indices == ()
-    np.testing.assert_array_equal(copy[2].levels["low"], store[2].levels["low"])
-
-
-def _sum_of_low_level(store, index, answers):
-    answers.put(int(store[index].levels["low"].sum()))
-
-
-@pytest.mark.skipif(
-    "fork" not in multiprocessing.get_all_start_methods(), reason="this platform cannot fork"
-)
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_worker_can_use_the_store():
-    context = multiprocessing.get_context("fork")
-    store = PyramidStore(Images([(50, 50)] * 3), ("low",))
-    answers = context.SimpleQueue()
-    store[0]
-    worker = context.Process(target=_sum_of_low_level, args=(store, 1, answers))
-    worker.start()
-    assert answers.get() == int(store[1].levels["low"].sum())
-    worker.join(10)
-    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 60), (288, 483), (1500, 1100), (97, 384)])

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from experiments.paper import vector
+from experiments.paper import figure_parts
 from experiments.paper.config import FiguresConfig
 from experiments.paper.figure_parts import Shown
 from experiments.paper.figures import figures
@@ -29,9 +29,9 @@ def shown() -> Shown:
 def drawn(shown: Shown) -> dict[str, object]:
     high = replace(shown, resolutions=("high",), answer="ringed_hound")
     return {
-        "3": vector.figure_3([("all three", shown), ("high only", high)]),
-        "5": vector.figure_5("all three", [shown, high, shown]),
-        "6": vector.figure_6(["all three", "high only"], [[shown, high], [shown, high]]),
+        "3": figure_parts.figure_3([("all three", shown), ("high only", high)]),
+        "5": figure_parts.figure_5("all three", [shown, high, shown]),
+        "6": figure_parts.figure_6(["all three", "high only"], [[shown, high], [shown, high]]),
     }
 
 
@@ -44,7 +44,7 @@ def test_text_and_boxes_are_vectors(shown: Shown, tmp_path: Path) -> None:
     found = {}
     for name, figure in drawn(shown).items():
         path = tmp_path / f"{name}.svg"
-        vector.save(figure, path)
+        figure_parts.save(figure, path)
         found[name] = words(path)
         tree = ElementTree.parse(path)
         pixels = sum(1 for _ in tree.iter(f"{SVG}image"))
@@ -60,7 +60,7 @@ def test_text_and_boxes_are_vectors(shown: Shown, tmp_path: Path) -> None:
 def test_a_pdf_has_fonts_of_its_own_and_fits_the_page(shown: Shown, tmp_path: Path) -> None:
     for name, figure in drawn(shown).items():
         path = tmp_path / f"{name}.pdf"
-        vector.save(figure, path)
+        figure_parts.save(figure, path)
         content = path.read_bytes()
         assert content.startswith(b"%PDF") and b"/FontFile2" in content
         assert b"/Subtype /Type3" not in content
@@ -76,14 +76,14 @@ def _is_text(artist: object) -> bool:
 
 
 def test_ten_images_of_four_models_fit_a_page(shown: Shown) -> None:
-    figure = vector.figure_6([f"model {n}" for n in range(4)], [[shown] * 4] * 10)
+    figure = figure_parts.figure_6([f"model {n}" for n in range(4)], [[shown] * 4] * 10)
     assert figure.get_figheight() < 11
 
 
-@pytest.mark.parametrize("form", ["pdf", "svg"])
+@pytest.mark.parametrize("form", ["png", "pdf", "svg"])
 def test_the_same_figure_is_the_same_file(shown: Shown, tmp_path: Path, form: str) -> None:
     for name in ("one", "two"):
-        vector.save(vector.figure_5("m", [shown]), tmp_path / f"{name}.{form}")
+        figure_parts.save(figure_parts.figure_5("m", [shown]), tmp_path / f"{name}.{form}")
     one, two = ((tmp_path / f"{name}.{form}").read_bytes() for name in ("one", "two"))
     assert one == two
 
@@ -95,7 +95,7 @@ def test_names_are_text_and_nothing_else(shown: Shown, tmp_path: Path) -> None:
         [replace(shown, truth=name, answer=f"{name}?", resolutions=("high",))] for name in names
     ]
     for form in ("svg", "pdf"):
-        vector.save(vector.figure_6([HOSTILE[1]], rows), tmp_path / f"odd.{form}")
+        figure_parts.save(figure_parts.figure_6([HOSTILE[1]], rows), tmp_path / f"odd.{form}")
     found = words(tmp_path / "odd.svg")
     assert any("<script>" in text for text in found)
     assert any("a$b$c" in text for text in found)
@@ -103,7 +103,7 @@ def test_names_are_text_and_nothing_else(shown: Shown, tmp_path: Path) -> None:
 
 def test_long_names_stay_in_their_room(shown: Shown) -> None:
     odd = replace(shown, answer="a_name_of_very_many_words_" * 5)
-    figure = vector.figure_6(["m"] * 4, [[odd] * 4])
+    figure = figure_parts.figure_6(["m"] * 4, [[odd] * 4])
     figure.canvas.draw()
     for text in figure.texts:
         if text.get_text().startswith("answered"):
