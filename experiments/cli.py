@@ -38,18 +38,7 @@ _BUSY = 0.5
 # What a person who pressed Ctrl-C can do next.
 _GO_ON = {
     **dict.fromkeys(
-        (
-            "download",
-            "pyramids",
-            "bank",
-            "probe",
-            "demo",
-            "table1",
-            "variants",
-            "compare",
-            "tune",
-            "job",
-        ),
+        "download pyramids bank probe demo table1 variants compare tune job".split(),
         "the same command goes on where it was",
     ),
     "play": "every session is on disk: the same command serves them again",
@@ -58,21 +47,9 @@ _GO_ON = {
     ),
     **dict.fromkeys(
         (
-            "evaluate",
-            "report",
-            "dedup",
-            "figures",
-            "attention",
-            "view",
-            "record",
-            "contest",
-            "look",
-            "classifier",
-            "look",
-            "classifier",
-            "publish",
-            "benchmark",
-        ),
+            "evaluate report dedup figures attention view record contest look classifier publish "
+            "benchmark"
+        ).split(),
         "the same command begins again",
     ),
 }
@@ -133,7 +110,15 @@ def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
         assert function is not None, "main has asked"
         return parse_command(name, function, arguments)
     command, arguments = COMMANDS[name], renamed_flags(name, arguments)
-    program, options, run = f"glimpse {name}", _load(command.options), command.run
+    try:
+        program, options, run = f"glimpse {name}", _load(command.options), command.run
+    except ModuleNotFoundError as error:
+        if error.name != "experiments.benchmarks":
+            raise
+        raise ValueError(
+            "benchmarks do not come with an installation: run `glimpse benchmark` in a checkout of "
+            "the project's repository"
+        ) from error
     if name == "compare":  # a track has options, and a function, of its own
         asked = _load("experiments.tracks.config:asked_for")(arguments)
         if asked:

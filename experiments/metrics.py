@@ -105,11 +105,10 @@ def wilson(successes: int, count: int) -> Estimate:
     """
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(f"{successes} of {count} is no share: count at least one image")
-    share, z2 = successes / count, Z95**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    # Rounding must not put the share itself outside.
-    return Estimate(share, max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share)))
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, count).proportion_ci(method="wilson")
+    return Estimate(successes / count, float(interval.low), float(interval.high))
 
 
 def mean_estimate(values: Float[np.ndarray, " N"]) -> Estimate:
@@ -200,6 +199,26 @@ class Score:
     """Number of images scored."""
 
 
+def score(
+    labels: Integer[np.ndarray, " N"],
+    predictions: Integer[np.ndarray, " N"],
+    num_classes: int,
+) -> Score:
+    """Sum up what was answered.
+
+    Raises:
+        ValueError: As `mean_class_accuracy`.
+    """
+    low, high = bootstrap_interval(labels, predictions, num_classes)
+    return Score(
+        ma=100 * mean_class_accuracy(labels, predictions, num_classes),
+        low=100 * low,
+        high=100 * high,
+        accuracy=100 * accuracy(labels, predictions),
+        num_images=len(labels),
+    )
+
+
 @dataclass(frozen=True)
 class Answers:
     """Labels, log-probabilities and fixations of an agent on all images of a split, in order."""
@@ -231,11 +250,4 @@ class Answers:
             classes = self.log_probs.shape[1]
         else:  # a class that no image has and nobody named changes nothing
             classes = 1 + int(max(self.labels.max(), self.predictions.max()))
-        low, high = bootstrap_interval(self.labels, self.predictions, classes)
-        return Score(
-            ma=100 * mean_class_accuracy(self.labels, self.predictions, classes),
-            low=100 * low,
-            high=100 * high,
-            accuracy=100 * accuracy(self.labels, self.predictions),
-            num_images=len(self.labels),
-        )
+        return score(self.labels, self.predictions, classes)

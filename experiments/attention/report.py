@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.runtime.markdown import table
+
 Row = Mapping[str, Any]
 
 _NOTES = """\
@@ -94,11 +96,7 @@ def _what(run: Row) -> str:
 
 
 def _overview(runs: list[Row]) -> list[str]:
-    lines = [
-        "| model | first fixation in a dog's box, % | centre | random | mA, % | at the centre |"
-        " at random |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for run in runs:
         last, boxes = run["answers"][-1], run["boxes"]
         if boxes is None:
@@ -111,8 +109,9 @@ def _overview(runs: list[Row]) -> list[str]:
         scores = [
             percent(last[name]) if name in last else "-" for name in ("learned", "center", "random")
         ]
-        lines.append(f"| {run['title']} | {' | '.join(places + scores)} |")
-    return lines
+        rows.append((run["title"], *places, *scores))
+    header = "model | first fixation in a dog's box, % | centre | random | mA, % | at the centre"
+    return table(f"{header} | at random", rows)
 
 
 def _sentences(run: Row) -> list[str]:
@@ -225,37 +224,26 @@ def _moves(run: Row) -> list[str]:
 def _places(run: Row) -> list[str]:
     boxes, fixations = run["boxes"], run["fixations"]
     if boxes is None:
-        lines = ["| fixation | mean x, y | spread x, y |", "|---|---|---|"]
-        for t, (mean, spread) in enumerate(
-            zip(fixations["mean"], fixations["spread"], strict=True), 1
-        ):
-            lines.append(f"| glimpse {t} | {_pair(mean)} | {_pair(spread)} |")
-        return lines
-    lines = [
-        "| fixation | in a box, % | minus centre | minus random | distance to a box |"
-        " to its middle | follows x, y | spread x, y |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+        pairs = enumerate(zip(fixations["mean"], fixations["spread"], strict=True), 1)
+        rows = [(f"glimpse {t}", _pair(mean), _pair(spread)) for t, (mean, spread) in pairs]
+        return table("fixation | mean x, y | spread x, y", rows)
+    rows = []
     for t, row in enumerate(boxes["glimpses"]):
         minus = [percent(row[f"inside_minus_{name}"], sign=True) for name in ("centre", "random")]
-        lines.append(
-            f"| glimpse {t + 1}, looked | {percent(row['inside'])} | {' | '.join(minus)} | "
-            f"{number(row['distance'])} | {number(row['middle_distance'])} | "
-            f"{_pair(row['follows'])} | {_pair(fixations['spread'][t])} |"
-        )
+        looked = (_pair(row["follows"]), _pair(fixations["spread"][t]))
+        rows.append((f"glimpse {t + 1}, looked", *_reach(row, *minus), *looked))
         if "chosen" in row:
-            chose = row["chosen"]
-            lines.append(
-                f"| glimpse {t + 1}, chosen | {percent(chose['inside'])} | | | "
-                f"{number(chose['distance'])} | {number(chose['middle_distance'])} | "
-                f"{_pair(chose['follows'])} | {_pair(fixations['chosen_spread'][t])} |"
-            )
-    for name, row in boxes["others"].items():
-        lines.append(
-            f"| {name} | {percent(row['inside'])} | | | {number(row['distance'])} | "
-            f"{number(row['middle_distance'])} | | |"
-        )
-    return lines
+            chose = (_pair(row["chosen"]["follows"]), _pair(fixations["chosen_spread"][t]))
+            rows.append((f"glimpse {t + 1}, chosen", *_reach(row["chosen"]), *chose))
+    rows += [(name, *_reach(row)) for name, row in boxes["others"].items()]
+    header = "fixation | in a box, % | minus centre | minus random | distance to a box"
+    return table(f"{header} | to its middle | follows x, y | spread x, y", rows)
+
+
+def _reach(row: Row, *minus: str) -> tuple[str, ...]:
+    """How often a box is hit, compared with others where given, and how far it is."""
+    lengths = (number(row["distance"]), number(row["middle_distance"]))
+    return (percent(row["inside"]), *(minus or ("", "")), *lengths)
 
 
 def _face(face: Row) -> list[str]:
@@ -264,12 +252,10 @@ def _face(face: Row) -> list[str]:
         f"Over the {face['images']:,} images where keypoints tell of a face: the box around ear "
         "bases, nose, chin and eyes, grown by a quarter of its longer side.",
         "",
-        "| fixation | on the face, % |",
-        "|---|---|",
     ]
     rows = [(f"glimpse {t}", row) for t, row in enumerate(face["glimpses"], 1)]
     rows += [("centre", face["centre"]), ("random", face["random"])]
-    return lines + [f"| {who} | {percent(row)} |" for who, row in rows]
+    return lines + table("fixation | on the face, %", [(who, percent(row)) for who, row in rows])
 
 
 def _answers(run: Row) -> list[str]:
@@ -279,7 +265,7 @@ def _answers(run: Row) -> list[str]:
     for name in references:
         what = {"center": "centre", "own_center": "centre, same network"}.get(name, name)
         titles += [f"mA at {what}", f"learned minus {what}"]
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    lines = []
     for row in rows:
         gain = percent(row["learned_gain"], sign=True) if "learned_gain" in row else ""
         cells = [
@@ -290,8 +276,8 @@ def _answers(run: Row) -> list[str]:
         ]
         for name in references:
             cells += [percent(row[name]), percent(row[f"learned_minus_{name}"], sign=True)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        lines.append(cells)
+    return table(" | ".join(titles), lines)
 
 
 def _two_dogs(run: Row, near_line: float) -> list[str]:
@@ -327,9 +313,8 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
         "largest; *near the line* is in no box, but at most "
         f"{near_line:g} short sides from the line between their middles.",
         "",
-        "| images | fixation | in none | in one | in the overlap | between | near the line |",
-        "|---|---|---|---|---|---|---|",
     ]
+    laid = []
     for name, title in (("all", "several boxes"), ("apart", "several boxes, none overlapping")):
         if name not in parts:
             continue
@@ -339,8 +324,9 @@ def _two_dogs(run: Row, near_line: float) -> list[str]:
         rows += list(part["others"].items())
         for who, row in rows:
             cells = [percent(row[key]) for key in ("none", "one", "overlap", "hull", "line")]
-            lines.append(f"| {title} ({part['images']:,}) | {who} | {' | '.join(cells)} |")
-    return lines
+            laid.append((f"{title} ({part['images']:,})", who, *cells))
+    header = "images | fixation | in none | in one | in the overlap | between | near the line"
+    return lines + table(header, laid)
 
 
 def _pair(values: list[float | None]) -> str:

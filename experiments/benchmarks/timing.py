@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.runtime.markdown import table
 from experiments.runtime.runs import environment_record
 
 
@@ -117,8 +118,7 @@ class Result:
         if quick:
             verdict = "Not judged by a quick run."
         lines = [f"**{self.claim}** {verdict}", ""]
-        lines += ["| " + " | ".join(row) + " |" for row in (self.header, *self.rows)]
-        lines.insert(3, "|---|" + "---:|" * (len(self.header) - 1))
+        lines += table(" | ".join(self.header), self.rows, "---:")
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
 

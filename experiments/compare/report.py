@@ -13,6 +13,7 @@ from experiments.cluster.job import Job
 from experiments.compare.run import read_at
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.metrics import Estimate
+from experiments.runtime.markdown import table
 from experiments.runtime.runs import RunError, differences, read_json, stands_on, to_record
 
 YARDSTICK = "two-deck"
@@ -193,12 +194,12 @@ def format_comparison(record: dict[str, Any]) -> str:
         f"`{record['environment']}`, {next(iter(agents.values()))['num_images']} held-out images "
         f"(`{record['split']}`), mA in %: interquartile mean over seeds and 95% bootstrap interval",
         "",
-        f"| agent | at {budget['steps']:,} steps | at {budget['minutes']:g} min of {time} "
-        "| minus two-deck, equal steps | equal time | spread of looks, x and y | steps a second "
-        "| seeds |",
-        "|---|---|---|---|---|---|---|---|",
     ]
-    order = best_first(agents)
+    header = (
+        f"agent | at {budget['steps']:,} steps | at {budget['minutes']:g} min of {time} | minus "
+        "two-deck, equal steps | equal time | spread of looks, x and y | steps a second | seeds"
+    )
+    order, rows = best_first(agents), []
     short = False
     for name in order:
         agent = agents[name]
@@ -217,11 +218,9 @@ def format_comparison(record: dict[str, Any]) -> str:
         speed = f"{np.median(speeds):,.0f}" if agent["learns"] and speeds else "-"
         spread = np.mean(agent["fixations"]["spread"], axis=0)
         title = name if agent["title"] == name else f"{name}: {agent['title']}"
-        lines.append(
-            f"| {title} | {' | '.join(cells)} | {' | '.join(gaps)} | "
-            f"{spread[0]:.2f}, {spread[1]:.2f} | {speed} | "
-            f"{len(agent['seeds'])} |"
-        )
+        looks = f"{spread[0]:.2f}, {spread[1]:.2f}"
+        rows.append((title, *cells, *gaps, looks, speed, str(len(agent["seeds"]))))
+    lines += table(header, rows)
     stock = [name for name in order if name in ALGORITHMS]
     seeds = {len(agent["seeds"]) for agent in agents.values()}
     lines += ["", "Scores at a budget are those of the first evaluation at or after it."]

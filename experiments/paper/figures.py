@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from experiments.paper.config import FiguresConfig
 from experiments.paper.figure_parts import Shown, figure_3, figure_5, figure_6, save
+from experiments.runtime.markdown import table
 from experiments.runtime.runs import RunError, write_json
 from experiments.train.playback import Playback, open_run, play_back, run_titles
 from glimpse_env.datasets.base import ImageDataset
@@ -178,16 +179,15 @@ def captions(record: dict[str, Any]) -> str:
         f"Split `{record['split']}`, seed {record['seed']}; images and answers one by one in "
         "`figures.json`.",
         "",
-        "| model | run | checkpoint | epoch | fixations |",
-        "|---|---|---|---|---|",
+        *table("model | run | checkpoint | epoch | fixations", map(_row, record["models"])),
     ]
-    for model in record["models"]:
-        where = "anywhere" if model["lattice"] is None else f"on {model['lattice']} points"
-        lines.append(
-            f"| {model['title']} | `{model['run']}` | `{model['checkpoint']}` | {model['epoch']} | "
-            f"{where} |"
-        )
     return "\n".join(lines)
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    where = "anywhere" if model["lattice"] is None else f"on {model['lattice']} points"
+    run, checkpoint = f"`{model['run']}`", f"`{model['checkpoint']}`"
+    return model["title"], run, checkpoint, str(model["epoch"]), where
 
 
 def _draw_3(

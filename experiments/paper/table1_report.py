@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 from experiments.cluster.job import Job
+from experiments.runtime.markdown import table
 from experiments.runtime.runs import RunError, read_json
-from experiments.train.aggregate import difference, read_learned, read_metrics, verdict
+from experiments.train.aggregate import (
+    difference,
+    origin,
+    over_seeds,
+    read_learned,
+    read_metrics,
+    verdict,
+)
 from experiments.train.cells import CELLS, FORMS, PAPER_WHOLE_IMAGE, ROWS, row_title
 
 _AGAIN = "delete the run and start again"
@@ -64,29 +72,18 @@ def _read_cell(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
 def _read_whole_image(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
     evaluations = [read_json(run / f"evaluation-{split}.json", _AGAIN) for run in runs]
     environments = [read_json(run / "environment.json", _AGAIN) for run in runs]
-    scores = [evaluation["whole image"] for evaluation in evaluations]
-    values, first = [score["ma"] for score in scores], environments[0]
+    mean, std, scores = over_seeds([evaluation["whole image"] for evaluation in evaluations])
     alone = [row["ma"] for run in runs for row in read_metrics(run) if row["agent"] == "new layer"]
     return {
         "title": whole_image_title(name),
         "paper": PAPER_WHOLE_IMAGE[name],
-        "ma": round(float(np.mean(values)), 2),
-        "std_over_seeds": round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None,
-        "runs": [
-            {key: round(score[key], 2) for key in ("ma", "low", "high", "accuracy")}
-            for score in scores
-        ],
+        "ma": mean,
+        "std_over_seeds": std,
+        "runs": scores,
         "new_layer_alone": round(float(np.mean(alone)), 2) if alone else None,
         "seconds": round(float(np.mean([e["settings"]["seconds"] for e in evaluations])), 1),
-        "seeds": [environment["seed"] for environment in environments],
         "epochs": evaluations[0]["settings"]["epochs"],
-        "encoder": first["encoder"],
-        "weights_have_seen": first["encoder"]["seen"],
-        "datasets": first["datasets"],
-        "commands": [" ".join(environment["command"]) for environment in environments],
-        "git_revision": first["git_revision"],
-        "versions": first["versions"],
-        "machine": first["machine"],
+        **origin(environments),
     }
 
 
@@ -159,52 +156,54 @@ def _statement(text: str, value: float, half: float, paper: float, found: str) -
 def format_table1(record: Mapping[str, Any]) -> str:
     """The record as Markdown: the grid, what each cell rests on, and the statements."""
     cells = record["cells"]
-    lines = [
-        f"mA in %, split `{record['split']}`: ours (mean over seeds) / the paper's (on test)",
-        "",
-        "| | 1 glimpse | 2 | 3 |",
-        "|---|---|---|---|",
-    ]
+    grid: list[tuple[str, ...]] = []
     for row in ROWS:
         for end, how in (("", ""), ("-paper", ", the paper's learning")):
             found = [cells.get(f"{row}-{count}{end}") for count in (1, 2, 3)]
-            if end and not any(found):
-                continue
-            entries = [_entry(each, row, count) for count, each in enumerate(found, 1)]
-            lines.append(f"| {row_title(row)}{how} | {' | '.join(entries)} |")
+            if any(found) or not end:
+                entries = [_entry(each, row, count) for count, each in enumerate(found, 1)]
+                grid.append((f"{row_title(row)}{how}", *entries))
     for name, paper in PAPER_WHOLE_IMAGE.items():
         ours = f"**{cells[name]['ma']:.1f}**" if name in cells else "-"
-        lines.append(f"| {whole_image_title(name)} | {ours} / {paper:.1f} | | |")
-    lines += [
-        "",
-        "| cell | ours | seeds: mA (95% interval over images) | std | M scanpaths | paper |"
-        " training |",
-        "|---|---|---|---|---|---|---|",
-    ]
+        grid.append((whole_image_title(name), f"{ours} / {paper:.1f}"))
+    behind = []
     for name, cell in cells.items():
         runs = ", ".join(
             f"{seed}: {run['ma']:.1f} ({run['low']:.1f} to {run['high']:.1f})"
             for seed, run in zip(cell["seeds"], cell["runs"], strict=True)
         )
-        std = "-" if cell["std_over_seeds"] is None else f"{cell['std_over_seeds']:.1f}"
-        several = cell.get("monte_carlo")
-        lines.append(
-            f"| `{name}` | **{cell['ma']:.1f}** | {runs} | {std} | "
-            f"{'-' if several is None else f'{several:.1f}'} | {cell['paper']:.1f} | "
-            f"{cell['seconds']:.0f} s |"
-        )
-    lines += ["", *_conditions(cells), ""]
+        ours, paper, seconds = f"**{cell['ma']:.1f}**", f"{cell['paper']:.1f}", cell["seconds"]
+        std, several = _number(cell["std_over_seeds"]), _number(cell.get("monte_carlo"))
+        behind.append((f"`{name}`", ours, runs, std, several, paper, f"{seconds:.0f} s"))
+    titles = (
+        "cell | ours | seeds: mA (95% interval over images) | std | M scanpaths | paper | training"
+    )
+    lines = [
+        f"mA in %, split `{record['split']}`: ours (mean over seeds) / the paper's (on test)",
+        "",
+        *table(" | 1 glimpse | 2 | 3", grid),
+        "",
+        *table(titles, behind),
+        "",
+        *_conditions(cells),
+        "",
+    ]
     if record["statements"]:
-        lines += [
-            "| statement | the paper | ours (95% interval) | verdict |",
-            "|---|---|---|---|",
-        ]
-        lines += [
-            f"| {s['statement']} | {s['paper']:+.1f} | {s['ours']:+.1f} "
-            f"({s['low']:+.1f} to {s['high']:+.1f}) | {s['verdict']} |"
+        said = [
+            (
+                s["statement"],
+                f"{s['paper']:+.1f}",
+                f"{s['ours']:+.1f} ({s['low']:+.1f} to {s['high']:+.1f})",
+                s["verdict"],
+            )
             for s in record["statements"]
         ]
+        lines += table("statement | the paper | ours (95% interval) | verdict", said)
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _entry(cell: Mapping[str, Any] | None, row: str, count: int) -> str:

@@ -12,6 +12,7 @@ from experiments.cluster.job import Job
 from experiments.cluster.sweep import run_jobs
 from experiments.paper.config import VariantsConfig
 from experiments.paper.variant_changes import PLAIN, VARIANTS, Change
+from experiments.runtime.markdown import table
 from experiments.runtime.runs import RunError, differences, stands_on, write_json
 from experiments.train.aggregate import difference, read_learned, verdict
 from experiments.train.cells import FORMS
@@ -118,24 +119,22 @@ def variants(config: VariantsConfig) -> dict[str, Any]:
 
 def format_variants(record: dict[str, Any]) -> str:
     """The record as a Markdown table."""
-    lines = [
-        f"Variants of `{record['cell']}`, mA in % on `{record['plain']['split']}`, mean over seeds",
-        "",
-        "| variant | mA | M scanpaths | minus plain (95% interval; by seed) | helps | training |",
-        "|---|---|---|---|---|---|",
-    ]
-    rows = [("plain", record["plain"])] + [
-        (f"{name}: {row['what']}", row) for name, row in record["variants"].items()
-    ]
-    for title, row in rows:
+    rows = []
+    titles = {"plain": record["plain"]}
+    titles |= {f"{name}: {row['what']}": row for name, row in record["variants"].items()}
+    for title, row in titles.items():
         several = "-" if row["monte_carlo"] is None else f"{row['monte_carlo']:.1f}"
         gain, helps = "", ""
         if "minus_plain" in row:
             minus, helps = row["minus_plain"], row["helps"]
             each = ", ".join(f"{value:+.1f}" for value in minus["runs"])
             gain = f"{minus['mean']:+.1f} ({minus['low']:+.1f} to {minus['high']:+.1f}; {each})"
-        lines.append(
-            f"| {title} | **{row['ma']:.1f}** | {several} | {gain} | {helps} | "
-            f"{row['seconds']:.0f} s |"
-        )
+        seconds = f"{row['seconds']:.0f} s"
+        rows.append((title, f"**{row['ma']:.1f}**", several, gain, helps, seconds))
+    header = "variant | mA | M scanpaths | minus plain (95% interval; by seed) | helps | training"
+    lines = [
+        f"Variants of `{record['cell']}`, mA in % on `{record['plain']['split']}`, mean over seeds",
+        "",
+        *table(header, rows),
+    ]
     return "\n".join(lines)

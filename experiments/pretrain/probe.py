@@ -19,7 +19,7 @@ from encoders.bank.feature_bank import FeatureBank
 from encoders.inference.engine import Encoder
 from encoders.spec import get_spec
 from experiments.data import build_dataset
-from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_accuracy
+from experiments.metrics import score
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.prepare.calibration import build_encoder
 from experiments.pretrain.config import ProbeConfig
@@ -291,12 +291,4 @@ def _read(
         network, epochs = hidden_reading(x, np.array(labels), classes, config.hidden, config.seed)
         scores, chosen = network(z), {"epochs": epochs}
     predictions = scores.argmax(1).numpy()
-    low, high = bootstrap_interval(truth, predictions, classes)
-    score = Score(
-        ma=100 * mean_class_accuracy(truth, predictions, classes),
-        low=100 * low,
-        high=100 * high,
-        accuracy=100 * accuracy(truth, predictions),
-        num_images=len(truth),
-    )
-    return {**vars(score), **chosen}
+    return {**vars(score(truth, predictions, classes)), **chosen}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.runtime.markdown import table
 from experiments.train.config import TrainConfig
 
 Record = Mapping[str, Any]
@@ -102,10 +103,7 @@ def _address(name: str) -> str:
 
 
 def _results(evaluations: Mapping[str, Record]) -> list[str]:
-    lines = [
-        "| split | fixations | mA, % | 95% interval | accuracy, % | images | features |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows: list[tuple[str, ...]] = []
     for name, evaluation in sorted(evaluations.items()):
         settings = evaluation.get("settings") or {}
         split = settings.get("split", name)
@@ -116,11 +114,10 @@ def _results(evaluations: Mapping[str, Record]) -> list[str]:
             features += f" of {bank['fixations'].get('count')} fixations"
         for who, row in evaluation.items():
             if who != "settings":
-                lines.append(
-                    f"| {split} | {who} | {row['ma']:.1f} | {row['low']:.1f} to {row['high']:.1f} "
-                    f"| {row['accuracy']:.1f} | {row['num_images']:,} | {features} |"
-                )
-    return lines
+                ma, interval = f"{row['ma']:.1f}", f"{row['low']:.1f} to {row['high']:.1f}"
+                counts = f"{row['accuracy']:.1f}", f"{row['num_images']:,}"
+                rows.append((split, who, ma, interval, *counts, features))
+    return table("split | fixations | mA, % | 95% interval | accuracy, % | images | features", rows)
 
 
 def _stands_on(facts: Facts, environment: Record) -> list[str]:

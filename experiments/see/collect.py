@@ -14,7 +14,7 @@ from encoders.bank import FeatureBank
 from experiments.attention.measures import Scenery, survey
 from experiments.data import breed
 from experiments.geometry import relative_to_box, to_pixels
-from experiments.metrics import Score, accuracy, bootstrap_interval, mean_class_accuracy
+from experiments.metrics import score
 from experiments.runtime.runs import RunError
 from experiments.see.config import Over
 from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
@@ -47,18 +47,6 @@ class Player:
     def answers(self) -> Int64[np.ndarray, " N"]:
         """Classes named at the end."""
         return self.watched.predictions[-1]
-
-    def score(self, num_classes: int) -> Score:
-        """Accuracy over the images watched, with its interval, in percent."""
-        labels, answers = self.watched.labels, self.answers
-        low, high = bootstrap_interval(labels, answers, num_classes)
-        return Score(
-            ma=100 * mean_class_accuracy(labels, answers, num_classes),
-            low=100 * low,
-            high=100 * high,
-            accuracy=100 * accuracy(labels, answers),
-            num_images=len(labels),
-        )
 
 
 @dataclass(frozen=True)
@@ -212,7 +200,8 @@ def describe(collection: Collection) -> dict[str, Any]:
 
 def _describe_player(player: Player, collection: Collection) -> dict[str, Any]:
     watched, scenery = player.watched, collection.scenery
-    score = player.score(len(collection.dataset.class_names))
+    classes = len(collection.dataset.class_names)
+    found = score(watched.labels, player.answers, classes)
     relative = np.full(watched.fixations.shape, np.nan)
     for place, (boxes, size) in enumerate(zip(scenery.boxes, scenery.sizes, strict=True)):
         if len(boxes):
@@ -227,7 +216,7 @@ def _describe_player(player: Player, collection: Collection) -> dict[str, Any]:
         "epoch": player.record["epoch"],
         "resolutions": list(player.resolutions),
         "looks": len(watched.fixations),
-        "ma": [round(value, 1) for value in (score.ma, score.low, score.high)],
+        "ma": [round(value, 1) for value in (found.ma, found.low, found.high)],
         "answers": player.answers.tolist(),
         "sure": _round(sure, 4),
         # Image by image, glimpse by glimpse, x then y.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from experiments.metrics import Z95
+from experiments.runtime.markdown import table
 from experiments.runtime.runs import (
     RunError,
     differences,
     load_config,
     read_json,
+    read_rows,
     settings_of,
     stands_on,
     to_record,
@@ -23,8 +24,6 @@ from experiments.runtime.runs import (
 )
 from experiments.train.config import ReportConfig, TrainConfig
 from experiments.train.factory import REFERENCES
-
-# Two-sided 95% of a normal distribution.
 
 
 def _without_seed(config: TrainConfig) -> dict[str, Any]:
@@ -91,36 +90,45 @@ def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
                 f"{run} and {runs[0]} differ in more than their seed ({', '.join(names)})"
             )
         _check_alike(run, runs[0], evaluations[-1], evaluations[0])
-    names = [name for name in evaluations[0] if name != "settings"]
-    first = environments[0]
+    results = {}
+    for name in (name for name in evaluations[0] if name != "settings"):
+        rows = [evaluation[name] for evaluation in evaluations]
+        mean, std, each = over_seeds(rows)
+        results[name] = {
+            "ma_mean": mean,
+            "ma_std_over_seeds": std,
+            "runs": each,
+            "spread": [row["fixations"]["spread"] for row in rows],
+            "num_images": rows[0]["num_images"],
+        }
     return {
         "split": split,
-        "seeds": [environment["seed"] for environment in environments],
-        "results": {name: _over_seeds([e[name] for e in evaluations]) for name in names},
+        "results": results,
         "learned_minus_center": _difference(evaluations, "learned", "center"),
-        "encoder": first["encoder"],
-        "weights_have_seen": first["encoder"]["seen"],
-        "bank": first.get("bank"),
-        "datasets": first["datasets"],
-        "commands": [" ".join(environment["command"]) for environment in environments],
-        "git_revision": first["git_revision"],
-        "versions": first["versions"],
-        "machine": first["machine"],
+        "bank": environments[0].get("bank"),
         "settings": settings[0],
+        **origin(environments),
     }
 
 
-def _over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    values = [row["ma"] for row in rows]
+def origin(environments: list[dict[str, Any]]) -> dict[str, Any]:
+    """What runs of several seeds stand on, from their environment.json."""
+    first = environments[0]
     return {
-        "ma_mean": round(float(np.mean(values)), 2),
-        "ma_std_over_seeds": round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None,
-        "runs": [
-            {key: round(row[key], 2) for key in ("ma", "low", "high", "accuracy")} for row in rows
-        ],
-        "spread": [row["fixations"]["spread"] for row in rows],
-        "num_images": rows[0]["num_images"],
+        "seeds": [environment["seed"] for environment in environments],
+        "commands": [" ".join(environment["command"]) for environment in environments],
+        "weights_have_seen": first["encoder"]["seen"],
+        **{key: first[key] for key in ("encoder", "datasets", "git_revision", "versions")},
+        "machine": first["machine"],
     }
+
+
+def over_seeds(rows: list[dict[str, Any]]) -> tuple[float, float | None, list[dict[str, float]]]:
+    """Mean and standard deviation of mA over the seeds, and the scores of each run, rounded."""
+    values, keys = [row["ma"] for row in rows], ("ma", "low", "high", "accuracy")
+    std = round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None
+    runs = [{key: round(row[key], 2) for key in keys} for row in rows]
+    return round(float(np.mean(values)), 2), std, runs
 
 
 def _difference(evaluations: list[dict[str, Any]], one: str, two: str) -> dict[str, Any] | None:
@@ -196,27 +204,18 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: it is missing or damaged.
     """
-    path = run / "metrics.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read ({error}): train the run again") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise RunError(f"{path} holds other lines than rows of metrics: train the run again")
-    return rows
+    return read_rows(run / "metrics.jsonl", {"agent": str})
 
 
 def format_report(record: dict[str, Any]) -> str:
     """The record as a Markdown table."""
-    lines = [
-        "| fixations | mA % (mean over seeds) | std over seeds | 95% intervals over images |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for name, row in record["results"].items():
         std = "-" if row["ma_std_over_seeds"] is None else f"{row['ma_std_over_seeds']:.1f}"
         spans = ", ".join(f"{run['low']:.1f}-{run['high']:.1f}" for run in row["runs"])
-        lines.append(f"| {name} | {row['ma_mean']:.1f} | {std} | {spans} |")
-    return "\n".join(lines)
+        rows.append((name, f"{row['ma_mean']:.1f}", std, spans))
+    header = "fixations | mA % (mean over seeds) | std over seeds | 95% intervals over images"
+    return "\n".join(table(header, rows))
 
 
 def report(config: ReportConfig) -> dict[str, Any]:

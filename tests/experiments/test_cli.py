@@ -242,3 +242,13 @@ def test_impossible_options_end_before_anything_is_made(
     shown = capsys.readouterr().err
     assert words in " ".join(shown.replace("│", " ").split()) and "Traceback" not in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_benchmarks_are_run_in_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An installation has none."""
+    monkeypatch.setitem(sys.modules, "experiments.benchmarks", None)
+    assert main(["benchmark", "retina"]) == 1
+    said = capsys.readouterr().err
+    assert "run `glimpse benchmark` in a checkout" in said and len(said.splitlines()) == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.metrics import score
 from experiments.runtime.runs import RunError
 from experiments.see.collect import choose_images, collect, describe
 from experiments.see.view import ViewConfig
@@ -31,7 +32,9 @@ def test_the_record_tells_of_every_image_what_filters_and_order_need() -> None:
     for player, each in zip(found.players, data["players"], strict=True):
         assert len(each["answers"]) == len(each["sure"]) == 24 == len(data["labels"])
         right = np.array(each["answers"]) == np.array(data["labels"])
-        assert right.mean() * 100 == pytest.approx(player.score(12).accuracy)
+        told = score(player.watched.labels, player.answers, 12)
+        assert right.mean() * 100 == pytest.approx(told.accuracy)
+        assert each["ma"] == [round(value, 1) for value in (told.ma, told.low, told.high)]
         assert len(each["fixations"]) == len(each["in_box"]) == 24 * 2 * each["looks"]
         # Image by image: what a reader finds at the place of an image is that image's.
         at, look = 7, 1
