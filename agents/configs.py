@@ -8,31 +8,48 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields, replace
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from annotated_types import Interval
+
+from agents.checked import Checked, Count, Positive, Share, Weight, Whole
 
 if TYPE_CHECKING:
     from gymnasium import spaces
 
 
+PositiveFinite = Annotated[float, Interval(gt=0, lt=math.inf)]
+"""A finite number above 0."""
+
+
 @dataclass(frozen=True)
-class TwoDeckConfig:
+class TwoDeckConfig(Checked):
     """Sizes and variants of the network; the defaults are the paper's where it names one."""
 
-    feature_size: int = 1024
+    feature_size: Count = 1024
     """D, features the encoder gives for a patch."""
-    num_resolutions: int = 3
+    num_resolutions: Count = 3
     """S, patches in a glimpse."""
-    num_classes: int = 120
+    num_classes: Count = 120
     """K, the number of classes."""
-    num_glimpses: int = 3
+    num_glimpses: Count = 3
     """T, looks before the answer."""
-    hidden_size: int = 4096
+    hidden_size: Count = 4096
     """N, units in each deck (section 2, second difference)."""
-    image_width: int = 1024
+    image_width: Count = 1024
     """Width of relu(W_img v); open in the paper."""
-    location_width: int = 128
+    location_width: Count = 128
     """Width of relu(W_loc l) under `concatenate`; open in the paper."""
-    glimpse_width: int = 1024
+    glimpse_width: Count = 1024
     """Width of g = relu(W_g [...]) under `concatenate`; open in the paper."""
     core: Literal["rnn", "lstm", "gru"] = "rnn"
     """Recurrent cell of both decks; the paper's is the vanilla rnn."""
@@ -42,14 +59,14 @@ class TwoDeckConfig:
     location_density: str = "gaussian"
     """What a location is drawn from, by its registered name (`agents.densities`); `mixture` lets
     the fixation choose between targets instead of landing between them."""
-    num_components: int = 4
+    num_components: Count = 4
     """Gaussians in the mixture; unused by `gaussian`."""
-    sigma: float = 0.15
+    sigma: PositiveFinite = 0.15
     """Standard deviation of a sampled location in units of [-1, 1]; open. A bank snaps locations
     to its lattice: with a sigma far below its step no sample moves, and nothing is learnt."""
     choose_scale: bool = False
     """Choose the scale too (section 4): locations are (x, y, scale). Follows the environment."""
-    scale_sigma: float = 0.5
+    scale_sigma: PositiveFinite = 0.5
     """Standard deviation of a sampled scale; open. A bank snaps scales to -1, 0 and 1."""
     squash: Literal["linear", "tanh"] = "linear"
     """How lhat comes from E. Linear is the paper's, and keeps a full gradient at the border (the
@@ -57,26 +74,26 @@ class TwoDeckConfig:
     stays there."""
     activation: Literal["relu", "tanh"] = "relu"
     """Non-linearity of every layer and of the vanilla core."""
-    dropout: float = 0.0
+    dropout: Share = 0.0
     """Dropout on g and on what the classifier reads, in training."""
-    feature_dropout: float = 0.0
+    feature_dropout: Share = 0.0
     """Dropout on the encoder's features of a glimpse, in training."""
-    context_grid: int = 1
+    context_grid: Count = 1
     """G: the context is G x G cells of the encoder's map, or the encoder's vector where G is 1.
     Follows the environment."""
-    context_channels: int | None = None
+    context_channels: Count | None = None
     """C, channels of a cell; None: as many as `feature_size`. Follows the environment."""
-    cell_width: int = 256
+    cell_width: Count = 256
     """Units that a layer shared by all cells makes of a cell and its coordinates; unused where G
     is 1."""
     context_norm: bool = False
     """Normalise the cells' units (LayerNorm) before W_c; unused where G is 1."""
-    context_dropout: float = 0.0
+    context_dropout: Share = 0.0
     """Dropout on what W_c reads, in training."""
     location_input: Literal["intended", "observed", "none"] = "intended"
     """What W_loc reads: the location as chosen, the fixation that came of it (clipped, and snapped
     to a bank's lattice), or nothing (zeros)."""
-    location_hidden: int = 0
+    location_hidden: Whole = 0
     """Units of a hidden layer of the location network; 0 is none, as in the paper."""
     location_head: Literal["scaled", "plain"] = "scaled"
     """Output layer of the location network: divided by sqrt(N), whose steps do not grow with N, or
@@ -93,19 +110,8 @@ class TwoDeckConfig:
             ValueError: A size below 1, a rate outside [0, 1), a sigma not above 0 or an unknown
                 variant.
         """
-        _check_choices(self)
+        super().__post_init__()
         _check_density(self.location_density)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name == "location_hidden" else 1
-            if field.type in ("int", "int | None") and value is not None and value < least:
-                raise ValueError(f"{field.name} must be at least {least}, got {value}.")
-        for name in ("sigma", "scale_sigma"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}.")
-        for name in ("dropout", "feature_dropout", "context_dropout"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
 
     @property
     def components(self) -> int:
@@ -131,35 +137,35 @@ class TwoDeckConfig:
 
 
 @dataclass(frozen=True)
-class ReinforceConfig:
+class ReinforceConfig(Checked):
     """Settings of learning; the starting points are Ba et al.'s where they name one."""
 
-    learning_rate: float = 0.01
+    learning_rate: Positive = 0.01
     """Step size of the first epoch."""
-    learning_rate_decay: float = 0.97
+    learning_rate_decay: Positive = 0.97
     """Factor on the step size after each epoch."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """Nesterov SGD as in Ba et al., or Adam (then lower the learning rate to about 1e-3)."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Interval(gt=0, lt=1)] = 0.9
     """Nesterov momentum of SGD, first-moment decay of Adam."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """L2 penalty on weight matrices (not on biases), decoupled under Adam."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Share of the target that goes to all classes alike; open, 0 is the paper's."""
-    max_gradient_norm: float | None = 5.0
+    max_gradient_norm: PositiveFinite | None = 5.0
     """Longest gradient of all parameters together; longer ones are scaled down. None switches it
     off."""
     location_gradient: Literal["mix", "policy", "backprop"] = "mix"
     """What teaches the upper deck: the classification loss through l and the policy gradient
     (`mix`, section 2), the policy gradient alone, or the classification loss alone."""
-    reinforce_weight: float = 1.0
+    reinforce_weight: Weight = 1.0
     """Lambda of equation 12."""
     reward: Literal["auto", "accuracy", "log_likelihood", "gain"] = "auto"
     """What the policy maximises: the environment's return (1 when right); log p(y), whose policy
     gradient is the exact gradient of the bound F (equation 10) but with more variance; or `gain`,
     what each glimpse adds to log p(y). `auto`: `log_likelihood` where `samples` > 1, else
     `accuracy`."""
-    discount: float = 1.0
+    discount: Annotated[float, Interval(ge=0, le=1)] = 1.0
     """Factor on what later glimpses gain, in the return of an earlier one (`gain` only)."""
     baseline: Literal["auto", "network", "leave_one_out", "none"] = "auto"
     """b: predicted from r2, the mean of the image's other scanpaths (needs `samples` > 1), or 0.
@@ -168,26 +174,26 @@ class ReinforceConfig:
     """How a glimpse's own reward teaches the policy: by the sampled location, or by all points of a
     bank's lattice, each weighted with the mass of the density in its cell. `exact` has no sampling
     noise; what later glimpses earn remains sampled."""
-    glimpse_loss: float = 0.0
+    glimpse_loss: Weight = 0.0
     """Weight of a classification loss after every glimpse but the last, whose weight is 1."""
-    sigma_decay: float = 1.0
+    sigma_decay: Positive = 1.0
     """Factor on the network's sigma after each epoch."""
-    sigma_floor: float = 0.02
+    sigma_floor: Positive = 0.02
     """Sigma does not fall below this."""
-    classifier_epochs: int = 0
+    classifier_epochs: Whole = 0
     """Epochs, the first ones, in which the classifier learns on random fixations and the policy not
     at all."""
-    policy_epochs: int = 0
+    policy_epochs: Whole = 0
     """Epochs, after those, in which the policy learns and the classifier does not."""
-    baseline_weight: float = 1.0
+    baseline_weight: Weight = 1.0
     """Weight of the baseline's squared error; it trains nothing but the baseline network."""
-    entropy_weight: float = 0.0
+    entropy_weight: Weight = 0.0
     """Bonus on the entropy of the mixture's weights, so that no component dies early."""
-    border_weight: float = 1.0
+    border_weight: Weight = 1.0
     """Penalty on means beyond [-1, 1]: weight * excess^2, summed over glimpses; 0 is the paper's.
     Out there the clipped retina shows the border whatever the mean, so the return no longer calls
     it back, and noise drives it on until W_loc's inputs, and then everything, explode."""
-    samples: int = 1
+    samples: Count = 1
     """M, scanpaths an image in training: rows of a trajectory come in blocks of M of one image."""
 
     def __post_init__(self) -> None:
@@ -196,37 +202,11 @@ class ReinforceConfig:
         Raises:
             ValueError: A rate or weight out of range, or an unknown or contradictory choice.
         """
-        _check_choices(self)
-        for name in ("learning_rate", "learning_rate_decay", "sigma_decay", "sigma_floor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}.")
-        norm = self.max_gradient_norm
-        if norm is not None and not (norm > 0 and math.isfinite(norm)):
+        super().__post_init__()
+        if self.samples == 1 and self.baseline == "leave_one_out":
             raise ValueError(
-                f"max_gradient_norm must be a number above 0, or None for no limit; got {norm}."
-            )
-        for name in (
-            "weight_decay",
-            "reinforce_weight",
-            "baseline_weight",
-            "entropy_weight",
-            "border_weight",
-            "glimpse_loss",
-            "classifier_epochs",
-            "policy_epochs",
-        ):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount must lie in [0, 1], got {self.discount}.")
-        if not 0 < self.momentum < 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {self.momentum}.")
-        if self.samples < 1 or (self.samples == 1 and self.baseline == "leave_one_out"):
-            raise ValueError(
-                f"baseline={self.baseline!r} with samples={self.samples}: samples must be at "
-                "least 1, and at least 2 for leave_one_out."
+                "baseline='leave_one_out' compares scanpaths of one image: samples must be at "
+                "least 2, not 1."
             )
         if self.policy_gradient == "exact" and self.location_gradient == "backprop":
             raise ValueError(
@@ -337,13 +317,3 @@ def _check_density(name: str) -> None:
         from agents.densities import find_density
 
         find_density(name)
-
-
-def _check_choices(config: Any) -> None:
-    """Raise ValueError, with the choices, for a Literal field with another value."""
-    hints = get_type_hints(type(config))
-    for field in fields(config):
-        kind, value = hints[field.name], getattr(config, field.name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            choices = ", ".join(map(str, get_args(kind)))
-            raise ValueError(f"{field.name} must be one of {choices}; got {value!r}.")

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
+from agents.checked import Checked
+
 if TYPE_CHECKING:
     from glimpse_env.datasets.base import ImageDataset
 
 Resolution = Literal["low", "medium", "high"]
 RESOLUTIONS: tuple[Resolution, ...] = get_args(Resolution)
 """Every resolution, in the order of the axis S."""
+
+
+class Options(Checked):
+    """Base of a command's options, which messages name as its command line does."""
+
+    as_flags = True
 
 
 @dataclass(frozen=True)

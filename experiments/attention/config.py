@@ -8,11 +8,13 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from agents.checked import Count
 from experiments.cluster.config import ClusterConfig
+from experiments.data import Options
 
 
 @dataclass(frozen=True)
-class AttentionConfig:
+class AttentionConfig(Options):
     """Say where the agents of finished runs look, against the dogs' boxes, and what it is worth."""
 
     runs: Positional[tuple[Path, ...]]
@@ -21,7 +23,7 @@ class AttentionConfig:
     """Folder of attention.json, attention.md and attention.png."""
     split: Literal["train", "val", "trainval", "test"] = "val"
     """Split to look at; `test` once, at the end."""
-    count: int | None = None
+    count: Count | None = None
     """Images, drawn at random (default: all of the split)."""
     bank: Path | None = None
     """Folder of other banks than the runs' own."""
@@ -49,10 +51,9 @@ class AttentionConfig:
         Raises:
             ValueError: naming the option.
         """
+        super().__post_init__()
         if not self.runs:
             raise ValueError("name at least one run folder of `glimpse train`")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"--count is at least 1, not {self.count}")
         if self.scanpaths is not None:
             from experiments.attention.scanpaths import check_scanpath_file
 

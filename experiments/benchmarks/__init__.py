@@ -7,6 +7,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from agents.checked import Whole
+from experiments.data import Options
+
 BENCHMARKS: dict[str, str] = {
     "scaling": "Cost by environments, resolutions, glimpses and images, stage by stage.",
     "pyramids": "Building pyramids: under 3 times the decoding of the same files.",
@@ -35,7 +38,7 @@ DRAWINGS: dict[str, str] = {"scaling": "experiments.benchmarks.scaling_plot:draw
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Options):
     """Run benchmarks by name; without a name, list them."""
 
     names: Positional[tuple[str, ...]] = ()
@@ -44,7 +47,7 @@ class BenchmarkConfig:
     """Folder for one benchmark-NAME.json each."""
     quick: bool = False
     """Tiny shapes and few windows: shows that it runs, measures nothing worth telling."""
-    threads: int = 0
+    threads: Whole = 0
     """Threads that torch computes with (0: as many as it chooses)."""
 
     def __post_init__(self) -> None:
@@ -53,11 +56,10 @@ class BenchmarkConfig:
         Raises:
             ValueError: a name that is none, or threads below 0.
         """
+        super().__post_init__()
         unknown = [name for name in self.names if name not in (*BENCHMARKS, "all")]
         if unknown:
             raise ValueError(
                 f"There is no benchmark {', '.join(unknown)}: choose from "
                 f"{', '.join(BENCHMARKS)}, or all."
             )
-        if self.threads < 0:
-            raise ValueError(f"--threads is at least 0, not {self.threads}.")

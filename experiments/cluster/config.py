@@ -10,23 +10,25 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from agents.checked import Count, Whole
+from experiments.data import Options
 from experiments.runtime.config import SharedConfig
 
 _TIME = r"\d+(:\d\d){0,2}|\d+-\d+(:\d\d){0,2}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterConfig:
+class ClusterConfig(Options):
     """Options that say where jobs run; the defaults are this machine."""
 
     cluster: Literal["local", "slurm", "ray"] = "local"
     """Run on this machine, or on the nodes of SLURM (`pip install 'glimpse-env[slurm]'`) or of Ray
     (`glimpse-env[ray]`). Results are the same with as many --threads."""
-    threads: int | None = None
+    threads: Count | None = None
     """Threads a job (default: here the cores divided by --jobs, on a cluster 1)."""
-    gpus: int = 0
+    gpus: Whole = 0
     """GPUs a job asks for on a cluster."""
-    retries: int = 2
+    retries: Whole = 2
     """How often a job that is killed (node lost, memory, time limit, preemption) starts again."""
     partition: str | None = None
     """Partition of SLURM, if not its default."""
@@ -46,11 +48,7 @@ class ClusterConfig:
         Raises:
             ValueError: Naming the option.
         """
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"--threads is at least 1, not {self.threads}")
-        for name in ("gpus", "retries"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} is at least 0, not {getattr(self, name)}")
+        super().__post_init__()
         if self.time is not None and not re.fullmatch(_TIME, self.time):
             raise ValueError(f"--time {self.time}: give MINUTES, H:MM:SS or DAYS-HOURS")
         for each in self.slurm:
@@ -74,19 +72,10 @@ LOCAL = ClusterConfig()
 class SweepConfig(SharedConfig):
     """Options shared by the commands that start many runs."""
 
-    jobs: int | None = None
+    jobs: Count | None = None
     """Runs side by side (default: one a core; on a GPU one; on a cluster as many as it takes)."""
     on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
     """Where they run."""
-
-    def __post_init__(self) -> None:
-        """Check the number of jobs.
-
-        Raises:
-            ValueError: Naming the option.
-        """
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"--jobs is at least 1, not {self.jobs}")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from agents.checked import Count, Positive
 from experiments.cluster.config import SweepConfig
 from experiments.compare.settings import ALGORITHMS, ENVIRONMENTS, settings_for, settings_type
+from experiments.data import Options
 from experiments.runtime.config import SharedConfig
 from experiments.train.config import TrainConfig
 from experiments.train.presets import EXPERIMENTS
@@ -18,12 +20,12 @@ AGENTS = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac", "center", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class Budget(Options):
     """Steps and seconds that every agent of a comparison may spend."""
 
-    steps: int = 100_000
+    steps: Count = 100_000
     """Environment steps that every agent may take."""
-    minutes: float = 1.0
+    minutes: Positive = 1.0
     """Training time that every agent may take; evaluations do not count."""
     max_minutes: float = 3.0
     """Training time after which a slow agent is stopped short of its steps."""
@@ -36,10 +38,9 @@ class Budget:
         Raises:
             ValueError: naming the option.
         """
-        if self.steps < 1:
-            raise ValueError(f"--steps is at least 1, not {self.steps}")
-        if not 0 < self.minutes <= self.max_minutes:
-            raise ValueError("--minutes is above 0 and at most --max-minutes")
+        super().__post_init__()
+        if self.minutes > self.max_minutes:
+            raise ValueError("--minutes is at most --max-minutes")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ContestConfig(Budget, SharedConfig):
     """Run folder; an unfinished run in it is begun again."""
     seed: int = 0
     """Seed of everything."""
-    evaluations: int = 6
+    evaluations: Count = 6
     """Evaluations on the way to `steps`, and again on the way to `minutes`."""
     eval_split: Literal["val", "test"] = "val"
     """Split to score on."""
@@ -77,9 +78,7 @@ class ContestConfig(Budget, SharedConfig):
                 f"no environment {self.environment!r}: there are "
                 f"{', '.join({**ENVIRONMENTS, **EXPERIMENTS})}"
             )
-        Budget.__post_init__(self)
-        if self.evaluations < 1:
-            raise ValueError(f"--evaluations is at least 1, not {self.evaluations}")
+        super().__post_init__()
         _check_agent(self.agent)
         settings_for(self.agent, self.environment, self.set)
 
@@ -148,9 +147,9 @@ class CompareConfig(Budget, SweepConfig):
     """Which; see `glimpse contest --help`."""
     out: Path = Path("runs/compare")
     """Folder of the runs, the tables and the plot."""
-    seeds: int = 3
+    seeds: Count = 3
     """Runs an agent, with seeds 0, 1, ..."""
-    evaluations: int = 6
+    evaluations: Count = 6
     """Evaluations on the way to `steps`, and again on the way to `minutes`."""
     eval_split: Literal["val", "test"] = "val"
     """Split to score on."""
@@ -163,11 +162,9 @@ class CompareConfig(Budget, SweepConfig):
         Raises:
             ValueError: naming the option.
         """
-        if self.seeds < 1:
-            raise ValueError(f"--seeds is at least 1, not {self.seeds}")
         if not self.agents or len(set(self.agents)) != len(self.agents):
             raise ValueError("--agents names at least one, and each once")
-        SweepConfig.__post_init__(self)
+        super().__post_init__()
         for agent in self.agents:
             self.contest(agent, seed=0)
 
@@ -192,13 +189,13 @@ class TuneConfig(Budget, SweepConfig):
     """Which; see `glimpse contest --help`."""
     out: Path = Path("runs/tune")
     """Folder of the trials and of the record."""
-    trials: int = 8
+    trials: Count = 8
     """Trials an agent."""
     prune: bool = True
     """End a trial early where its score lags behind the median of the others."""
-    steps: int = field(default=50_000, kw_only=True)
+    steps: Count = field(default=50_000, kw_only=True)
     """Environment steps a trial."""
-    minutes: float = field(default=0.5, kw_only=True)
+    minutes: Positive = field(default=0.5, kw_only=True)
     """Training time a trial: it ends when both are used."""
     max_minutes: float = field(default=1.0, kw_only=True)
     """Training time after which a slow trial is stopped short."""
@@ -211,9 +208,7 @@ class TuneConfig(Budget, SweepConfig):
         Raises:
             ValueError: naming the option.
         """
-        if self.trials < 1:
-            raise ValueError(f"--trials is at least 1, not {self.trials}")
-        SweepConfig.__post_init__(self)
+        super().__post_init__()
         if not self.agents or len(set(self.agents)) != len(self.agents):
             raise ValueError("--agents names at least one, and each once")
         for agent in self.agents:

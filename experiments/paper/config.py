@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from agents.checked import Count, NotEmpty
 from experiments.cluster.config import SweepConfig
+from experiments.data import Options
 from experiments.paper.variant_changes import VARIANTS
 from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
@@ -24,22 +26,12 @@ class CellsConfig(SweepConfig):
     """Feature banks (`glimpse bank`); `None` runs the encoder live."""
     encoder: str = "googlenet"
     """Encoder; with a bank it must be the bank's."""
-    seeds: int = 2
+    seeds: Count = 2
     """Runs a cell or variant, with seeds 0, 1, ..."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Passes over the training images, if not the cell's own."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Images a step, if not the cell's own."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        super().__post_init__()
-        if self.seeds < 1:
-            raise ValueError(f"--seeds is at least 1, not {self.seeds}")
 
     def cell_run(self, cell: Cell, *, out: Path, seed: int) -> TrainConfig:
         """Return the settings of one run of a cell: the learned agent alone."""
@@ -71,11 +63,11 @@ class Table1Config(CellsConfig):
     `-paper` at the end (medium-1-paper, or the row medium-paper) a cell learns as in the paper."""
     out: Path = Path("runs/table1")
     """Folder of the runs and of the table."""
-    whole_image_seeds: int = 1
+    whole_image_seeds: Count = 1
     """Runs of each whole-image classifier; each fine-tunes a whole GoogLeNet."""
-    whole_image_epochs: int | None = None
+    whole_image_epochs: Count | None = None
     """Passes of a whole-image classifier over the training images, if not its own."""
-    hidden_size: int | None = None
+    hidden_size: Count | None = None
     """Units a deck (the paper: 4,096), if not the cells' own."""
     final: bool = False
     """Train on all training images, for the epochs chosen on validation, and touch test."""
@@ -89,8 +81,6 @@ class Table1Config(CellsConfig):
             ValueError: naming the option.
         """
         choose_cells(self.cells)
-        if self.whole_image_seeds < 1:
-            raise ValueError(f"--whole-image-seeds is at least 1, not {self.whole_image_seeds}")
         super().__post_init__()
 
 
@@ -128,7 +118,7 @@ class VariantsConfig(CellsConfig):
 
 
 @dataclass(frozen=True)
-class FiguresConfig:
+class FiguresConfig(Options):
     """Draw the paper's Figures 3, 5 and 6 from the checkpoints of finished runs."""
 
     run: tuple[Path, ...]
@@ -137,11 +127,11 @@ class FiguresConfig:
     """Folder of the figures, figures.json and figures.md."""
     format: Literal["png", "pdf", "svg"] = "png"
     """`pdf` and `svg` keep boxes, scanpaths and text as vectors, sized for print."""
-    which: tuple[Literal[3, 5, 6], ...] = (3, 5, 6)
+    which: Annotated[tuple[Literal[3, 5, 6], ...], NotEmpty] = (3, 5, 6)
     """Figures to draw."""
     split: Literal["train", "val", "trainval", "test"] = "val"
     """Split to take images from."""
-    count: int | None = None
+    count: Count | None = None
     """Images in Figures 5 and 6 (default: 6 and 10)."""
     image: int | None = None
     """Image of Figure 3, by its index in the split (default: found by rule and seed)."""
@@ -160,12 +150,9 @@ class FiguresConfig:
         Raises:
             ValueError: naming the option.
         """
+        super().__post_init__()
         if not 1 <= len(self.run) <= _MOST_MODELS:
             raise ValueError(
                 f"--run takes one to {_MOST_MODELS} run folders, not {len(self.run)}: more columns "
                 "could not be read"
             )
-        if not self.which:
-            raise ValueError("--which names at least one of 3, 5 and 6")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"--count is at least 1, not {self.count}")

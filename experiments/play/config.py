@@ -5,15 +5,17 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Interval
 from tyro.conf import OmitArgPrefixes, Positional
 
-from experiments.data import DataConfig, Resolution
+from agents.checked import Count
+from experiments.data import DataConfig, Options, Resolution
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(Options):
     """Play the task in a browser: look at a blurred image, then name the breed, against an agent.
 
     Sessions are kept in --out as JSON lines, which `glimpse attention` reads like an agent's run.
@@ -39,17 +41,17 @@ class PlayConfig:
     """Which images to play on with --alone; against an agent --data-dir says where its own are."""
     resolutions: tuple[Resolution, ...] = ("high",)
     """Patches of a look, with --alone."""
-    num_glimpses: int = 2
+    num_glimpses: Count = 2
     """Looks before the answer, with --alone."""
     host: str = "127.0.0.1"
     """Address to serve on; with another than this machine's own, say --allow-host too."""
-    port: int = 8765
+    port: Annotated[int, Interval(ge=0, le=65535)] = 8765
     """Port to serve on; 0 takes any that is free."""
     allow_host: tuple[str, ...] = ()
     """Further names that browsers may call this server by."""
-    keep_days: float = 7.0
+    keep_days: Annotated[float, Interval(gt=0, le=366)] = 7.0
     """How long a person can go on with a session; its record stays."""
-    max_sessions: int = 1000
+    max_sessions: Count = 1000
     """Records that --out may hold; a further session is refused."""
 
     def __post_init__(self) -> None:
@@ -58,14 +60,7 @@ class PlayConfig:
         Raises:
             ValueError: naming the option.
         """
-        for name in ("num_glimpses", "max_sessions"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is at least 1, not {getattr(self, name)}")
-        if not 0 <= self.port < 65536:
-            raise ValueError(f"--port lies in [0, 65535], not {self.port}")
-        if not 0 < self.keep_days <= 366:
-            raise ValueError(f"--keep-days is above 0 and at most 366, not {self.keep_days}")
+        super().__post_init__()
         if self.alone and (self.run is not None or self.image):
             raise ValueError("--alone takes neither a run nor --image: leave it out, or them")
         if any("*" in name for name in self.allow_host):

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from agents.checked import Count, NotEmpty, Whole
 from encoders.spec import Precision
 from experiments.cluster.config import ClusterConfig
-from experiments.data import RESOLUTIONS, DataConfig, Resolution
+from experiments.data import RESOLUTIONS, DataConfig, Options, Resolution
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DownloadConfig:
 
 
 @dataclass(frozen=True)
-class DedupConfig:
+class DedupConfig(Options):
     """Write the list of the ILSVRC images that Stanford Dogs tests and validates on."""
 
     out: Path
@@ -51,32 +52,23 @@ class DedupConfig:
     data_dir: Path | None = None
     """Folder with the official lists of Stanford Dogs, which suffice (default:
     $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
-    include: tuple[Literal["train", "val", "test"], ...] = ("test", "val")
+    include: Annotated[tuple[Literal["train", "val", "test"], ...], NotEmpty] = ("test", "val")
     """Splits to leave out."""
-
-    def __post_init__(self) -> None:
-        """Check that there is something to leave out.
-
-        Raises:
-            ValueError: if there is not.
-        """
-        if not self.include:
-            raise ValueError("--include names at least one")
 
 
 @dataclass(frozen=True)
-class PyramidsConfig:
+class PyramidsConfig(Options):
     """Images of a data set's splits, decoded and resized, for machines of little memory."""
 
     out: Path
     """Folder; each split is a folder in it, to be given as storage=."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
     """Options that name the images."""
-    splits: tuple[str, ...] = ("train", "val")
+    splits: Annotated[tuple[str, ...], NotEmpty] = ("train", "val")
     """Splits to build, in order."""
-    resolutions: tuple[Resolution, ...] = RESOLUTIONS
+    resolutions: Annotated[tuple[Resolution, ...], NotEmpty] = RESOLUTIONS
     """Levels to build; the context needs `low`."""
-    workers: int = 0
+    workers: Whole = 0
     """Threads (0: one a core)."""
     on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
     """Where they are built; on a cluster each split is a job."""
@@ -87,30 +79,26 @@ class PyramidsConfig:
         Raises:
             ValueError: No split or resolution, or a negative number of workers.
         """
-        if self.workers < 0:
-            raise ValueError(f"--workers is at least 0, not {self.workers}")
-        for name in ("splits", "resolutions"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} names at least one")
+        super().__post_init__()
         if "low" not in self.resolutions:
             raise ValueError("--resolutions must name low, which every context is cut from")
 
 
 @dataclass(frozen=True)
-class BankConfig:
+class BankConfig(Options):
     """Features of a data set's splits, on a lattice of fixations."""
 
     out: Path
     """Folder of the banks; each split is a folder in it."""
     data: OmitArgPrefixes[DataConfig] = DataConfig()
     """Options that name the images."""
-    splits: tuple[str, ...] = ("train", "val")
+    splits: Annotated[tuple[str, ...], NotEmpty] = ("train", "val")
     """Splits to compute, in order."""
     encoder: str = "googlenet"
     """Name of a registered encoder."""
-    resolutions: tuple[Resolution, ...] = RESOLUTIONS
+    resolutions: Annotated[tuple[Resolution, ...], NotEmpty] = RESOLUTIONS
     """Resolutions to compute."""
-    side: int = 5
+    side: Count = 5
     """Lattice points a side."""
     extent: float | None = None
     """Outermost lattice coordinate; by default 1 - 1/side, the centres of equal cells."""
@@ -122,7 +110,7 @@ class BankConfig:
     context: Literal["few", "lattice", "center"] = "few"
     """Context patches at the centre only, at the four lattice points nearest to it too (`few`), or
     at every point of the lattice that `low` has; what `low` computes is not computed again."""
-    context_grid: Literal["auto"] | int = "auto"
+    context_grid: Literal["auto"] | Count = "auto"
     """G: keep the G x G cells of a context's feature map beside its features; `auto` is 3 where the
     encoder gives a map that 3 divides, 1 is none."""
     precision: Precision = "auto"
@@ -130,9 +118,9 @@ class BankConfig:
     calibrated on images of the split `train`."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda[:i]`."""
-    workers: int = 2
+    workers: Count = 2
     """Processes, each with its own encoder and one thread (CPU); on CUDA there is one."""
-    chunk: int = 64
+    chunk: Count = 64
     """Images a chunk, the unit of resuming and of sharing."""
     share: str | None = None
     """I/N: compute the I-th of N shares, in any number of processes and machines, into the same
@@ -154,12 +142,7 @@ class BankConfig:
         Raises:
             ValueError: naming the option.
         """
-        for name in ("side", "workers", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is at least 1, not {getattr(self, name)}")
-        for name in ("splits", "resolutions"):
-            if not getattr(self, name):
-                raise ValueError(f"--{name} names at least one")
+        super().__post_init__()
         asked = [self.share, self.merge, self.fetched_from, self.on.cluster != "local"]
         if sum(map(bool, asked)) > 1:
             raise ValueError("--share, --merge, --from and --cluster exclude one another")
@@ -167,8 +150,6 @@ class BankConfig:
             raise ValueError(f"--jobs is at least 1, not {self.jobs}")
         if self.share is not None:
             parse_share(self.share)
-        if self.context_grid != "auto" and self.context_grid < 1:
-            raise ValueError(f"--context-grid is at least 1, not {self.context_grid}")
         if self.low_side is not None:
             if "low" not in self.resolutions:
                 raise ValueError("--low-side is of the resolution low: name it in --resolutions")

@@ -6,12 +6,14 @@ import json
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
 from tyro.conf import OmitArgPrefixes
 
+from agents.checked import Count, NotEmpty, Positive, Share, Whole
 from encoders.spec import Precision, get_spec
-from experiments.data import RESOLUTIONS, DataConfig, Resolution
+from experiments.data import RESOLUTIONS, DataConfig, Options, Resolution
 
 # Of the synthetic dogs, where --num-images does not say: as many as the shipped encoder saw.
 NUM_SYNTHETIC = 2400
@@ -21,7 +23,7 @@ _HARMLESS = ("out", "resume", "checkpoint_every", "cache_mb", "loaders", "probe"
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Options):
     """Train an encoder on random multi-scale patches of a labelled data set.
 
     `torchrun --nproc-per-node N -m experiments.cli pretrain ...` shares every step between N
@@ -44,33 +46,33 @@ class PretrainConfig:
     """List of file names not to train on, as `glimpse dedup` writes it."""
     name: str | None = None
     """Name of the files written (default: `inception_mini`, or `core` for a GoogLeNet)."""
-    resolutions: tuple[Resolution, ...] = RESOLUTIONS
+    resolutions: Annotated[tuple[Resolution, ...], NotEmpty] = RESOLUTIONS
     """Towers; there is a head on each and on every combination."""
-    steps: int = 900
+    steps: Count = 900
     """Number of optimiser steps."""
-    head_steps: int = 0
+    head_steps: Whole = 0
     """Number of first steps that train the heads only, so that new heads do not pull at old
     weights."""
-    images: int = 12
+    images: Count = 12
     """Images a step, over all processes."""
-    looks: int = 8
+    looks: Count = 8
     """Random fixations an image: a step sees images x looks glimpses."""
-    micro_batch: int = 0
+    micro_batch: Whole = 0
     """Glimpses worked on at a time, their gradients adding up, to bound the memory: one of three
     resolutions takes GoogLeNet about 100 MB (0: all at once)."""
-    extent: float = 0.6
+    extent: Annotated[float, Interval(ge=0, le=1)] = 0.6
     """Fixations are uniform over -extent..extent, both ways."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Peak of the one-cycle schedule (AdamW; default: 5e-3 for `inception_mini`, 2e-3 for a
     pretrained GoogLeNet, 1e-3 for one from scratch)."""
-    trunk_lr_scale: float | None = None
+    trunk_lr_scale: Positive | None = None
     """The trunk's learning rate over that of the heads (default: 0.1 where it is pretrained, else
     1)."""
     weight_decay: float = 0.02
     """Weight decay of AdamW."""
-    dropout: float = 0.1
+    dropout: Share = 0.1
     """Share of the features dropped before the heads."""
-    held_out: float = 0.05
+    held_out: Annotated[float, Interval(gt=0, lt=1)] = 0.05
     """Share of the images kept aside to measure the heads on."""
     seed: int = 0
     """Decides initial weights and every draw."""
@@ -78,45 +80,20 @@ class PretrainConfig:
     """Arithmetic of the training; weights are fp32 throughout."""
     device: str = "cpu"
     """`auto`, `cpu` or `cuda[:i]`."""
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
     """Steps between checkpoints."""
-    cache_mb: int = 2500
+    cache_mb: Whole = 2500
     """Memory for decoded images, in megabytes; what is decoded beyond it is not kept."""
-    loaders: int = 1
+    loaders: Count = 1
     """Threads that decode images ahead."""
-    probe: int = 900
+    probe: Whole = 900
     """Images for the linear probes in the record (synthetic dogs only; 0: none)."""
     resume: bool = False
     """Continue from the checkpoint in `out`."""
 
-    def __post_init__(self) -> None:
-        """Check the numbers before anything is loaded.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        for name in ("steps", "images", "looks", "checkpoint_every", "loaders"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{_flag(name)} is at least 1, not {getattr(self, name)}")
-        for name in ("head_steps", "micro_batch", "cache_mb", "probe"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{_flag(name)} is at least 0, not {getattr(self, name)}")
-        for name in ("learning_rate", "trunk_lr_scale"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"--{_flag(name)} is above 0, not {value}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out is a share between 0 and 1, not {self.held_out}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout is a share from 0 to below 1, not {self.dropout}")
-        if not 0 <= self.extent <= 1:
-            raise ValueError(f"--extent lies in [0, 1], not {self.extent}")
-        if not self.resolutions:
-            raise ValueError("--resolutions names at least one")
-
 
 @dataclass(frozen=True)
-class ProbeConfig:
+class ProbeConfig(Options):
     """Measure a frozen encoder by linear readings of the central patches."""
 
     out: Path
@@ -129,14 +106,14 @@ class ProbeConfig:
     """Split to fit on; what a fit takes is chosen on a tenth of it."""
     eval_split: str = "val"
     """Split to measure on."""
-    resolutions: tuple[Resolution, ...] = RESOLUTIONS
+    resolutions: Annotated[tuple[Resolution, ...], NotEmpty] = RESOLUTIONS
     """Patches to read, each alone and all together."""
     bank: Path | None = None
     """Read the central point of these banks (`glimpse bank --out`), computing no features."""
     cells: tuple[int, ...] = ()
     """Read each patch as G x G cells of the encoder's map too, for each G. They are computed anew;
     with `--bank` those of the low patch come from it (`glimpse bank --context-grid G`)."""
-    hidden: int = 0
+    hidden: Whole = 0
     """Fit a network with a hidden layer of so many units too (0: none)."""
     seed: int = 0
     """Which tenth of the images serves to choose, and the initial weights of a hidden layer."""
@@ -153,10 +130,7 @@ class ProbeConfig:
         Raises:
             ValueError: naming the option.
         """
-        if self.hidden < 0:
-            raise ValueError(f"--hidden is at least 0, not {self.hidden}")
-        if not self.resolutions:
-            raise ValueError("--resolutions names at least one")
+        super().__post_init__()
         if any(grid < 2 for grid in self.cells):
             raise ValueError(f"--cells names grids from 2 on, not {self.cells}")
         if self.bank is not None and self.cells and self.resolutions != ("low",):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tyro.conf import OmitArgPrefixes
 
-from experiments.data import DataConfig
+from experiments.data import DataConfig, Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedConfig:
+class SharedConfig(Options):
     """Options that `glimpse contest`, `compare`, `tune`, `variants` and `table1` share."""
 
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)

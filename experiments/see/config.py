@@ -8,11 +8,14 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from agents.checked import Count, Positive
+from experiments.data import Options
+
 Over = Literal["auto", "split", "shown"]
 
 
 @dataclass(frozen=True)
-class ViewConfig:
+class ViewConfig(Options):
     """Write what the agents of finished runs did as one HTML file, for any browser."""
 
     runs: Positional[tuple[Path, ...]] = (Path("synthetic-dogs"),)
@@ -21,12 +24,12 @@ class ViewConfig:
     """The file; it needs no server and no network."""
     split: Literal["train", "val", "trainval", "test"] = "val"
     """Split to look at; `test` once, at the end."""
-    count: int = 200
+    count: Count = 200
     """Images to show, drawn at random."""
     over: Over = "auto"
     """Images behind heat maps and accuracies: all of the `split`, or those `shown` (`auto`: all
     where every run has a bank)."""
-    max_mb: float = 20.0
+    max_mb: Positive = 20.0
     """Most that the file may take, in millions of bytes; images are compressed to fit."""
     title: str = "Where the agents look"
     """Title of the page."""
@@ -47,12 +50,9 @@ class ViewConfig:
         Raises:
             ValueError: naming the option.
         """
+        super().__post_init__()
         if not self.runs:
             raise ValueError("name at least one run folder of `glimpse train`")
-        if self.count < 1:
-            raise ValueError(f"--count is at least 1, not {self.count}")
-        if not self.max_mb > 0:
-            raise ValueError(f"--max-mb is more than 0, not {self.max_mb:g}")
         if self.out.is_dir():
             raise ValueError(f"--out is the file to write, and {self.out} is a folder")
         if self.scanpaths is not None:
@@ -62,7 +62,7 @@ class ViewConfig:
 
 
 @dataclass(frozen=True)
-class RecordConfig:
+class RecordConfig(Options):
     """Record what an agent sees, does and earns as a Minari data set (extra `minari`)."""
 
     run: Positional[Path]
@@ -74,7 +74,7 @@ class RecordConfig:
     """Who plays: `learned`, or a reference of the run with a checkpoint, `center` or `random`."""
     split: Literal["train", "val", "trainval", "test"] = "train"
     """Which images, each once."""
-    count: int | None = None
+    count: Count | None = None
     """Episodes, of images drawn at random (default: all of the split)."""
     sampled: bool = False
     """Sample fixations, as in training, rather than looking at their mean."""
@@ -86,12 +86,3 @@ class RecordConfig:
     """Folder of the images, if it has moved."""
     seed: int = 0
     """Seed of the choice of images, the noise outside them and sampled fixations."""
-
-    def __post_init__(self) -> None:
-        """Check before anything is opened.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"--count is at least 1, not {self.count}")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from annotated_types import Ge
 from tyro.conf import OmitArgPrefixes, Positional
 
+from agents.checked import Count, Whole
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from experiments.data import DataConfig, Resolution
+from experiments.data import DataConfig, Options, Resolution
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Options):
     """Train the two-deck agent, and reference agents beside it, on one environment."""
 
     out: Path = Path("runs/run")
@@ -36,7 +38,7 @@ class TrainConfig:
     """Split to evaluate on after training; choose everything on `val`."""
     resolutions: tuple[Resolution, ...] = ("low", "medium", "high")
     """Patches of a glimpse."""
-    num_glimpses: int = 3
+    num_glimpses: Count = 3
     """Looks before the answer."""
     choose_scale: bool = False
     """Choose the zoom of a glimpse too; a bank needs the neighbours of every resolution in use."""
@@ -44,25 +46,25 @@ class TrainConfig:
     """Random mirroring in training (`auto`: on); evaluation never mirrors."""
     context: Literal["auto", "random", "center"] = "auto"
     """Place of the context patch in training (`auto`: random); evaluation centres it."""
-    context_grid: Literal["auto"] | int = 1
+    context_grid: Literal["auto"] | Count = 1
     """G: the context is the encoder's map averaged to G x G cells; 1 is its vector, `auto` 3 cells
     a side, or as many as the bank holds, where there is a map."""
-    epochs: int = 30
+    epochs: Count = 30
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Scanpaths a step: the images, times `--learning.samples`."""
     seed: int = 0
     """Seed of everything: weights, order of the images, flips, fixations."""
-    eval_every: int = 1
+    eval_every: Count = 1
     """Epochs between evaluations (the last epoch is always evaluated)."""
-    scanpaths: int = 8
+    scanpaths: Count = 8
     """M, scanpaths an image in Monte-Carlo evaluation at the end."""
     references: bool = True
     """Train classifiers under centre and random fixations too, and report the oracle."""
     deterministic: bool = False
     """Deterministic algorithms only (CUDA; a CPU computes so anyway), and resume only with as many
     threads as begun with."""
-    keep_last: int = 2
+    keep_last: Count = 2
     """Checkpoints kept of each agent, the newest included."""
     keep_best: bool = False
     """Keep the checkpoint of the best evaluation too (`glimpse evaluate --best`)."""
@@ -87,12 +89,7 @@ class TrainConfig:
             ValueError: a count below 1, testing on what was chosen on, or settings that
                 contradict each other.
         """
-        counts = ("epochs", "batch_size", "eval_every", "scanpaths", "num_glimpses", "keep_last")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
-        if self.context_grid != "auto" and self.context_grid < 1:
-            raise ValueError(f"context_grid is at least 1 or 'auto', not {self.context_grid}")
+        super().__post_init__()
         if self.train_split == "trainval" and self.eval_split == "val":
             raise ValueError(
                 "train_split 'trainval' contains the images of 'val': evaluate on 'test', or "
@@ -119,7 +116,7 @@ SETTINGS = {"network": TwoDeckConfig, "learning": ReinforceConfig}
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Options):
     """Evaluate the agents of a finished or interrupted run."""
 
     run: Path
@@ -132,11 +129,11 @@ class EvaluateConfig:
     """Use the live encoder although the run was trained from a bank."""
     data_dir: Path | None = None
     """Folder of the images, if it has moved."""
-    scanpaths: int | None = None
+    scanpaths: Count | None = None
     """M, scanpaths an image in Monte-Carlo evaluation; 1 leaves it out (default: the run's)."""
     oracle: bool | None = None
     """Report the oracle, as many evaluations as the lattice has points (default: as the run)."""
-    examples: int = 8
+    examples: Whole = 8
     """Scanpaths to draw into the run's folder."""
     seed: int | None = None
     """Seed of the noise outside the images and of sampled scanpaths (default: the run's)."""
@@ -157,30 +154,18 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Options):
     """Train on SyntheticDogsGlimpse-v0 and compare with centre and random fixations."""
 
     out: Path = Path("demo")
     """Folder for banks, runs, images and the result."""
-    seeds: int = 3
+    seeds: Count = 3
     """Runs, each with another seed."""
-    num_images: int = 1800
+    num_images: Annotated[int, Ge(128)] = 1800
     """Training images to draw; a quarter as many are held out."""
-    side: int = 7
+    side: Count = 7
     """Lattice points a side of the feature banks."""
-    epochs: int = 16
+    epochs: Count = 16
     """Passes over the training images."""
-    examples: int = 8
+    examples: Whole = 8
     """Scanpaths to draw."""
-
-    def __post_init__(self) -> None:
-        """Check the numbers before anything is computed.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        least = {"seeds": 1, "num_images": 128, "side": 1, "epochs": 1, "examples": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is at least {value}, not {getattr(self, name)}")

@@ -13,6 +13,7 @@ import pytest
 from encoders.inference.engine import make_encoder
 from experiments.cluster.job import Job
 from experiments.data import DataConfig
+from experiments.metrics import Z95
 from experiments.paper.table1 import (
     Table1Config,
     choose_cells,
@@ -160,11 +161,11 @@ def test_epochs_are_chosen_where_the_mean_over_the_seeds_is_best(tmp_path: Path)
 
 
 def test_the_interval_of_a_difference_adds_images_and_seeds() -> None:
-    value, half = difference(cell(60.0, half=1.96, std=None), cell(50.0, half=1.96, std=None))
-    assert value == 10.0 and half == pytest.approx(1.96 * 2**0.5)
+    value, half = difference(cell(60.0, half=Z95, std=None), cell(50.0, half=Z95, std=None))
+    assert value == 10.0 and half == pytest.approx(Z95 * 2**0.5)
     # Two seeds with a spread of sqrt(2) add a variance of 1 to each cell's 1.
-    value, half = difference(cell(60.0, 1.96, 2**0.5), cell(50.0, 1.96, 2**0.5))
-    assert half == pytest.approx(1.96 * 2, rel=1e-4)
+    value, half = difference(cell(60.0, Z95, 2**0.5), cell(50.0, Z95, 2**0.5))
+    assert half == pytest.approx(Z95 * 2)
 
 
 def test_a_verdict_needs_the_whole_interval() -> None:

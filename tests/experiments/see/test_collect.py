@@ -119,7 +119,7 @@ def test_wrong_settings_are_told(tmp_path: Path) -> None:
     for change, message in (
         ({"runs": ()}, "at least one run"),
         ({"count": 0}, "--count is at least 1"),
-        ({"max_mb": 0.0}, "--max-mb is more than 0"),
+        ({"max_mb": 0.0}, "--max-mb is above 0"),
         ({"out": tmp_path}, "is a folder"),
     ):
         with pytest.raises(ValueError, match=message):
