@@ -217,7 +217,8 @@ def test_every_package_is_listed_for_installation() -> None:
         for package in PACKAGES
         for path in (ROOT / package).rglob("__init__.py")
     }
-    assert listed == found
+    # Benchmarks are run in a checkout.
+    assert listed == found - {"experiments.benchmarks"}
 
 
 def test_files_that_the_makefile_names_are_there() -> None:

@@ -159,11 +159,11 @@ def test_without_a_grid_nothing_is_new(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"context_grid": 0}, "context_grid must be at least 1"),
-        ({"context_channels": 0}, "context_channels must be at least 1"),
-        ({"cell_width": 0}, "cell_width must be at least 1"),
-        ({"context_dropout": 1.0}, "context_dropout must lie in"),
-        ({"location_hidden": -1}, "location_hidden must be at least 0"),
+        ({"context_grid": 0}, "context_grid is at least 1"),
+        ({"context_channels": 0}, "context_channels is at least 1"),
+        ({"cell_width": 0}, "cell_width is at least 1"),
+        ({"context_dropout": 1.0}, "context_dropout is at least 0 and below 1"),
+        ({"location_hidden": -1}, "location_hidden is at least 0"),
         ({"location_input": "told"}, "location_input must be one of"),
     ],
 )

@@ -200,14 +200,14 @@ def test_dropout_keeps_the_mean_and_replays():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 0}, "hidden_size must be at least 1"),
-        ({"num_glimpses": 0}, "num_glimpses must be at least 1"),
+        ({"hidden_size": 0}, "hidden_size is at least 1"),
+        ({"num_glimpses": 0}, "num_glimpses is at least 1"),
         ({"core": "transformer"}, "core must be one of rnn, lstm, gru"),
         ({"combine": "add"}, "combine must be one of"),
-        ({"sigma": 0.0}, "sigma must be a positive number"),
-        ({"sigma": math.nan}, "sigma must be a positive number"),
-        ({"scale_sigma": -0.5}, "scale_sigma must be a positive number"),
-        ({"dropout": 1.0}, "dropout must lie in"),
+        ({"sigma": 0.0}, "sigma is above 0 and below inf"),
+        ({"sigma": math.nan}, "sigma is above 0 and below inf"),
+        ({"scale_sigma": -0.5}, "scale_sigma is above 0 and below inf"),
+        ({"dropout": 1.0}, "dropout is at least 0 and below 1"),
     ],
 )
 def test_a_bad_setting_is_named(changes, message):

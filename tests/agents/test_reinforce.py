@@ -433,13 +433,13 @@ def test_from_spaces_reads_the_sizes():
     [
         ({"optimizer": "lbfgs"}, "optimizer must be one of sgd, adam"),
         ({"location_gradient": "both"}, "location_gradient must be one of mix, policy, backprop"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"learning_rate": math.nan}, "learning_rate must be above 0"),
-        ({"max_gradient_norm": math.inf}, "max_gradient_norm must be a number above 0, or None"),
-        ({"momentum": 1.0}, "momentum must lie between"),
-        ({"weight_decay": -1.0}, "weight_decay must not be negative"),
-        ({"baseline": "leave_one_out"}, "at least 2 for leave_one_out"),
-        ({"samples": 0}, "samples must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate is above 0"),
+        ({"learning_rate": math.nan}, "learning_rate is above 0"),
+        ({"max_gradient_norm": math.inf}, "max_gradient_norm is above 0 and below inf"),
+        ({"momentum": 1.0}, "momentum is above 0 and below 1"),
+        ({"weight_decay": -1.0}, "weight_decay is at least 0"),
+        ({"baseline": "leave_one_out"}, "samples must be at least 2, not 1"),
+        ({"samples": 0}, "samples is at least 1"),
     ],
 )
 def test_a_bad_setting_is_named(changes, message):

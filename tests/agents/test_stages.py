@@ -169,10 +169,10 @@ def test_first_fixations_lie_near_the_centre_whatever_the_head(head) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"discount": 1.5}, "discount must lie in"),
-        ({"glimpse_loss": -1.0}, "glimpse_loss must not be negative"),
-        ({"classifier_epochs": -1}, "classifier_epochs must not be negative"),
-        ({"sigma_decay": 0.0}, "sigma_decay must be above 0"),
+        ({"discount": 1.5}, "discount is at least 0 and at most 1"),
+        ({"glimpse_loss": -1.0}, "glimpse_loss is at least 0"),
+        ({"classifier_epochs": -1}, "classifier_epochs is at least 0"),
+        ({"sigma_decay": 0.0}, "sigma_decay is above 0"),
         ({"reward": "fame"}, "reward must be one of auto"),
     ],
 )

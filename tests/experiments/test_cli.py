@@ -204,7 +204,7 @@ def test_errors_of_people_end_in_a_sentence_and_of_the_program_in_a_traceback(
         (["bank", "--out", "x", "--chunk", "0"], "--chunk is at least 1"),
         (["bank", "--out", "x", "--workers", "0"], "--workers is at least 1"),
         (["demo", "--seeds", "0"], "--seeds is at least 1"),
-        (["pretrain", "--held-out", "1"], "--held-out is a share"),
+        (["pretrain", "--held-out", "1"], "--held-out is above 0 and below 1"),
         (["bank", "--out", "x", "--encoder", "inception_mini", "--device", "foo"], "'foo'"),
         (
             [

@@ -233,7 +233,7 @@ def test_trainval_is_not_evaluated_on_val(config: WholeImageConfig) -> None:
     [
         ({"epochs": -1}, "at least 0"),
         ({"epochs": 0, "layer_steps": 0}, "nothing is learned"),
-        ({"dropout": 1.0}, "share"),
+        ({"dropout": 1.0}, "at least 0 and below 1"),
         ({"side": 0}, "at least 1"),
     ],
 )
