@@ -31,12 +31,10 @@ BUILT_BY_THE_ENVIRONMENT = {
     "Classifier",
 }
 
-# Old names that are still read, and two modules whose images are drawings.
+# Old names that are still read.
 MAY_SAY_PICTURE = {
     "experiments/runtime/old_names.py",
     "experiments/prepare/dedup.py",
-    "experiments/paper/sheets.py",
-    "experiments/paper/figure_parts.py",
     "docs/migration.md",
 }
 
