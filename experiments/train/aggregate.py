@@ -112,7 +112,7 @@ def collect_runs(runs: tuple[Path, ...], split: str) -> dict[str, Any]:
 
 
 def origin(environments: list[dict[str, Any]]) -> dict[str, Any]:
-    """What runs of several seeds stand on, from their environment.json."""
+    """Collect what runs of several seeds stand on from their environment.json."""
     first = environments[0]
     return {
         "seeds": [environment["seed"] for environment in environments],
