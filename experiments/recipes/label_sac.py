@@ -71,13 +71,13 @@ class LabelSAC:
             capacity: Episodes kept.
             discount: Gamma.
         """
-        sizes = [math.prod(observation_space[key].shape or ()) for key in ("context", "glimpse")]
+        context, glimpse = (math.prod(observation_space[key].shape or ()) for key in _KEYS[:2])
         self.classes = int(action_space["label"].n)  # type: ignore[attr-defined]
         self.width, self.discount = width, discount
         self.batch_size, self.gradient_steps, self.capacity = batch_size, gradient_steps, capacity
         inputs = 2 * width + 1
         critics = nn.ModuleList([_head(inputs + 2, width, 1) for _ in range(2)])
-        parts = {"trunk": Trunk(*sizes, width), "critics": critics}
+        parts = {"trunk": Trunk(context, glimpse, width), "critics": critics}
         self.learner = nn.ModuleDict(parts | {"classes": nn.Linear(width, self.classes)})
         self.target = copy.deepcopy(self.learner).requires_grad_(False)
         self.actor = _head(inputs, width, 4)

@@ -115,7 +115,8 @@ def run_seed(config: CircleSquareConfig, seed: int) -> dict[str, Any]:
         "wall": round(time.perf_counter() - began, 1),
         "processor": round(time.process_time() - used, 1),
     }
-    env.close(), judge.close()
+    env.close()
+    judge.close()
     return {"seed": seed, "curve": curve, "seconds": spent}
 
 

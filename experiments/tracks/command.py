@@ -77,7 +77,7 @@ def _compare_names(config: TrackConfig, track: Track) -> dict[str, Any]:
             f"{track.name} takes no --submit and no --set yet: the leaderboard is of look tracks"
         )
     run = track.run
-    own = {"agents": config.players} if config.players else {}
+    own: dict[str, Any] = {"agents": config.players} if config.players else {}
     images = config.num_images or track.num_images
     return compare(
         CompareConfig(

@@ -288,7 +288,7 @@ def find_classifier(given: Given, options: dict[str, Any]) -> Any:
             )
         return FrozenClassifiers.load(SHIPPED)
     if isinstance(given, (str, os.PathLike)):
-        return FrozenClassifiers.load(given)
+        return FrozenClassifiers.load(os.fspath(given))
     return given
 
 

@@ -114,8 +114,9 @@ class _Judge:
                 f"{logits.shape}"
             )
         shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-        self._found = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return self._found
+        found = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        self._found = found
+        return found
 
 
 def _copy(value: Any) -> Any:

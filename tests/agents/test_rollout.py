@@ -100,6 +100,25 @@ def test_observations_and_states_number_one_more_than_glimpses():
     assert stacked["remaining"].squeeze(-1).tolist() == [[1.0, 1.0], [0.5, 0.5], [0.0, 0.0]]
 
 
+class PaidEnv(WalkEnv):
+    """Pays 0.5 for every look too."""
+
+    def step(self, action):
+        observation, reward, *ends, info = super().step(action)
+        return observation, reward + 0.5 * (not ends[0]), *ends, info
+
+
+@pytest.mark.parametrize("kind, look", [(WalkEnv, 0.0), (PaidEnv, 0.5)])
+def test_what_each_look_earned_is_kept_with_the_answer_added_to_the_last(kind, look):
+    env = SyncVectorEnv([lambda i=i: kind(i, 4) for i in range(4)])
+    trajectory = collect(env, Reader())
+    answered = trajectory.success.float()
+    torch.testing.assert_close(
+        trajectory.rewards, torch.stack([answered * 0 + look, look + answered])
+    )
+    torch.testing.assert_close(trajectory.returns, 2 * look + answered)
+
+
 def test_torch_environments_get_and_give_tensors():
     class TorchEnv(TargetEnv):
         def reset(self, **options):
