@@ -30,9 +30,11 @@ class WandbLogger:
             ValueError: wandb is not installed.
         """
         try:
-            import wandb
+            wandb: Any = import_module("wandb")
         except ImportError as error:
-            raise ValueError("--logger wandb needs the package wandb: pip install wandb") from error
+            raise ValueError(
+                '--logger wandb needs wandb: pip install "glimpse-env[wandb]"'
+            ) from error
         self._run: Any = wandb.init(
             dir=str(folder), name=folder.name, id=_identity(folder), resume="allow", config=settings
         )

@@ -36,7 +36,14 @@ def test_a_short_page_says_where_the_rest_is(words, capsys, monkeypatch) -> None
     short, whole = page(words, capsys), page(words, capsys, "--help-all")
     assert f"glimpse {' '.join(words)} --help-all" in " ".join(short.split())
     assert len(whole.splitlines()) > len(short.splitlines()) + 10
-    for name in set(COMMANDS[words[0]].shown) - {"data", "cells", "names", "agent", "environment"}:
+    for name in set(COMMANDS[words[0]].shown) - {
+        "data",
+        "cells",
+        "names",
+        "agent",
+        "environment",
+        "runs",
+    }:
         assert "--" + name.replace("_", "-") in short
 
 
