@@ -127,8 +127,9 @@ class Job:
         again = "start again the command that wrote it"
         record = read_json(file, again)
         try:
-            record["command"] = RENAMED_COMMANDS.get(record["command"], record["command"])
-            kind = _options(record["command"])
+            command = record["command"]
+            record["command"] = command = RENAMED_COMMANDS.get(command, command)
+            kind = _options(command)
             return cls(**record | {"config": from_record(kind, record["config"])})
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{file} is no job ({error}): {again}") from error
