@@ -127,8 +127,8 @@ class Job:
         again = "start again the command that wrote it"
         record = read_json(file, again)
         try:
-            command = record["command"]
-            record["command"] = command = RENAMED_COMMANDS.get(command, command)
+            command: str = record["command"]
+            command = record["command"] = RENAMED_COMMANDS.get(command, command)
             kind = _options(command)
             return cls(**record | {"config": from_record(kind, record["config"])})
         except (KeyError, TypeError, ValueError) as error:
