@@ -202,4 +202,4 @@ def in_dogs_frame(
 
 def as_record(estimate: Estimate) -> dict[str, float]:
     """An estimate as JSON holds it, to four places."""
-    return {name: round(value, 4) for name, value in asdict(estimate).items()}
+    return {name: round(value, 6) for name, value in asdict(estimate).items()}

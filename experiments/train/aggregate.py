@@ -126,9 +126,9 @@ def origin(environments: list[dict[str, Any]]) -> dict[str, Any]:
 def over_seeds(rows: list[dict[str, Any]]) -> tuple[float, float | None, list[dict[str, float]]]:
     """Mean and standard deviation of mA over the seeds, and the scores of each run, rounded."""
     values, keys = [row["ma"] for row in rows], ("ma", "low", "high", "accuracy")
-    std = round(float(np.std(values, ddof=1)), 2) if len(values) > 1 else None
-    runs = [{key: round(row[key], 2) for key in keys} for row in rows]
-    return round(float(np.mean(values)), 2), std, runs
+    std = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None
+    runs = [{key: round(row[key], 4) for key in keys} for row in rows]
+    return round(float(np.mean(values)), 4), std, runs
 
 
 def _difference(evaluations: list[dict[str, Any]], one: str, two: str) -> dict[str, Any] | None:
@@ -136,7 +136,7 @@ def _difference(evaluations: list[dict[str, Any]], one: str, two: str) -> dict[s
     if any(two not in evaluation for evaluation in evaluations):
         return None
     values = [evaluation[one]["ma"] - evaluation[two]["ma"] for evaluation in evaluations]
-    return {"mean": round(float(np.mean(values)), 2), "runs": [round(v, 2) for v in values]}
+    return {"mean": round(float(np.mean(values)), 4), "runs": [round(v, 4) for v in values]}
 
 
 def difference(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[float, float]:
