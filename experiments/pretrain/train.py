@@ -16,7 +16,7 @@ import hashlib
 import json
 import platform
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from experiments.pretrain.config import PretrainConfig, command, identity, resol
 from experiments.pretrain.patches import PatchSampler, normalise
 from experiments.pretrain.state import Pretraining
 from experiments.pretrain.synthetic_probe import probe
-from experiments.runtime.distributed import Ranks, joined
+from experiments.runtime.distributed import Ranks, joined, restarted
 from experiments.runtime.runs import RunError, read_rows, sole_user, write_rows, write_whole
 from experiments.runtime.signals import stopping
 from glimpse_env.datasets.degraded import Degraded
@@ -132,6 +132,8 @@ def pretrain(config: PretrainConfig) -> Path:
         RunError: If there is a run already and it is not to be resumed.
     """
     config = resolve_defaults(config)
+    if restarted() and has_checkpoint(config.out / "checkpoint"):
+        config = replace(config, resume=True)
     with joined(resolve_device(config.device)) as ranks:
         return _pretrain(config, ranks)
 

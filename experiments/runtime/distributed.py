@@ -41,6 +41,36 @@ class Ranks:
         dist.all_reduce(values)
         return dict(zip(metrics, (values / self.count).tolist(), strict=True))
 
+    def any(self, here: bool, device: torch.device) -> bool:
+        """Whether it is so in any of the processes; each must call it."""
+        if self.count == 1:
+            return here
+        found = torch.tensor(float(here), device=device)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
+
+    def average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Have the mean of all processes' gradients at every step, so that weights stay equal."""
+        if self.count == 1:
+            return
+
+        def average(optimizer: torch.optim.Optimizer, args: object, options: object) -> None:
+            gradients = [
+                parameter.grad
+                for group in optimizer.param_groups
+                for parameter in group["params"]
+                if parameter.grad is not None
+            ]
+            flat = torch.cat([each.flatten() for each in gradients])
+            dist.all_reduce(flat)
+            flat /= self.count
+            start = 0
+            for each in gradients:
+                each.copy_(flat[start : start + each.numel()].view_as(each))
+                start += each.numel()
+
+        optimizer.register_step_pre_hook(average)
+
     def share_object(self, value: object, device: torch.device) -> object:
         """Give every process the object of the first one."""
         if self.count == 1:
@@ -48,6 +78,11 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=device)
         return box[0]
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process again, after another one died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextmanager

@@ -208,9 +208,14 @@ def environment_record(**facts: Any) -> dict[str, Any]:
 class RunFolder:
     """A run folder in use: config.json, environment.json, metrics.jsonl, checkpoint/."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the folder; nothing is touched yet."""
-        self.path = Path(path)
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """Name the folder; nothing is touched yet.
+
+        Args:
+            path: The folder.
+            writes: Whether this process writes; of several that train together one does.
+        """
+        self.path, self.writes = Path(path), writes
         self.metrics = self.path / "metrics.jsonl"
 
     def begin(self, config: Any, environment: dict[str, Any], *, resume: bool) -> None:
@@ -222,6 +227,8 @@ class RunFolder:
             RunError: there is a run already, or none to resume, or one of another configuration,
                 or one that stands on other images, another encoder or other banks.
         """
+        if not self.writes:
+            return
         record, path = to_record(replace(config, resume=False)), self.path / "config.json"
         if resume:
             if not path.is_file():
@@ -272,6 +279,8 @@ class RunFolder:
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one row of metrics."""
+        if not self.writes:
+            return
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(row), default=_plain) + "\n")
 
@@ -284,7 +293,7 @@ class RunFolder:
 
     def rewind(self, agent: str, epoch: int) -> None:
         """Drop the rows of `agent` from `epoch` on: they will be computed again."""
-        if not self.metrics.exists():
+        if not (self.writes and self.metrics.exists()):
             return
         kept = [row for row in self._rows() if row["agent"] != agent or row["epoch"] < epoch]
         write_rows(self.metrics, kept)

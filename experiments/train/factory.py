@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from gymnasium.vector import AutoresetMode
 
@@ -17,6 +17,8 @@ from encoders.inference.engine import Encoder, make_encoder
 from encoders.spec import get_spec
 from encoders.weights.files import WeightsNotFoundError, file_digest, find_weights
 from experiments.data import build_dataset
+from experiments.runtime.distributed import Ranks
+from experiments.runtime.shared_env import SharedEnv, share_rows
 from experiments.train.config import TrainConfig
 from experiments.train.external_policy import Agent, build_policy
 from experiments.train.privileged import PrivilegedVectorEnv
@@ -82,6 +84,7 @@ def build_env(
     autoreset_mode: AutoresetMode = AutoresetMode.DISABLED,
     observation: Literal["features", "pixels", "both"] = "features",
     repeats: int = 1,
+    shard: tuple[int, int] = (0, 1),
 ) -> DogsGlimpseVectorEnv:
     """Build the vector environment of a split, `batch_size` episodes side by side.
 
@@ -97,6 +100,7 @@ def build_env(
         autoreset_mode: What follows an episode.
         observation: What is shown.
         repeats: Episodes side by side on each image.
+        shard: Part of the walk, (index, count).
     """
     training = split == config.train_split if training is None else training
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
@@ -117,6 +121,7 @@ def build_env(
         order_seed=config.seed,
         observation=observation,
         repeats=repeats,
+        shard=shard,
     )
 
 
@@ -143,6 +148,26 @@ def build_play_env(
     observation = "both" if "pixels" in requires else "features"
     env = build_env(config, split, observation=observation, **options)
     return PrivilegedVectorEnv(env, requires) if {"frame", "box"} & set(requires) else env
+
+
+def build_shared_env(config: TrainConfig, split: str, ranks: Ranks, **options: Any) -> PlayEnv:
+    """Build a split's environment; of several processes each plays its rows of every batch.
+
+    Args:
+        config: Of the run.
+        split: Which images.
+        ranks: This process among all.
+        options: For `build_env`.
+
+    Raises:
+        ValueError: A batch cannot be shared equally.
+    """
+    if ranks.count == 1:
+        return build_play_env(config, split, **options)
+    rows = share_rows(config.batch_size, options.get("repeats", 1), ranks)
+    own = replace(config, batch_size=len(rows))
+    env = build_play_env(own, split, shard=(ranks.rank, ranks.count), **options)
+    return cast(PlayEnv, SharedEnv(env, ranks))
 
 
 def build_agents(config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:

@@ -7,11 +7,13 @@ nothing is known of what they draw from.
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,8 +21,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from agents.reinforce import ReinforceAgent
+from encoders.inference.engine import resolve_device
 from experiments.metrics import Answers
 from experiments.runtime.determinism import deterministic
+from experiments.runtime.distributed import Ranks, joined, restarted
 from experiments.runtime.loggers import Logger, open_logger
 from experiments.runtime.runs import (
     RunError,
@@ -47,6 +51,7 @@ from experiments.train.factory import (
     PlayEnv,
     build_agents,
     build_play_env,
+    build_shared_env,
     build_source,
     describe_dataset,
     describe_encoder,
@@ -100,6 +105,22 @@ class Progress:
         return {**asdict(self), "metrics": rows}
 
 
+class _Mute:
+    """Stands in for TensorBoard's writer where another process writes."""
+
+    def __enter__(self) -> _Mute:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def add_scalar(self, *values: object) -> None:
+        """Take a number and do nothing."""
+
+    def flush(self) -> None:
+        """Have nothing to write."""
+
+
 PROGRESS = "progress"
 """Where a checkpoint's metadata hold it."""
 
@@ -107,31 +128,41 @@ PROGRESS = "progress"
 class Trainer:
     """Trains the agents of one run; every epoch ends in a checkpoint."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, ranks: Ranks | None = None) -> None:
         """Open images, encoder or banks, and environments; build the agents.
 
+        Args:
+            config: What to train.
+            folder: Where it is written.
+            ranks: This process among those that train together; alone by default.
+
         Raises:
-            ValueError: fewer images than one batch takes, or no such policy.
+            ValueError: fewer images than one batch takes, no such policy, or what several
+                processes cannot share.
             RunError: the policy cannot go on where it was.
         """
         self.config, self.folder = config, folder
+        self.ranks = ranks or Ranks()
+        self.device = resolve_device(config.device)
         self.train_source = build_source(config, config.train_split)
         live = config.bank is None
         self.eval_source = self.train_source if live else build_source(config, config.eval_split)
-        self.env = build_play_env(
+        self.env = build_shared_env(
             config,
             config.train_split,
+            self.ranks,
             source=self.train_source,
             training=True,
             repeats=config.samples,
         )
-        self.eval_env = build_play_env(
-            config, config.eval_split, source=self.eval_source, training=False
+        self.eval_env = build_shared_env(
+            config, config.eval_split, self.ranks, source=self.eval_source, training=False
         )
         self.agents = build_agents(config, self.env)
         self.reference_env = self._build_reference_env()
         self.learners = {name: agent for name, agent in self.agents.items() if learns(agent)}
         self._warn_unsupported()
+        self._share_steps()
         self.steps = batches_an_epoch(self.env, "give a smaller --batch-size")
         self.logger: Logger
         self.reader = None
@@ -154,6 +185,17 @@ class Trainer:
             learning=replace(config.learning, samples=1, baseline="none"),
         )
         return build_play_env(fewer, config.train_split, source=self.train_source, training=True)
+
+    def _share_steps(self) -> None:
+        """Have every step follow from the gradients of all processes."""
+        for agent in self.learners.values():
+            if self.ranks.count > 1 and not isinstance(agent, ReinforceAgent):
+                raise ValueError(
+                    f"policy {self.config.policy!r} cannot be trained by several processes, since "
+                    "nothing is known of what it draws from: run it without torchrun"
+                )
+            if isinstance(agent, ReinforceAgent):
+                self.ranks.average_gradients(agent.optimizer)
 
     def facts(self) -> dict[str, Any]:
         """Return what the run stands on, for environment.json."""
@@ -204,10 +246,13 @@ class Trainer:
         total = len(self.learners) * self.config.epochs * self.steps
         done = total - left * self.steps + sum(each.batches for each in begun.values())
         settings = to_record(self.config)
+        name = self.config.logger if self.ranks.first else None
         with (
-            closing(open_logger(self.config.logger, self.folder.path, settings)) as self.logger,
+            closing(open_logger(name, self.folder.path, settings)) as self.logger,
             stopping() as stop,
-            tqdm(total=total, initial=done, unit="step", disable=not total) as bar,
+            tqdm(
+                total=total, initial=done, unit="step", disable=not (total and self.ranks.first)
+            ) as bar,
         ):
             for name, agent in self.learners.items():
                 self._train_agent(name, agent, bar, stop, begun.get(name, Progress()))
@@ -221,7 +266,7 @@ class Trainer:
         if self.reader is not None and getattr(agent, "learns_where", False):
             enrich = partial(self.reader.add, env=env)
         events = self.folder.path / "tensorboard" / name
-        with SummaryWriter(str(events), purge_step=begun) as writer:
+        with self._writer(events, begun) as writer:
             start = Start(begun, progress.batches, progress.env)
             if progress.batches == self.steps:  # stopped before the epoch's evaluation
                 self._end_epoch(name, agent, begun, progress, writer, bar, stop)
@@ -235,13 +280,26 @@ class Trainer:
                 bar.set_description(f"{name} {update.epoch + 1}/{config.epochs}", refresh=False)
                 progress.add(update)
                 bar.update()
-                if stop.asked:
+                if self.ranks.any(stop.asked is not None, self.device):
                     # An evaluation may take longer than whoever asks is willing to wait.
                     self._stop_within(name, agent, env, progress)
+                    stop.asked = stop.asked or KeyboardInterrupt
                     stop.check()
                 if update.last:
                     self._end_epoch(name, agent, update.epoch, progress, writer, bar, stop)
                     progress = Progress()
+
+    def _writer(self, events: Path, begun: int) -> SummaryWriter:
+        """TensorBoard's writer; of several processes one keeps what it writes."""
+        if not self.ranks.first:
+            return cast(SummaryWriter, _Mute())
+        return SummaryWriter(str(events), purge_step=begun)
+
+    def _check(self, stop: Stop) -> None:
+        """End if any process was asked to: none may leave the others waiting."""
+        if self.ranks.any(stop.asked is not None, self.device):
+            stop.asked = stop.asked or KeyboardInterrupt
+            stop.check()
 
     def _end_epoch(
         self,
@@ -260,7 +318,7 @@ class Trainer:
         if due and config.eval_split != "test":
             answers, scores = self._evaluate(agent)
             row |= scores
-            if epoch % EVERY == 0 or epoch + 1 == config.epochs:
+            if self.ranks.first and (epoch % EVERY == 0 or epoch + 1 == config.epochs):
                 write_looks(writer, answers, self.eval_env.dataset, epoch)
             bar.set_postfix_str(f"mA {row['eval_ma']:.1f}")
         agent.set_epoch(epoch + 1)
@@ -269,14 +327,16 @@ class Trainer:
         self.logger.log({"epoch": epoch} | {f"{name}/{key}": row[key] for key in row})
         for key, value in row.items():
             writer.add_scalar(key.replace("eval_", "eval/"), value, epoch)
-        if epoch + 1 == config.epochs and "eval_ma" in row:
+        if self.ranks.first and epoch + 1 == config.epochs and "eval_ma" in row:
             write_settings(writer, to_record(config), {"eval/ma": row["eval_ma"]})
         writer.flush()
         self._save(name, agent, row)
-        stop.check()
+        self._check(stop)
 
     def _save(self, name: str, agent: Agent, row: dict[str, float]) -> None:
         """Write the checkpoint of an epoch, and keep it as the best one if it is."""
+        if not self.ranks.first:
+            return
         folder = checkpoint_folder(self.folder.path, name)
         best = self.config.keep_best and self.folder.is_best(name, row.get("eval_ma"))
         agent.save(folder, keep_last=self.config.keep_last, best=best)
@@ -286,6 +346,8 @@ class Trainer:
         if not isinstance(agent, ReinforceAgent):
             return
         progress.env = env.random_state
+        if not self.ranks.first:
+            return
         folder = checkpoint_folder(self.folder.path, name)
         path = agent.save(folder, {PROGRESS: progress.record()}, keep_last=self.config.keep_last)
         print(
@@ -320,7 +382,8 @@ class Trainer:
             candidates=0 if candidates is None else len(candidates),
         )
         path = self.folder.path / f"evaluation-{config.eval_split}.json"
-        write_json(path, {"settings": settings, **record})
+        if self.ranks.first:
+            write_json(path, {"settings": settings, **record})
         print(format_table(record, config.policy))
         return record
 
@@ -330,15 +393,30 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         RunError: the run folder cannot be used as asked.
+        ValueError: several processes of torchrun cannot share the training.
     """
-    with deterministic(config.deterministic):
-        return _train(config)
+    with deterministic(config.deterministic), joined(resolve_device(config.device)) as ranks:
+        if ranks.count == 1:
+            return _train(config, ranks)
+        if config.bank is not None:
+            raise ValueError(
+                "torchrun shares out the work of a live encoder, and a bank leaves none: give "
+                "--bank None, or run it without torchrun"
+            )
+        device = ranks.device(resolve_device(config.device))
+        begun = (config.out / "config.json").is_file()
+        config = replace(
+            config, device=str(device), resume=config.resume or (begun and restarted())
+        )
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            with nullcontext() if ranks.first else redirect_stdout(nowhere):
+                return _train(config, ranks)
 
 
-def _train(config: TrainConfig) -> dict[str, Any]:
-    folder = RunFolder(config.out)
-    trainer = Trainer(config, folder)
-    with sole_user(config.out):
+def _train(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
+    folder = RunFolder(config.out, writes=ranks.first)
+    trainer = Trainer(config, folder, ranks)
+    with sole_user(config.out) if ranks.first else nullcontext():
         folder.begin(config, environment_record(**trainer.facts()), resume=config.resume)
         try:
             trainer.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ def command(*arguments: object, **environment: str) -> subprocess.Popen:
         text=True,
         cwd=ROOT,
         env=os.environ | own | environment,
+        # Started in the background, as by nohup, a process and its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

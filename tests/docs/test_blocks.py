@@ -119,7 +119,8 @@ def check(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
             assert set(extra.split(",")) <= set(PROJECT["optional-dependencies"]), words
         assert all((ROOT / word).exists() for word in rest if word.startswith("docs/")), words
     else:
-        assert program in ("git", "cd", "export", "tensorboard", "pre-commit", "jupytext"), words
+        others = ("git", "cd", "export", "tensorboard", "pre-commit", "jupytext", "ray")
+        assert program in others, words
         shlex.join(rest)
 
 
