@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from agents import networks
 from glimpse_env.datasets.split import stratified_split
 
 # Strong to weak: each fit starts from the one before, and ties go to the stronger.
@@ -24,7 +25,7 @@ CHOICE_SHARE = 0.1
 def standardise(features: Float[np.ndarray, "N S D"]) -> Float[Tensor, "N SD"]:
     """Signed root, then zero mean and unit variance within each patch, as the agents see them."""
     x = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
-    return F.layer_norm(x.sign() * x.abs().sqrt(), x.shape[-1:]).flatten(1)
+    return networks.standardise(x, "root").flatten(1)
 
 
 @dataclass(frozen=True)
