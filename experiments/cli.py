@@ -47,7 +47,7 @@ _GO_ON = {
     ),
     **dict.fromkeys(
         (
-            "evaluate report dedup figures attention view record contest look classifier publish "
+            "evaluate report dedup figures attention view record train-agent look classifier publish "
             "benchmark"
         ).split(),
         "the same command begins again",

@@ -152,9 +152,9 @@ COMMANDS: dict[str, Command] = {
         "experiments.tracks.run:look",
         "Play one run of one player on a track of `glimpse compare`.",
     ),
-    "contest": Command(
-        "experiments.compare.config:ContestConfig",
-        "experiments.compare.run:contest",
+    "train-agent": Command(
+        "experiments.compare.config:AgentRunConfig",
+        "experiments.compare.run:train_agent",
         "Train one agent of a comparison within a budget.",
         shown=(
             "agent",

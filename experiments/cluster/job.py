@@ -47,7 +47,7 @@ class Job:
     """One command with some settings of its own, and the folder that it makes."""
 
     command: str
-    """`train`, `whole-image`, `contest`, `bank`, ..."""
+    """`train`, `whole-image`, `train-agent`, `bank`, ..."""
     experiment: str
     """Which, by name, for those who sum up."""
     config: Any

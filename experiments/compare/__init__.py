@@ -1,1 +1,1 @@
-"""`glimpse compare`, `contest` and `tune`: agents of several kinds on the same game."""
+"""`glimpse compare`, `train-agent` and `tune`: agents of several kinds on the same game."""

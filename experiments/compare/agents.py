@@ -36,7 +36,7 @@ Tick = Callable[[int], bool]
 _LIVE_SIDE = 5
 
 
-class PolicyContestant:
+class PolicyLearner:
     """A policy of `agents.policy`: ours, a reference, or somebody's own; it learns by `update`."""
 
     def __init__(self, run: TrainConfig, source: FeatureBank | Encoder) -> None:
@@ -75,7 +75,7 @@ class PolicyContestant:
         return self.policy
 
 
-class SB3Contestant:
+class SB3Learner:
     """An algorithm of Stable-Baselines3, unmodified, on the batched environment."""
 
     def __init__(
@@ -173,9 +173,9 @@ class SB3Player:
         return {name: torch.as_tensor(value) for name, value in own.items()}, state
 
 
-def build_contestant(
+def build_learner(
     agent: str, settings: Any, run: TrainConfig, source: FeatureBank | Encoder, steps: int
-) -> PolicyContestant | SB3Contestant:
+) -> PolicyLearner | SB3Learner:
     """Make an agent by name.
 
     Args:
@@ -189,8 +189,8 @@ def build_contestant(
         ValueError: No such agent, or settings that it does not take.
     """
     if agent in ALGORITHMS:
-        return SB3Contestant(agent, settings, run, source, steps)
-    return PolicyContestant(run if settings is None else _changed(run, settings), source)
+        return SB3Learner(agent, settings, run, source, steps)
+    return PolicyLearner(run if settings is None else _changed(run, settings), source)
 
 
 def _changed(run: TrainConfig, settings: TwoDeckSettings) -> TrainConfig:

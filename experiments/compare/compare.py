@@ -13,10 +13,10 @@ from experiments.compare.run import prepare_banks
 from experiments.runtime.runs import write_json
 
 
-def contest_jobs(config: CompareConfig) -> list[Job]:
+def agent_jobs(config: CompareConfig) -> list[Job]:
     """One job for each agent and seed."""
     return [
-        Job("contest", agent, config.contest(agent, seed=seed), resumable=False)
+        Job("train-agent", agent, config.agent_run(agent, seed=seed), resumable=False)
         for agent in config.agents
         for seed in range(config.seeds)
     ]
@@ -28,7 +28,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     Raises:
         RunError: Runs failed (the others are done), or stand on different images or features.
     """
-    jobs = contest_jobs(config)
+    jobs = agent_jobs(config)
     check_settings([job for job in jobs if job.finished])
     if not config.only_table:
         prepare_banks(jobs[0].config.run())

@@ -1,4 +1,4 @@
-"""Options of `glimpse contest`, `compare` and `tune`."""
+"""Options of `glimpse train-agent`, `compare` and `tune`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Budget(Options):
 
 
 @dataclass(frozen=True)
-class ContestConfig(Budget, SharedConfig):
+class AgentRunConfig(Budget, SharedConfig):
     """Train one agent within a budget of steps and of time, and score it as it learns."""
 
     agent: Positional[str]
@@ -52,7 +52,7 @@ class ContestConfig(Budget, SharedConfig):
     lattice-scan, saliency, box-oracle; or any policy, registered or `module:Class`."""
     environment: str = "synthetic"
     """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
-    out: Path = Path("runs/contest")
+    out: Path = Path("runs/train-agent")
     """Run folder; an unfinished run in it is begun again."""
     seed: int = 0
     """Seed of everything."""
@@ -83,7 +83,7 @@ class ContestConfig(Budget, SharedConfig):
         settings_for(self.agent, self.environment, self.set)
 
     def run(self) -> TrainConfig:
-        """The environment's experiment with this contest's images, banks and seed."""
+        """The environment's experiment with these images, banks and seed."""
         own = EXPERIMENTS[ENVIRONMENTS.get(self.environment, self.environment)][1]
         data = self.data
         bank = self.bank or own.bank
@@ -144,7 +144,7 @@ class CompareConfig(Budget, SweepConfig):
     """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`; or a
     track, which has options of its own: `glimpse compare look-synthetic --help`."""
     agents: tuple[str, ...] = AGENTS
-    """Which; see `glimpse contest --help`."""
+    """Which; see `glimpse train-agent --help`."""
     out: Path = Path("runs/compare")
     """Folder of the runs, the tables and the plot."""
     seeds: Count = 3
@@ -166,12 +166,12 @@ class CompareConfig(Budget, SweepConfig):
             raise ValueError("--agents names at least one, and each once")
         super().__post_init__()
         for agent in self.agents:
-            self.contest(agent, seed=0)
+            self.agent_run(agent, seed=0)
 
-    def contest(self, agent: str, *, seed: int) -> ContestConfig:
+    def agent_run(self, agent: str, *, seed: int) -> AgentRunConfig:
         """Return the settings of one run."""
         out = self.out / agent.replace(":", ".") / f"seed-{seed}"
-        return _contest(self, agent, out=out, seed=seed)
+        return _agent_run(self, agent, out=out, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class TuneConfig(Budget, SweepConfig):
     environment: Positional[str] = "synthetic"
     """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
     agents: tuple[str, ...] = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac")
-    """Which; see `glimpse contest --help`."""
+    """Which; see `glimpse train-agent --help`."""
     out: Path = Path("runs/tune")
     """Folder of the trials and of the record."""
     trials: Count = 8
@@ -214,12 +214,12 @@ class TuneConfig(Budget, SweepConfig):
         for agent in self.agents:
             if settings_type(agent) is None:
                 raise ValueError(f"{agent!r} has no settings to search")
-            self.contest(agent, trial=0, changes=())
+            self.agent_run(agent, trial=0, changes=())
 
-    def contest(self, agent: str, *, trial: int, changes: tuple[str, ...]) -> ContestConfig:
+    def agent_run(self, agent: str, *, trial: int, changes: tuple[str, ...]) -> AgentRunConfig:
         """Return the settings of one trial."""
         out = self.out / agent / f"trial-{trial}"
-        return _contest(
+        return _agent_run(
             self,
             agent,
             out=out,
@@ -235,8 +235,8 @@ class TuneConfig(Budget, SweepConfig):
         return self.out / f"{agent}.journal"
 
 
-def _contest(config: CompareConfig | TuneConfig, agent: str, **own: Any) -> ContestConfig:
+def _agent_run(config: CompareConfig | TuneConfig, agent: str, **own: Any) -> AgentRunConfig:
     """Return the settings of one run, with what is shared taken over."""
-    shared = {each.name for each in fields(ContestConfig)} & {each.name for each in fields(config)}
+    shared = {each.name for each in fields(AgentRunConfig)} & {each.name for each in fields(config)}
     taken = {name: getattr(config, name) for name in shared - set(own)}
-    return ContestConfig(agent, **taken, **own)
+    return AgentRunConfig(agent, **taken, **own)

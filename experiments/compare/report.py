@@ -83,7 +83,7 @@ def collect_comparison(jobs: Sequence[Job], steps: int, minutes: float) -> dict[
     """Read finished runs and put them together.
 
     Args:
-        jobs: Of `contest_jobs`, finished.
+        jobs: Of `agent_jobs`, finished.
         steps: The budget of environment steps.
         minutes: The budget of training time.
 

@@ -1,4 +1,4 @@
-"""`glimpse contest`: train one agent within a budget and score it as it learns.
+"""`glimpse train-agent`: train one agent within a budget and score it as it learns.
 
 `glimpse compare` runs many of these, each in a process of its own.
 """
@@ -24,8 +24,8 @@ from agents.policy import AttentionPolicy
 from agents.reinforce import ReinforceAgent
 from encoders.bank.feature_bank import BankIncompleteError, FeatureBank
 from encoders.inference.engine import make_encoder
-from experiments.compare.agents import build_contestant
-from experiments.compare.config import ContestConfig
+from experiments.compare.agents import build_learner
+from experiments.compare.config import AgentRunConfig
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.compare.study import make_pruner
 from experiments.metrics import accuracy, mean_class_accuracy
@@ -53,7 +53,7 @@ class Meter:
 
     def __init__(
         self,
-        config: ContestConfig,
+        config: AgentRunConfig,
         score: Callable[[], dict[str, Any]],
         log: Callable[[dict[str, Any]], Any],
         clock: Callable[[], float] | None = None,
@@ -147,7 +147,7 @@ def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[s
     }
 
 
-def contest(config: ContestConfig) -> dict[str, Any]:
+def train_agent(config: AgentRunConfig) -> dict[str, Any]:
     """Train and score one agent; writes its curve and `evaluation-<split>.json`.
 
     Raises:
@@ -156,10 +156,10 @@ def contest(config: ContestConfig) -> dict[str, Any]:
     """
     _check_removable(config.out)
     with sole_user(config.out):
-        return _contest(config)
+        return _train_agent(config)
 
 
-def _contest(config: ContestConfig) -> dict[str, Any]:
+def _train_agent(config: AgentRunConfig) -> dict[str, Any]:
     path = config.out / f"evaluation-{config.eval_split}.json"
     _remove_unfinished(config.out)
     run = config.run()
@@ -172,7 +172,7 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
         eval_run, run.eval_split, () if stock else None, source=source, training=False
     )
     settings = settings_for(config.agent, config.environment, config.set)
-    contestant = build_contestant(config.agent, settings, run, train_source, config.steps)
+    learner = build_learner(config.agent, settings, run, train_source, config.steps)
     live = run.bank is None
     environment = environment_record(
         seed=config.seed,
@@ -183,7 +183,7 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
             split: describe_source(each)["bank"]
             for split, each in ((run.train_split, train_source), (run.eval_split, source))
         },
-        datasets={each.split: describe_dataset(each) for each in (contestant.dataset, env.dataset)},
+        datasets={each.split: describe_dataset(each) for each in (learner.dataset, env.dataset)},
         **({} if stock else describe_policy(config.agent)),
     )
     write_json(config.out / "environment.json", environment)
@@ -211,14 +211,14 @@ def _contest(config: ContestConfig) -> dict[str, Any]:
             pruned = lags is not None and lags(row)
             return pruned
 
-        meter = Meter(config, lambda: score_player(contestant.player(), env, config.seed), log)
-        contestant.train(meter)
+        meter = Meter(config, lambda: score_player(learner.player(), env, config.seed), log)
+        learner.train(meter)
     record = {
         "agent": config.agent,
         "title": ALGORITHMS[config.agent][2] if stock else config.agent,
-        "learns": contestant.learns,
+        "learns": learner.learns,
         "settings": None if settings is None else asdict(settings),
-        "run": to_record(contestant.run),
+        "run": to_record(learner.run),
         "num_images": len(env.dataset),
         "steps_per_second": round(meter.steps / meter.seconds, 1) if meter.seconds else None,
         "cores": meter.cores,
@@ -245,9 +245,7 @@ def _check_removable(out: Path) -> None:
         raise ValueError(f"{out} holds a finished run: give another --out")
     others = [name for name in names if name not in (*_UNFINISHED, LOCK)]
     if others:
-        raise ValueError(
-            f"{out} holds what no contest wrote ({', '.join(others[:3])}): give another --out"
-        )
+        raise ValueError(f"{out} holds other files ({', '.join(others[:3])}): give another --out")
 
 
 def _remove_unfinished(out: Path) -> None:

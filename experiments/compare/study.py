@@ -12,7 +12,7 @@ import numpy as np
 from experiments.compare.settings import LogRange, searched_settings
 
 if TYPE_CHECKING:
-    from experiments.compare.config import ContestConfig
+    from experiments.compare.config import AgentRunConfig
 
 Study = Any
 """An `optuna.Study`; what needs no search must work without Optuna."""
@@ -86,7 +86,7 @@ def suggest(trial: Trial, agent: str) -> tuple[str, ...]:
     return tuple(f"{name}={value}" for name, value in found.items())
 
 
-def make_pruner(config: ContestConfig) -> Callable[[dict[str, Any]], bool]:
+def make_pruner(config: AgentRunConfig) -> Callable[[dict[str, Any]], bool]:
     """Return what takes each point of a trial's curve, and says whether to end the trial."""
     from optuna import trial as trials
 

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.cluster.config import parallelism
 from experiments.cluster.job import Job
 from experiments.cluster.sweep import run_jobs
-from experiments.compare.config import ContestConfig, TuneConfig
+from experiments.compare.config import AgentRunConfig, TuneConfig
 from experiments.compare.run import prepare_banks
 from experiments.compare.settings import searched_settings, settings_for
 from experiments.compare.study import Study, next_trials, open_study, suggest, tell
@@ -40,7 +40,7 @@ def tune(config: TuneConfig) -> dict[str, Any]:
             },
             "agents": {agent: _collect(config, study) for agent, study in studies.items()},
         }
-        folder = config.contest(config.agents[0], trial=0, changes=()).out
+        folder = config.agent_run(config.agents[0], trial=0, changes=()).out
         environment = read_json(folder / "environment.json", _AGAIN)
         record |= {name: environment[name] for name in ("versions", "git_revision", "machine")}
         record["stands_on"] = stands_on(environment)
@@ -58,10 +58,10 @@ def _search(config: TuneConfig, studies: dict[str, Study]) -> None:
     local = config.on.cluster == "local"
     parallel = parallelism(config.jobs, config.device)[0] if local else config.jobs or _ROUND
     count = max(1, parallel // len(studies))
-    prepare_banks(config.contest(config.agents[0], trial=0, changes=()).run())
+    prepare_banks(config.agent_run(config.agents[0], trial=0, changes=()).run())
     while True:
         jobs = [
-            Job("contest", agent, _contest(config, study, trial), resumable=False)
+            Job("train-agent", agent, _trial_run(config, study, trial), resumable=False)
             for agent, study in studies.items()
             for trial in next_trials(study, config.trials, count, config.seed)
         ]
@@ -74,16 +74,16 @@ def _search(config: TuneConfig, studies: dict[str, Study]) -> None:
             tell(study, job.config.trial, found["curve"], pruned=found["pruned"])
 
 
-def _contest(config: TuneConfig, study: Study, trial: Any) -> ContestConfig:
+def _trial_run(config: TuneConfig, study: Study, trial: Any) -> AgentRunConfig:
     agent = study.study_name
-    return config.contest(agent, trial=trial.number, changes=suggest(trial, agent))
+    return config.agent_run(agent, trial=trial.number, changes=suggest(trial, agent))
 
 
 def _collect(config: TuneConfig, study: Study) -> dict[str, Any]:
     """Read the trials of an agent, and print the best."""
     agent, trials = study.study_name, []
     for number in range(config.trials):
-        run = config.contest(agent, trial=number, changes=()).out
+        run = config.agent_run(agent, trial=number, changes=()).out
         found = read_json(run / "evaluation-val.json", _AGAIN)
         changes = read_json(run / "config.json", _AGAIN)["set"]
         last = {name: found["curve"][-1][name] for name in ("ma", "steps", "seconds")}

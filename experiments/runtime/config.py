@@ -12,7 +12,7 @@ from experiments.data import DataConfig, Options
 
 @dataclass(frozen=True, kw_only=True)
 class SharedConfig(Options):
-    """Options that `glimpse contest`, `compare`, `tune`, `variants` and `table1` share."""
+    """Options that `glimpse train-agent`, `compare`, `tune`, `variants` and `table1` share."""
 
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     """Which images; those of a synthetic environment are drawn in any case."""

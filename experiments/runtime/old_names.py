@@ -34,7 +34,7 @@ RENAMED_FLAGS = {
 """Flags by command and old name; help pages list today's only."""
 
 
-RENAMED_COMMANDS = {"baseline": "whole-image"}
+RENAMED_COMMANDS = {"baseline": "whole-image", "contest": "train-agent"}
 """Commands by their old name."""
 
 

@@ -97,7 +97,7 @@ def open_game(track: Track, config: PlayConfig | VerifyConfig, seed: int) -> Gam
     if track.game != "look":
         raise ValueError(
             f"{track.name} is played by `glimpse compare {track.name}`, run by run by `glimpse "
-            "contest`"
+            "train-agent`"
         )
     run = track.run
     data = replace(run.data, data_dir=config.data_dir)

@@ -64,16 +64,16 @@ def watched_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: config.out for name, config in runs.items()}
 
 
-CONTEST_DATA = DataConfig(dataset="synthetic", num_images=128)
+SMALL_DATA = DataConfig(dataset="synthetic", num_images=128)
 """As many images as a batch of the two-deck agent takes."""
 
 
 @pytest.fixture(scope="session")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Banks of a few synthetic images for contests, 2 x 2 fixations."""
+    """Banks of a few synthetic images for runs of agents, 2 x 2 fixations."""
     config = BankConfig(
         out=tmp_path_factory.mktemp("banks"),
-        data=CONTEST_DATA,
+        data=SMALL_DATA,
         encoder="inception_mini",
         resolutions=("high",),
         side=2,

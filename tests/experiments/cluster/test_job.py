@@ -12,7 +12,7 @@ from experiments.attention.config import AttentionConfig
 from experiments.cli import main
 from experiments.cluster.job import Job, versions
 from experiments.cluster.worker import EXPECTED, PARENT, Order, run_task, started_on
-from experiments.compare.config import ContestConfig
+from experiments.compare.config import AgentRunConfig
 from experiments.data import DataConfig
 from experiments.prepare.config import BankConfig
 from experiments.runtime.runs import RunError
@@ -25,7 +25,7 @@ from experiments.whole_image.config import WholeImageConfig
     [
         ("train", TrainConfig(policy_options={"side": "3"}, resolutions=("low", "high"))),
         ("whole-image", WholeImageConfig()),
-        ("contest", ContestConfig("ppo", set=("width=64",))),
+        ("train-agent", AgentRunConfig("ppo", set=("width=64",))),
         ("bank", BankConfig(out=Path("b"), low_side=3)),
         ("attention", AttentionConfig(runs=(Path("a"), Path("b")))),
     ],

@@ -14,8 +14,8 @@ import torch
 from experiments.cluster.config import ClusterConfig
 from experiments.cluster.job import Job
 from experiments.compare import compare as compare_module, report as compare_report
-from experiments.compare.agents import build_contestant
-from experiments.compare.compare import CompareConfig, compare, contest_jobs
+from experiments.compare.agents import build_learner
+from experiments.compare.compare import CompareConfig, agent_jobs, compare
 from experiments.compare.report import (
     bootstrap_difference,
     bootstrap_iqm,
@@ -23,12 +23,12 @@ from experiments.compare.report import (
     format_comparison,
     interquartile_mean,
 )
-from experiments.compare.run import ContestConfig, Meter, contest, read_at
+from experiments.compare.run import AgentRunConfig, Meter, read_at, train_agent
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.data import DataConfig
 from experiments.runtime.runs import RunError
 from experiments.train.factory import build_source
-from tests.experiments.conftest import CONTEST_DATA as DATA
+from tests.experiments.conftest import SMALL_DATA as DATA
 
 # Steps and updates, small enough for a test.
 TINY = ("num_envs=8", "width=16")
@@ -48,8 +48,8 @@ class Nobody:
         raise ValueError("it will not play")
 
 
-def a_contest(agent: str, bank: Path, out: Path, **changes: object) -> ContestConfig:
-    """A contest of a second."""
+def an_agent_run(agent: str, bank: Path, out: Path, **changes: object) -> AgentRunConfig:
+    """A run of a second."""
     settings: dict = {
         "steps": 384,
         "minutes": 1e-6,
@@ -59,7 +59,7 @@ def a_contest(agent: str, bank: Path, out: Path, **changes: object) -> ContestCo
         "bank": bank,
         "out": out,
     } | changes
-    return ContestConfig(agent, **settings)
+    return AgentRunConfig(agent, **settings)
 
 
 # -- statistics --------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Clock:
         return self.now
 
 
-def metered(config: ContestConfig, seconds_per_tick: float, steps: int) -> list[dict]:
+def metered(config: AgentRunConfig, seconds_per_tick: float, steps: int) -> list[dict]:
     """The curve of an agent that takes `steps` a tick; an evaluation takes 100 seconds."""
     clock, curve = Clock(), []
 
@@ -131,8 +131,8 @@ def metered(config: ContestConfig, seconds_per_tick: float, steps: int) -> list[
             return curve
 
 
-def test_a_contest_lasts_until_both_budgets_are_used() -> None:
-    config = ContestConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, evaluations=2)
+def test_a_run_lasts_until_both_budgets_are_used() -> None:
+    config = AgentRunConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, evaluations=2)
     quick = metered(config, seconds_per_tick=1.0, steps=10)
     assert [(row["steps"], row["seconds"]) for row in quick] == [
         (0, 0.0),
@@ -152,7 +152,7 @@ def test_a_contest_lasts_until_both_budgets_are_used() -> None:
 
 
 def test_a_slow_agent_is_stopped_short_and_scored() -> None:
-    config = ContestConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, evaluations=2)
+    config = AgentRunConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, evaluations=2)
     curve = metered(config, seconds_per_tick=50.0, steps=10)
     assert curve[-1] == {"steps": 30, "seconds": 150.0, "ma": 0.0}
     assert read_at(curve, "steps", 100) is None
@@ -161,7 +161,7 @@ def test_a_slow_agent_is_stopped_short_and_scored() -> None:
 
 @pytest.mark.parametrize("clock", ["wall", "processor"])
 def test_on_a_shared_machine_the_processors_clock_counts_our_own_work(clock: Any) -> None:
-    config = ContestConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, clock=clock)
+    config = AgentRunConfig("ppo", steps=100, minutes=1.0, max_minutes=2.0, clock=clock)
     meter = Meter(config, dict, lambda row: None)
     time.sleep(0.3)  # somebody else's turn
     meter(1)
@@ -170,10 +170,10 @@ def test_on_a_shared_machine_the_processors_clock_counts_our_own_work(clock: Any
 
 
 def test_an_agent_takes_its_steps_and_hardly_more(bank: Path, tmp_path: Path) -> None:
-    config = a_contest(
+    config = an_agent_run(
         "ppo", bank, tmp_path / "run", steps=100, evaluations=2, set=(*TINY, "batch_size=96")
     )
-    record = contest(config)
+    record = train_agent(config)
     assert [row["steps"] for row in record["curve"]] == [0, 8, 56, 104]
     assert record["settings"]["num_envs"] == 8
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -187,16 +187,16 @@ def test_only_an_unfinished_run_is_removed(bank: Path, tmp_path: Path) -> None:
         path.parent.mkdir()
         path.write_text("{}")
         (path.parent / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"what no contest wrote \(note.txt\): give another"):
-        contest(a_contest("center", bank, note.parent))
+    with pytest.raises(ValueError, match=r"holds other files \(note.txt\): give another"):
+        train_agent(an_agent_run("center", bank, note.parent))
     with pytest.raises(ValueError, match="holds a finished run"):  # of the other split
-        contest(a_contest("center", bank, done.parent))
+        train_agent(an_agent_run("center", bank, done.parent))
     assert note.is_file() and done.is_file()
 
 
 def test_evaluations_leave_training_alone(bank: Path, tmp_path: Path) -> None:
-    few = contest(a_contest("two-deck", bank, tmp_path / "few", steps=4608))
-    many = contest(a_contest("two-deck", bank, tmp_path / "many", steps=4608, evaluations=3))
+    few = train_agent(an_agent_run("two-deck", bank, tmp_path / "few", steps=4608))
+    many = train_agent(an_agent_run("two-deck", bank, tmp_path / "many", steps=4608, evaluations=3))
     ends = [record["curve"][-1] for record in (few, many)]
     assert ends[0]["steps"] == ends[1]["steps"] == 4608
     assert len(many["curve"]) > len(few["curve"])
@@ -206,7 +206,7 @@ def test_evaluations_leave_training_alone(bank: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("agent", ALGORITHMS)
 def test_every_algorithm_learns_and_plays(agent: str, bank: Path, tmp_path: Path) -> None:
-    config = a_contest(agent, bank, tmp_path)
+    config = an_agent_run(agent, bank, tmp_path)
     kind = ALGORITHMS[agent][0].__name__
     extra = {
         "PPOSettings": ("batch_size=96", "n_epochs=1"),
@@ -215,17 +215,17 @@ def test_every_algorithm_learns_and_plays(agent: str, bank: Path, tmp_path: Path
     }.get(kind, ("learning_starts=16", "gradient_steps=1", "batch_size=16", "buffer_size=200"))
     settings = settings_for(agent, "synthetic", TINY + extra)
     run = config.run()
-    contestant = build_contestant(agent, settings, run, build_source(run, "train"), 200)
-    before = [value.clone() for value in contestant.model.policy.parameters()]  # type: ignore[union-attr]
+    learner = build_learner(agent, settings, run, build_source(run, "train"), 200)
+    before = [value.clone() for value in learner.model.policy.parameters()]  # type: ignore[union-attr]
     ticks: list[int] = []
 
     def tick(steps: int) -> bool:
         ticks.append(steps)
         return steps < 200
 
-    contestant.train(tick)
+    learner.train(tick)
     assert ticks == list(range(8, 201, 8))
-    after = contestant.model.policy.parameters()  # type: ignore[union-attr]
+    after = learner.model.policy.parameters()  # type: ignore[union-attr]
     assert any(not bool((a == b).all()) for a, b in zip(before, after, strict=True))
 
 
@@ -275,7 +275,7 @@ class Softmax:
     ],
 )
 def test_references_take_part_by_name(agent: str, bank: Path, tmp_path: Path) -> None:
-    record = contest(a_contest(agent, bank, tmp_path / "run"))
+    record = train_agent(an_agent_run(agent, bank, tmp_path / "run"))
     assert record["learns"] and record["curve"][-1]["steps"] == 384
     looked = record["curve"][-1]["fixations"]
     if agent == "lattice-scan":
@@ -287,16 +287,16 @@ def test_references_take_part_by_name(agent: str, bank: Path, tmp_path: Path) ->
 def test_anybodys_policy_takes_part_and_learns(bank: Path, tmp_path: Path) -> None:
     agent = f"{__name__}:Softmax"
     Softmax.losses.clear()
-    config = a_contest(agent, bank, tmp_path / "run", steps=30 * 384, set=("rate=0.02",))
-    record = contest(config)
+    config = an_agent_run(agent, bank, tmp_path / "run", steps=30 * 384, set=("rate=0.02",))
+    record = train_agent(config)
     assert record["learns"] and record["run"]["policy_options"] == {"rate": "0.02"}
     # Its loss tells what 32 held-out images cannot: one of them more is three points.
     assert len(Softmax.losses) >= 20
     assert np.mean(Softmax.losses[-5:]) < np.mean(Softmax.losses[:5]) - 0.1
     with pytest.raises(ValueError, match="cannot be built .*speed"):
-        contest(a_contest(agent, bank, tmp_path / "bad", set=("speed=1",)))
+        train_agent(an_agent_run(agent, bank, tmp_path / "bad", set=("speed=1",)))
     with pytest.raises(ValueError, match="No policy is registered as 'pppo'.*there are ppo, "):
-        ContestConfig("pppo")
+        AgentRunConfig("pppo")
 
 
 # -- comparisons -------------------------------------------------------------------------------
@@ -304,14 +304,14 @@ def test_anybodys_policy_takes_part_and_learns(bank: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Contests run here, one after another, which saves their start; returns which ran."""
+    """Runs of agents here, one after another, which saves their start; returns which ran."""
     ran: list[str] = []
 
     def run_jobs(jobs: list[Job], on: ClusterConfig, **others: object) -> None:
         for job in jobs:
             if not job.finished:
                 ran.append(job.name)
-                contest(job.config)
+                train_agent(job.config)
 
     monkeypatch.setattr(compare_module, "run_jobs", run_jobs)
     return ran
@@ -380,12 +380,12 @@ def test_finished_runs_of_another_budget_or_setting_are_refused(
 
 def test_files_say_what_the_jobs_are(bank: Path, tmp_path: Path) -> None:
     config = a_comparison(bank, tmp_path, agents=("ppo", f"{__name__}:Nobody"), eval_split="test")
-    for job in contest_jobs(config):
+    for job in agent_jobs(config):
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         job.write()
         found = Job.read(job.file)
-        assert (found.command, found.config) == ("contest", job.config)
-    folders = {job.folder for job in contest_jobs(config)}
+        assert (found.command, found.config) == ("train-agent", job.config)
+    folders = {job.folder for job in agent_jobs(config)}
     assert tmp_path / f"{__name__}.Nobody/seed-1" in folders
 
 
@@ -409,13 +409,13 @@ def test_an_agent_that_was_stopped_short_is_marked(
     compare(config)
     # Neither gets there, so whoever is the yardstick, steps are not equal; times are.
     monkeypatch.setattr(compare_report, "YARDSTICK", "center")
-    record = collect_comparison(contest_jobs(config), config.steps, config.minutes)
+    record = collect_comparison(agent_jobs(config), config.steps, config.minutes)
     text = format_comparison(record)
     row = next(line for line in text.splitlines() if line.startswith("| a2c"))
     cells = [cell.strip() for cell in row.split("|")]
     assert cells[4].endswith(") †") and cells[5].endswith(")")
     assert "reward alone" in text and "searched on these same images" in text
-    jobs = contest_jobs(config)
+    jobs = agent_jobs(config)
     reached = read_last(jobs[0].folder)["steps"]
     assert f"† {reached:,} steps" in text and "stopped after 0.002 min" in text
     assert collect_comparison(jobs, 10, 1e-6)["agents"]["a2c"]["scores"]["steps"]["reached"]
@@ -437,9 +437,9 @@ def read_last(folder: Path) -> dict:
         ({"steps": 0}, "at least 1"),
     ],
 )
-def test_bad_contests_are_refused_before_anything_runs(change: dict, message: str) -> None:
+def test_bad_settings_are_refused_before_anything_runs(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ContestConfig("ppo", **change)
+        AgentRunConfig("ppo", **change)
 
 
 def test_bad_comparisons_are_refused_before_anything_runs() -> None:
@@ -450,7 +450,7 @@ def test_bad_comparisons_are_refused_before_anything_runs() -> None:
 
 
 def test_other_numbers_of_images_have_banks_of_their_own() -> None:
-    usual, own = ContestConfig("ppo").run().bank, Path("elsewhere")
+    usual, own = AgentRunConfig("ppo").run().bank, Path("elsewhere")
     few = DataConfig(num_images=64)
-    assert ContestConfig("ppo", data=few).run().bank not in (usual, None)
-    assert ContestConfig("ppo", data=few, bank=own).run().bank == own
+    assert AgentRunConfig("ppo", data=few).run().bank not in (usual, None)
+    assert AgentRunConfig("ppo", data=few, bank=own).run().bank == own

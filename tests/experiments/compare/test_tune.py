@@ -13,8 +13,8 @@ import pytest
 from experiments.cluster.config import ClusterConfig
 from experiments.cluster.job import Job
 from experiments.compare import tune as tune_module
-from experiments.compare.config import ContestConfig
-from experiments.compare.run import contest
+from experiments.compare.config import AgentRunConfig
+from experiments.compare.run import train_agent
 from experiments.compare.settings import (
     ALGORITHMS,
     LogRange,
@@ -25,7 +25,7 @@ from experiments.compare.settings import (
 )
 from experiments.compare.tune import TuneConfig, tune
 from experiments.runtime.runs import read_json, write_json
-from tests.experiments.conftest import CONTEST_DATA
+from tests.experiments.conftest import SMALL_DATA
 
 optuna = pytest.importorskip("optuna")
 from experiments.compare.study import make_pruner, next_trials, open_study, suggest  # noqa: E402
@@ -51,21 +51,21 @@ def test_draws_lie_in_the_search_space_and_fill_it(agent: str) -> None:
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
-    """Contests that were run, one after the other in this process."""
+    """Runs of agents, one after the other in this process."""
     jobs = []
 
     def run_jobs(asked: list[Job], on: ClusterConfig, **others: object) -> None:
         for job in asked:
             if not job.finished:
                 jobs.append(job)
-                contest(job.config)
+                train_agent(job.config)
 
     monkeypatch.setattr(tune_module, "run_jobs", run_jobs)
     yield jobs
 
 
 def invented(job: Job) -> None:
-    """Stand in for a contest: the score is the trial's number."""
+    """Stand in for a run: the score is the trial's number."""
     folder, score = job.folder, float(job.config.trial)
     write_json(folder / "config.json", {"set": list(job.config.set)})
     write_json(folder / "environment.json", {"versions": {}, "git_revision": "", "machine": {}})
@@ -135,7 +135,7 @@ def test_a_trial_that_lags_behind_is_ended(tmp_path: Path) -> None:
 
     def lags(number: int, score: float) -> bool:
         trial = study.ask()
-        config = ContestConfig(
+        config = AgentRunConfig(
             "a2c", steps=100, minutes=1.0, evaluations=4, study=journal, trial=trial.number
         )
         ended = make_pruner(config)
@@ -148,7 +148,7 @@ def test_a_trial_that_lags_behind_is_ended(tmp_path: Path) -> None:
     assert lags(4, 20.0) and not lags(5, 90.0)
 
 
-def test_a_contest_ends_where_it_is_told_to(
+def test_a_run_ends_where_it_is_told_to(
     bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -160,11 +160,11 @@ def test_a_contest_ends_where_it_is_told_to(
         "evaluations": 1000,
         "max_minutes": 5.0,
         "bank": bank,
-        "data": CONTEST_DATA,
+        "data": SMALL_DATA,
         "set": ("num_envs=8", "width=16"),
         "out": tmp_path / "run",
     }
-    record = contest(ContestConfig("a2c", study=tmp_path / "journal", **config))
+    record = train_agent(AgentRunConfig("a2c", study=tmp_path / "journal", **config))
     assert record["pruned"] and len(record["curve"]) == 2
 
 
@@ -178,7 +178,7 @@ def test_a_search_records_every_trial_and_goes_on_where_it_was(
         "steps": 128,
         "minutes": 1e-6,
         "max_minutes": 5.0,
-        "data": CONTEST_DATA,
+        "data": SMALL_DATA,
         "bank": bank,
     }
     first = tune(TuneConfig("synthetic", trials=2, **shared))

@@ -9,12 +9,12 @@ from gymnasium.vector import AutoresetMode
 
 from experiments.train.config import TrainConfig
 from experiments.train.factory import build_env, build_source
-from tests.experiments.conftest import CONTEST_DATA
+from tests.experiments.conftest import SMALL_DATA
 
 
 def test_another_seed_walks_the_training_images_in_another_order(bank: Path) -> None:
     run = TrainConfig(
-        data=CONTEST_DATA,
+        data=SMALL_DATA,
         encoder="inception_mini",
         bank=bank,
         resolutions=("high",),
