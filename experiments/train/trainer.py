@@ -45,7 +45,6 @@ from experiments.train.evaluate import (
     report,
     restore_saved,
 )
-from experiments.train.everywhere import LatticeReader
 from experiments.train.external_policy import Agent, ExternalPolicy, describe_policy, learns
 from experiments.train.factory import (
     PlayEnv,
@@ -58,6 +57,7 @@ from experiments.train.factory import (
     describe_evaluation,
     describe_source,
 )
+from experiments.train.lattice_reader import LatticeReader
 from experiments.train.loop import (
     Budget,
     Start,

@@ -20,8 +20,8 @@ from experiments.data import DataConfig
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import RunFolder
 from experiments.train.config import TrainConfig
-from experiments.train.everywhere import LatticeReader
 from experiments.train.factory import build_env, build_source
+from experiments.train.lattice_reader import LatticeReader
 from experiments.train.side_channel import AT_CENTRE, ELSEWHERE, UNTOLD, read_again, side_channel
 from experiments.train.trainer import Trainer, train
 from tests.experiments.conftest import interrupt_after

@@ -1,4 +1,4 @@
-"""What a batch's images show at every point of a bank's lattice, for the exact policy gradient."""
+"""Features of a batch at every point of a bank's lattice, for the exact policy gradient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.train.factory import PlayEnv
 
 
 class LatticeReader:
-    """Reads a bank at all its points."""
+    """Reader of a bank at all points of its lattice."""
 
     def __init__(self, source: FeatureBank | Encoder, resolutions: tuple[str, ...]) -> None:
         """Take the bank of the training split.
