@@ -47,8 +47,8 @@ _GO_ON = {
     ),
     **dict.fromkeys(
         (
-            "evaluate report dedup figures attention view record train-agent look classifier publish "
-            "benchmark"
+            "evaluate report dedup figures attention view record train-agent look classifier "
+            "publish benchmark"
         ).split(),
         "the same command begins again",
     ),
