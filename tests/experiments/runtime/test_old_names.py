@@ -51,7 +51,7 @@ def test_old_flags_are_taken_and_not_offered(
     assert renamed_flags(command, ["--out", f"{old}=3"]) == ["--out", f"{new}=3"]
     assert renamed_flags("bank", [old, "3"]) == [old, "3"]
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([command, "--help-all"])
     shown = capsys.readouterr().out
     assert new in shown and old not in shown
 
