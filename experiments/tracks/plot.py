@@ -41,6 +41,7 @@ def draw_track(record: dict[str, Any], path: Path) -> None:
         left.fill_between(looks, *band, color=colours[name], alpha=0.15, lw=0)
     left.set_xlabel("looks in training (dotted: players that do not learn)")
     left.set_ylabel("nats per image, val")
+    left.locator_params(axis="x", nbins=5)
     for height, name in enumerate(reversed(names)):
         found = players[name]["estimates"]["information"]
         error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
