@@ -18,7 +18,7 @@ from experiments.cluster.executor import Executor, State, make_executor
 from experiments.cluster.job import Job
 from experiments.cluster.table import JobTable
 from experiments.runtime.runs import RunError
-from experiments.runtime.signals import Terminated, handling, raise_terminated
+from experiments.runtime.signals import Handler, Terminated, handling, raise_terminated
 
 _LAST_LINES = 5
 _OF_ITS_OWN = (1, 2)
@@ -61,7 +61,7 @@ def run_jobs(
     executor = make_executor(on, out=out, parallel=parallel, device=device)
     # Ended by a scheduler, say, or with its terminal, a sweep must not leave its jobs to go on
     # unseen.
-    handlers = {signal.SIGTERM: raise_terminated}
+    handlers: dict[signal.Signals, Handler] = {signal.SIGTERM: raise_terminated}
     if sys.platform != "win32":
         handlers[signal.SIGHUP] = signal.default_int_handler
     table = JobTable([job.name for job in jobs], [job.name for job in waiting])
