@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ class SlurmExecutor:
             RunError: No SLURM, no submitit.
         """
         try:
-            import submitit
+            # By name: type checkers run where this extra is absent.
+            submitit: Any = import_module("submitit")
         except ImportError as error:
             raise RunError(
                 "--cluster slurm needs submitit: pip install 'glimpse-env[slurm]'"

@@ -29,10 +29,13 @@ Tick = Callable[[int], bool]
 class Player(Protocol):
     """One player of one run."""
 
-    learns: bool
-    """Whether `train` follows a budget."""
     requires: tuple[str, ...]
     """What its policy asks for besides features; see `agents.policy.REQUIRES`."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether `train` follows a budget."""
+        ...
 
     def train(self, tick: Tick) -> None:
         """Learn on the training images until `tick` says to stop."""
