@@ -18,9 +18,11 @@ from agents.configs import ReinforceConfig, TwoDeckConfig, check_types
 from agents.networks import TwoDeckNetwork
 from agents.tensor_store import (
     BEST,
+    FORMAT,
     RECORD,
     CheckpointError,
     check_fit,
+    check_optimizer,
     has_checkpoint,
     load_checkpoint,
     pack_state,
@@ -32,9 +34,12 @@ from agents.tensor_store import (
 # The store's own names are public under this path too.
 __all__ = [
     "BEST",
+    "FORMAT",
     "RECORD",
     "CheckpointError",
+    "check_fit",
     "check_network",
+    "check_optimizer",
     "check_settings",
     "has_checkpoint",
     "load_checkpoint",

@@ -1,6 +1,6 @@
 """Others' tasks in our form: the image classification environments of ap_gym.
 
-ap_gym (Schneider et al.; extra `peers`) asks for a prediction with every move, and moves its sensor
+ap_gym (Schneider et al.; extra `ap-gym`) asks for a prediction with every move, and moves its sensor
 by a bounded step. Here an episode is looks and then an answer, as everywhere in this project, so
 that policies of `agents.policy` and, behind the flat wrappers, Stable-Baselines3 play it unchanged:
 
@@ -58,7 +58,7 @@ def from_ap_gym(
             import ap_gym  # noqa: F401  registers its ids
         except ImportError as error:
             raise ImportError(
-                f"{env} is of ap_gym, which is not here: pip install 'glimpse-env[peers]'"
+                f"{env} is of ap_gym, which is not here: pip install 'glimpse-env[ap-gym]'"
             ) from error
         name, mode = env, "vector_entry_point"
         try:

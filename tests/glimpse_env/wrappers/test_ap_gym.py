@@ -14,7 +14,7 @@ from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from glimpse_env.wrappers import from_ap_gym
 
-pytest.importorskip("ap_gym", reason="ap_gym is not installed (extra `peers`)")
+pytest.importorskip("ap_gym", reason="ap_gym is not installed (extra `ap-gym`)")
 B = 4
 
 
