@@ -1,8 +1,9 @@
 """Others' tasks in our form: the image classification environments of ap_gym.
 
-ap_gym (Schneider et al.; extra `ap-gym`) asks for a prediction with every move, and moves its sensor
-by a bounded step. Here an episode is looks and then an answer, as everywhere in this project, so
-that policies of `agents.policy` and, behind the flat wrappers, Stable-Baselines3 play it unchanged:
+ap_gym (Schneider et al.; extra `ap-gym`) asks for a prediction with every move, and moves its
+sensor by a bounded step. Here an episode is looks and then an answer, as everywhere in this
+project, so that policies of `agents.policy` play it unchanged, and Stable-Baselines3 does behind
+the flat wrappers:
 
     env = from_ap_gym("CircleSquare-v0", num_envs=64)
     trajectory = collect(env, agent, seed=0, grad=True)
