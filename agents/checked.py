@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import operator
 from functools import cache
+from numbers import Real
+from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, GroupedMetadata, Gt, Interval, Le, Lt, MinLen
@@ -38,12 +40,13 @@ class Checked:
     """Whether messages name a field as the command line does."""
 
     def __post_init__(self) -> None:
-        """Check every field; None and `auto` stand for numbers that are not given.
+        """Check every field; None and words stand for numbers where the field's type has them.
 
         Raises:
-            ValueError: A value is out of range, or not among its choices; the message names it.
+            ValueError: A value is no number, out of range, or not among its choices; the message
+                names it.
         """
-        for name, choices, rules in _checked_fields(type(self)):
+        for name, choices, rules, others in _checked_fields(type(self)):
             value = getattr(self, name)
             field = f"--{name.replace('_', '-')}" if self.as_flags else name
             if choices and value not in choices:
@@ -54,16 +57,18 @@ class Checked:
             bounds = {
                 way: getattr(rule, way) for rule in rules for way in _WORDS.keys() & dir(rule)
             }
-            if value is None or isinstance(value, str):
+            if not bounds or _is_other(value, others):
                 continue
+            if not isinstance(value, Real):
+                raise ValueError(f"{field} is a number, not {value!r}")
             if not all(getattr(operator, way)(value, bound) for way, bound in bounds.items()):
                 said = " and ".join(f"{_WORDS[way]} {bound:g}" for way, bound in bounds.items())
                 raise ValueError(f"{field} is {said}, not {value}")
 
 
 @cache
-def _checked_fields(kind: type) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
-    """Name, choices and rules of each field that has any."""
+def _checked_fields(kind: type) -> list[tuple[str, tuple[Any, ...], list[Any], list[Any]]]:
+    """Name, choices and rules of each field that has any, and its type's parts without a rule."""
     found = []
     for name, hint in get_type_hints(kind, include_extras=True).items():
         choices = get_args(hint) if get_origin(hint) is Literal else ()
@@ -76,5 +81,15 @@ def _checked_fields(kind: type) -> list[tuple[str, tuple[Any, ...], list[Any]]]:
             if isinstance(each, (Ge, Gt, Le, Lt, MinLen))
         ]
         if choices or rules:
-            found.append((name, choices, rules))
+            others = [part for part in parts if get_origin(part) is not Annotated]
+            found.append((name, choices, rules, others))
     return found
+
+
+def _is_other(value: Any, others: list[Any]) -> bool:
+    """Say whether a value is None, a string or a choice, and its field's type has that part."""
+    if value is None:
+        return NoneType in others
+    if not isinstance(value, str):
+        return False
+    return any(part is str or value in get_args(part) for part in others)

@@ -252,12 +252,18 @@ def fit_spaces(
     """Set what follows from an environment's single spaces.
 
     Raises:
-        ValueError: The environment shows pixels.
+        ValueError: The environment shows pixels, or is answered otherwise than by a class.
     """
     from gymnasium import spaces
 
-    glimpse, label = observation_space["glimpse"], action_space["label"]
-    if len(glimpse.shape or ()) != 2 or not isinstance(label, spaces.Discrete):
+    label = action_space.spaces.get("label")
+    if not isinstance(label, spaces.Discrete):
+        raise ValueError(
+            "The agent names a class, but the environment's actions have no Discrete 'label', only "
+            f"{', '.join(action_space.spaces)}: use an environment that asks for a class."
+        )
+    glimpse = observation_space["glimpse"]
+    if len(glimpse.shape or ()) != 2:
         raise ValueError(
             "The agent reads features, [S, D] a glimpse, but this environment shows "
             f"{glimpse}: make it with observation='features' (or 'both')."

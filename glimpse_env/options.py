@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gymnasium.vector import AutoresetMode
 
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.datasets.registry import dataset_names, open_dataset
+from glimpse_env.datasets.registry import available_names, dataset_names, open_dataset
 from glimpse_env.pyramids.storage import STORAGES
 from glimpse_env.retina.rules import RESOLUTIONS
 
@@ -34,8 +34,8 @@ class EnvOptions:
     """
 
     dataset: str | ImageDataset = "stanford_dogs"
-    """`stanford_dogs`, `synthetic`, `image_folder`, a name of `register_dataset`, a
-    `module:function`, or any `ImageDataset` (your own images)."""
+    """`stanford_dogs`, `synthetic`, `image_folder`, a name of `register_dataset` or of
+    an entry point in `glimpse.datasets`, a `module:function`, or any `ImageDataset`."""
     data_dir: str | os.PathLike[str] | None = None
     """Folder of the data set. Stanford Dogs is in its official layout; None means
     `$GLIMPSE_DATA/stanford_dogs`, or the user cache."""
@@ -107,10 +107,12 @@ class EnvOptions:
 
     def _check_dataset(self) -> None:
         if isinstance(self.dataset, str):
-            if ":" not in self.dataset and self.dataset not in dataset_names():
+            # Entry points are read only for a name that is not registered.
+            known = ":" in self.dataset or self.dataset in dataset_names()
+            if not known and self.dataset not in available_names():
                 raise ValueError(
-                    f"dataset is {', '.join(map(repr, dataset_names()))}, 'module:function' or an "
-                    "object with the members of glimpse_env.datasets.base.ImageDataset, not "
+                    f"dataset is {', '.join(map(repr, available_names()))}, 'module:function' or "
+                    "an object with the members of glimpse_env.datasets.base.ImageDataset, not "
                     f"{self.dataset!r}"
                 )
             self._set("split", "train" if self.split is None else self.split)

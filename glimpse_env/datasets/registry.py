@@ -52,8 +52,13 @@ def register_dataset(name: str) -> Callable[[Opener], Opener]:
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Return the names of the registered data sets."""
+    """Return the names of the registered data sets, without those of entry points."""
     return tuple(_OPENERS)
+
+
+def available_names() -> tuple[str, ...]:
+    """Return the names that `open_dataset` opens: of registered data sets, and of entry points."""
+    return tuple(dict.fromkeys((*_OPENERS, *_installed())))
 
 
 def find_dataset(name: str) -> Callable[..., Any]:
@@ -67,18 +72,21 @@ def find_dataset(name: str) -> Callable[..., Any]:
     """
     if name in _OPENERS:
         return _OPENERS[name]
-    installed = {entry.name: entry.value for entry in entry_points(group=GROUP)}
-    module, colon, function = installed.get(name, name).partition(":")
+    module, colon, function = _installed().get(name, name).partition(":")
     if colon:
         try:
             return getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"dataset {name!r}: {error}") from error
     raise ValueError(
-        f"there is no data set {name!r}: there are "
-        f"{', '.join(map(repr, (*_OPENERS, *installed)))}, or give "
-        "'module:function'"
+        f"there is no data set {name!r}: there are {', '.join(map(repr, available_names()))}, or "
+        "give 'module:function'"
     )
+
+
+def _installed() -> dict[str, str]:
+    """Data sets of entry points: what each name stands for, as `module:function`."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
 
 
 def open_dataset(
@@ -95,7 +103,8 @@ def open_dataset(
         dogs = open_dataset("synthetic", "val", num_images=100)
 
     Args:
-        name: Registered (`stanford_dogs`, `synthetic`, `image_folder`), or `module:function`.
+        name: Registered (`stanford_dogs`, `synthetic`, `image_folder`), of an entry point in the
+            group `glimpse.datasets`, or `module:function`.
         split: Part of it.
         data_dir: Folder of the data set.
         allow_missing: Leave out listed images that are absent, instead of raising.

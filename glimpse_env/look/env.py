@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from jaxtyping import Bool, Float32
 
 from encoders.bank.feature_bank import FeatureBank
 from encoders.spec import EncoderSpec, get_spec
@@ -249,6 +250,24 @@ class DogsLookVectorEnv(VectorEnv):
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of each environment's generator."""
         return self._own.np_random_seed
+
+    @property
+    def random_state(self) -> list[dict[str, Any]]:
+        """State of each environment's draws; see `DogsGlimpseVectorEnv`. Set it to go on there."""
+        return self._own.random_state
+
+    @random_state.setter
+    def random_state(self, states: list[dict[str, Any]]) -> None:
+        self._own.random_state = states
+
+    @property
+    def mirrored(self) -> Bool[np.ndarray, " B"]:
+        """Flags of the environments: whether the image is mirrored."""
+        return self._own.mirrored
+
+    def snap_scale(self, scale: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        """Return the zooms that an action's scale comes to: a `FeatureBank` holds only some."""
+        return self._own.snap_scale(scale)
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None

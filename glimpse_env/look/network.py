@@ -17,8 +17,9 @@ class LookNetworks(nn.Module):
         u_n = relu(W [v_n; x_n, y_n] + b)                    v_n: the patches' features, scaled
         log p = log softmax((V [mean_n u_n; max_n u_n] + c) / temperature)
 
-    Nothing but the glimpses is read, so that before the first look all classes are alike. The pools
-    make a glimpse that is taken twice worth no more than once.
+    Nothing but the glimpses is read, so that before the first look all classes are alike. One
+    glimpse alone, taken twice, tells no more than taken once; beside others it counts twice in the
+    mean.
     """
 
     temperature: Tensor

@@ -12,11 +12,17 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from glimpse_env.forms import as_numpy
 from glimpse_env.options import check_choice
-from glimpse_env.wrappers.codecs import GazeCodec, GazeLatticeCodec, is_glimpse, join
+from glimpse_env.wrappers.codecs import (
+    GazeCodec,
+    GazeLatticeCodec,
+    is_glimpse,
+    join,
+    num_labels,
+)
 from glimpse_env.wrappers.env_wrappers import BatchWrapper, ScalarWrapper, map_final
 
 REWARDS = ("correct", "log_likelihood", "gain", "both")
@@ -280,13 +286,27 @@ class VectorAnswered(VectorWrapper):
             reward: See `FixationOnly`.
         """
         super().__init__(env)
-        num_classes = int(env.single_action_space["label"].n)  # type: ignore[index]
+        num_classes = num_labels(env.single_action_space)
         self._judge = _Judge(classifier, env, num_classes, reward)
 
     @property
     def dataset(self) -> Any:
         """Data set of the images."""
         return self.env.unwrapped.dataset  # type: ignore[attr-defined]
+
+    @property
+    def random_state(self) -> list[dict[str, Any]]:
+        """State of each environment's draws; see `DogsGlimpseVectorEnv`. Set it to go on there."""
+        return self.env.unwrapped.random_state  # type: ignore[attr-defined]
+
+    @random_state.setter
+    def random_state(self, states: list[dict[str, Any]]) -> None:
+        self.env.unwrapped.random_state = states  # type: ignore[attr-defined]
+
+    @property
+    def mirrored(self) -> Bool[np.ndarray, " B"]:
+        """Flags of the environments: whether the image is mirrored."""
+        return self.env.unwrapped.mirrored  # type: ignore[attr-defined]
 
     def snap_scale(self, scale: Any) -> Any:
         """Return the zooms that an action's `scale` comes to."""

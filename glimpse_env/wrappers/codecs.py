@@ -89,6 +89,20 @@ def flat_space(space: spaces.Space) -> spaces.Box:
 # -- actions -----------------------------------------------------------------------------------
 
 
+def num_labels(own: spaces.Space | None) -> int:
+    """Return the number of classes that an environment's own action names one of.
+
+    Raises:
+        TypeError: The action has no Discrete `label`.
+    """
+    label = own.spaces.get("label") if isinstance(own, spaces.Dict) else None
+    if not isinstance(label, spaces.Discrete):
+        raise TypeError(
+            f"this needs a Discrete `label` in the environment's own action, which {own} has not"
+        )
+    return int(label.n)
+
+
 class Codec:
     """A flat action space and the way back to the environment's own."""
 
@@ -96,13 +110,11 @@ class Codec:
 
     def __init__(self, own: spaces.Space) -> None:
         """Read the sizes off the environment's action space."""
-        if not isinstance(own, spaces.Dict) or not {"fixation", "label"} <= set(own.spaces):
+        if not isinstance(own, spaces.Dict) or "fixation" not in own.spaces:
             raise TypeError(
                 f"this goes around a glimpse environment with its own Dict actions, not {own}"
             )
-        label = own["label"]
-        assert isinstance(label, spaces.Discrete)
-        self.num_classes = int(label.n)
+        self.num_classes = num_labels(own)
         # (x, y), and the zoom if that is chosen too.
         self.gaze_size = 2 + ("scale" in own.spaces)
 

@@ -9,6 +9,7 @@ import pytest
 from annotated_types import Interval
 
 from agents.checked import Checked, Count, NotEmpty, Positive, Share
+from agents.configs import TwoDeckConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,14 @@ class Options(Settings):
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"jobs": 3, "grid": 2}, {"dropout": 0.99, "learning_rate": 1.0}, {"free": -1.0}]
+    "given",
+    [
+        {},
+        {"jobs": None, "grid": "auto"},
+        {"jobs": 3, "grid": 2},
+        {"dropout": 0.99, "learning_rate": 1.0},
+        {"free": -1.0},
+    ],
 )
 def test_what_lies_in_its_range_is_taken(given: dict[str, Any]) -> None:
     assert vars(Settings(**given)).items() >= given.items()
@@ -44,6 +52,13 @@ def test_what_lies_in_its_range_is_taken(given: dict[str, Any]) -> None:
         ({"learning_rate": float("nan")}, "learning_rate is above 0 and at most 1, not nan"),
         ({"names": ()}, "names names at least one"),
         ({"kind": "c"}, "kind must be one of a, b; got 'c'"),
+        ({"epochs": "many"}, "epochs is a number, not 'many'"),
+        ({"epochs": None}, "epochs is a number, not None"),
+        ({"jobs": "many"}, "jobs is a number, not 'many'"),
+        ({"grid": None}, "grid is a number, not None"),
+        ({"grid": "many"}, "grid is a number, not 'many'"),
+        ({"dropout": "x"}, "dropout is a number, not 'x'"),
+        ({"learning_rate": None}, "learning_rate is a number, not None"),
     ],
 )
 def test_what_does_not_is_named(given: dict[str, Any], message: str) -> None:
@@ -71,3 +86,9 @@ def test_a_class_below_may_check_more_and_narrow_a_range() -> None:
         Narrow(free=0.0)
     with pytest.raises(ValueError, match="at most epochs"):
         Narrow(free=31.0)
+
+
+@pytest.mark.parametrize("given", [{"hidden_size": "many"}, {"dropout": "x"}, {"sigma": None}])
+def test_the_network_takes_only_numbers_for_sizes_and_rates(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(given))} is a number, not "):
+        TwoDeckConfig(**given)

@@ -15,11 +15,18 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from agents.configs import TwoDeckConfig, fit_spaces
 from glimpse_env.env import GlimpseEnv
 from glimpse_env.locate import DogsLocateEnv, DogsLocateVectorEnv
 from glimpse_env.tasks import Task
 from glimpse_env.vector_env import GlimpseVectorEnv
-from glimpse_env.wrappers import FlatAction, VectorFlatAction
+from glimpse_env.wrappers import (
+    FixationOnly,
+    FlatAction,
+    LatticeAction,
+    VectorAnswered,
+    VectorFlatAction,
+)
 from tests.glimpse_env.helpers import equal, options
 
 
@@ -166,3 +173,17 @@ def test_a_task_of_ones_own_has_both_faces_and_copies():
     np.testing.assert_array_equal(infos["final_info"]["is_success"], rewards == 1)
     with pytest.raises(InvalidAction, match="portrait must be 0 to 1"):
         envs.step({**actions, "portrait": np.full(3, 2)})
+
+
+def test_what_names_a_class_says_that_the_action_has_no_label():
+    env = DogsLocateEnv(**options(observation="features"))
+    with pytest.raises(ValueError, match=r"no Discrete 'label', only fixation, place"):
+        fit_spaces(TwoDeckConfig(), env.observation_space, env.action_space)
+    several = DogsLocateVectorEnv(2, **options())
+    for wrap in (
+        lambda: LatticeAction(env, 3),
+        lambda: FixationOnly(env, lambda history: np.zeros((1, 12))),
+        lambda: VectorAnswered(several, lambda history: np.zeros((2, 12))),
+    ):
+        with pytest.raises(TypeError, match="needs a Discrete `label`"):
+            wrap()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import gymnasium
@@ -11,6 +12,7 @@ import glimpse_env  # noqa: F401
 from experiments.data import DataConfig, build_dataset
 from glimpse_env.datasets import registry
 from glimpse_env.datasets.registry import (
+    available_names,
     dataset_names,
     find_dataset,
     open_dataset,
@@ -63,3 +65,16 @@ def test_what_there_is_not_is_told(tmp_path: Path) -> None:
         open_dataset("image_folder", "train", data_dir=tmp_path, num_images=3)
     with pytest.raises(ValueError, match="needs data_dir"):
         open_dataset("image_folder", "train")
+
+
+def test_an_environment_opens_a_data_set_of_an_entry_point(monkeypatch) -> None:
+    entry = EntryPoint("installed_few", f"{__name__}:open_few", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
+    options = {"encoder": None, "observation": "pixels"}
+    env = gymnasium.make("DogsGlimpse-v0", dataset="installed_few", **options)
+    assert len(env.unwrapped.dataset) == 4
+    env.close()
+    with pytest.raises(ValueError, match="'installed_few', 'module:function' or an object"):
+        gymnasium.make("DogsGlimpse-v0", dataset="installed", **options)
+    # What a published run may name is only what is registered.
+    assert "installed_few" in available_names() and "installed_few" not in dataset_names()

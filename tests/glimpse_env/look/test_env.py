@@ -248,3 +248,20 @@ def test_any_classifier_may_answer():
     image = int(np.flatnonzero(np.asarray(env.dataset.labels) == 3)[0])
     rewards, info = episode(env, np.zeros((1, 2), np.float32), image)
     assert rewards == [pytest.approx(np.log(K))] and info["is_success"] is True
+
+
+def test_draws_are_kept_and_set_through_the_look_track():
+    common = look_options("train", num_glimpses=2, mirror=True)
+    inner = DogsGlimpseVectorEnv(2, **common)
+    for env in (
+        DogsLookVectorEnv(2, classifier=classifiers(), **common),
+        VectorAnswered(inner, classifiers().bound(inner.dataset)),
+    ):
+        env.reset(seed=1)
+        state = env.random_state
+        found = [env.reset()[1]["image"], env.mirrored]
+        env.random_state = state
+        again = [env.reset()[1]["image"], env.mirrored]
+        np.testing.assert_array_equal(found, again)
+        scale = np.float32([0.25, -0.5])
+        np.testing.assert_array_equal(env.snap_scale(scale), scale)
