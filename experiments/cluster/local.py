@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import subprocess
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -32,6 +33,8 @@ class LocalExecutor:
         self._pool = ThreadPoolExecutor(parallel)
         self._futures: dict[str, Future[Outcome]] = {}
         self._processes: dict[str, subprocess.Popen] = {}
+        self._cancelled = False
+        self._lock = threading.Lock()
         self._gpus: SimpleQueue[str] = SimpleQueue()
         for slot in range(parallel):
             self._gpus.put(_gpu(slot, parallel, device))
@@ -48,10 +51,19 @@ class LocalExecutor:
         if gpu:
             task = replace(task, environment=task.environment | {"CUDA_VISIBLE_DEVICES": gpu})
         try:
-            return run_task(task, lambda process: self._processes.update({name: process}))
+            if self._cancelled:
+                return Outcome(1, "cancelled")
+            return run_task(task, lambda process: self._started(name, process))
         finally:
             self._processes.pop(name, None)
             self._gpus.put(gpu)
+
+    def _started(self, name: str, process: subprocess.Popen) -> None:
+        """Take note of a process; end it if it was started while the others were ended."""
+        with self._lock:
+            self._processes[name] = process
+            if self._cancelled:
+                process.terminate()
 
     def states(self) -> dict[str, State]:
         """Return the state of the jobs."""
@@ -66,11 +78,16 @@ class LocalExecutor:
         return State("ended", outcome=future.result())
 
     def cancel(self) -> None:
-        """Interrupt what runs: each keeps its last checkpoint."""
+        """End what runs: each keeps its last checkpoint.
+
+        By SIGTERM, since children of a process in the background (`nohup`, `&`) ignore SIGINT.
+        """
         for future in self._futures.values():
             future.cancel()
-        for process in list(self._processes.values()):
-            process.send_signal(signal.SIGINT)
+        with self._lock:
+            self._cancelled = True
+            for process in list(self._processes.values()):
+                process.terminate()
         self._pool.shutdown(wait=True)
 
     def close(self) -> None:
@@ -85,4 +102,8 @@ def _gpu(slot: int, parallel: int, device: str) -> str:
     import torch
 
     count = torch.cuda.device_count()
-    return str(slot % count) if count > 1 else ""
+    if count < 2:
+        return ""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [each.strip() for each in listed.split(",")] if listed else list(map(str, range(count)))
+    return names[slot % min(count, len(names))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import getpass
 import json
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from experiments.cluster.executor import State, order
 from experiments.cluster.job import Job
 from experiments.cluster.worker import Outcome, run_task
 from experiments.runtime.runs import RunError, write_json
+from experiments.runtime.signals import deferred
 
 _WAITING = (
     "PENDING",
@@ -104,7 +106,7 @@ class SlurmExecutor:
         """Submit an array of those that are not in the queue from before.
 
         Raises:
-            RunError: `sbatch` refuses.
+            RunError: `sbatch` refuses, or `squeue` does not say what is in the queue from before.
         """
         left = {} if self._jobs else self._left_behind()
         for job in jobs:
@@ -112,10 +114,14 @@ class SlurmExecutor:
             if job.name in left:
                 self._jobs[job.name] = self._submitit.SlurmJob(self._folder, left[job.name])
         new = [job for job in jobs if job.name not in left]
-        if new:
+        if not new:
+            return
+        # Interrupted between the two, an array would run that no later sweep finds.
+        with deferred(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             for job, found in zip(new, self._submit(new), strict=True):
                 self._jobs[job.name] = found
-        write_json(self._record, {name: job.job_id for name, job in self._jobs.items()})
+            own = {name: job.job_id for name, job in self._jobs.items()}
+            write_json(self._record, self._recorded() | own)
 
     def _submit(self, jobs: Sequence[Job]) -> list[Any]:
         try:
@@ -135,13 +141,29 @@ class SlurmExecutor:
     def _record(self) -> Path:
         return self._folder / "submitted.json"
 
-    def _left_behind(self) -> dict[str, str]:
-        """Jobs of an earlier sweep in this folder that are still in the queue."""
+    def _recorded(self) -> dict[str, str]:
+        """Jobs that sweeps have submitted in this folder, the last of each name."""
         try:
             found = json.loads(self._record.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        queue = self._queue() or {}
+        return found if isinstance(found, dict) else {}
+
+    def _left_behind(self) -> dict[str, str]:
+        """Jobs of an earlier sweep in this folder that are still in the queue.
+
+        Raises:
+            RunError: SLURM does not say what is in the queue; submitted again, all would run twice.
+        """
+        found = self._recorded()
+        if not found:
+            return {}
+        queue = self._queue()
+        if queue is None:
+            raise RunError(
+                "SLURM does not answer (`squeue`), and jobs of an earlier start may still run: try "
+                "again when it does"
+            )
         return {
             name: each
             for name, each in found.items()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from experiments.cluster.config import LOCAL, ClusterConfig
 from experiments.cluster.executor import Executor, State, make_executor
@@ -39,7 +40,7 @@ def run_jobs(
 
     What a job prints goes to `<its folder>.log`. On Ctrl-C the jobs are interrupted too: each keeps
     its last checkpoint, and the next call goes on from there. Jobs on SLURM may be left running
-    instead, which is asked where there is a terminal.
+    instead, which is asked where there is a terminal; they go on when the terminal is closed.
 
     Args:
         jobs: All of them.
@@ -62,8 +63,8 @@ def run_jobs(
     # Ended by a scheduler, say, or with its terminal, a sweep must not leave its jobs to go on
     # unseen.
     handlers: dict[signal.Signals, Handler] = {signal.SIGTERM: raise_terminated}
-    if sys.platform != "win32":
-        handlers[signal.SIGHUP] = signal.default_int_handler
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = _raise_hung_up
     table = JobTable([job.name for job in jobs], [job.name for job in waiting])
     sweep = _Sweep(executor, table, on)
     with table, handling(handlers):
@@ -71,8 +72,7 @@ def run_jobs(
             executor.submit(waiting)
             failed = sweep.watch(waiting)
         except BaseException as error:
-            asked = isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated)
-            if not (asked and executor.outlives and _may_go_on(table)):
+            if not (executor.outlives and _left_running(error, table)):
                 executor.cancel()
             raise
         finally:
@@ -163,6 +163,22 @@ def _end(code: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"exit status {code}"
+
+
+class _HungUp(KeyboardInterrupt):
+    """The terminal that a sweep was started from is gone."""
+
+
+def _raise_hung_up(number: int, frame: FrameType | None) -> None:
+    raise _HungUp
+
+
+def _left_running(error: BaseException, table: JobTable) -> bool:
+    """Say whether jobs that outlive the sweep go on after what ended it."""
+    if isinstance(error, _HungUp):
+        return True
+    asked = isinstance(error, KeyboardInterrupt) and not isinstance(error, Terminated)
+    return asked and _may_go_on(table)
 
 
 def _may_go_on(table: JobTable) -> bool:

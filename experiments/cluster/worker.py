@@ -54,8 +54,8 @@ class Outcome:
 def run_task(order: Order, started: Callable[[subprocess.Popen], None] | None = None) -> Outcome:
     """Run a job to its end.
 
-    SIGTERM, and the signals by which SLURM tells of a limit, are handed on as SIGTERM, Ctrl-C as
-    Ctrl-C: a training saves where it is.
+    SIGTERM, Ctrl-C, and the signals by which SLURM tells of a limit are handed on as SIGTERM: a
+    training saves where it is.
 
     Args:
         order: The job.
@@ -96,8 +96,8 @@ def run_task(order: Order, started: Callable[[subprocess.Popen], None] | None = 
             signal.signal(number, hand_on)
     try:
         return Outcome(process.wait())
-    except BaseException:  # Ray cancels a task by Ctrl-C
-        process.send_signal(signal.SIGINT)
+    except BaseException:  # Ray cancels a task by Ctrl-C, which a child may ignore
+        process.terminate()
         process.wait()
         raise
 

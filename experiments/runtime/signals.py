@@ -57,6 +57,29 @@ def handling(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
 
 
 @contextmanager
+def deferred(*numbers: signal.Signals) -> Iterator[None]:
+    """Hold signals back meanwhile, from processes started here too; they come at the end."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    # Only what is handled: what is ignored stays so.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    try:
+        with handling(dict.fromkeys(heard, note)):
+            # The handlers too, since another thread of this process may get a signal.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, heard)
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    finally:
+        for number in dict.fromkeys(seen):
+            signal.raise_signal(number)
+
+
+@contextmanager
 def stopping() -> Iterator[Stop]:
     """Take note of signals meanwhile, for a loop that asks at the end of each step.
 

@@ -125,7 +125,7 @@ def test_an_interruption_reaches_the_jobs(
 ) -> None:
     (glimpse / "stand_in/experiments/cli.py").write_text(
         "import json, pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
         "out = pathlib.Path(json.loads(pathlib.Path(sys.argv[2]).read_text())['config']['out'])\n"
         "out.mkdir(parents=True)\n"
         "try:\n"
@@ -135,7 +135,7 @@ def test_an_interruption_reaches_the_jobs(
         "    (out / 'interrupted').touch()\n"
     )
     asked, before = job(glimpse / "a"), signal.getsignal(signal.SIGTERM)
-    # Started in the background, as by nohup, a process and its children ignore Ctrl-C.
+    # Started in the background, as by nohup, this process may ignore Ctrl-C.
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def sleep(seconds: float) -> None:
@@ -203,6 +203,41 @@ def test_without_a_terminal_nobody_is_asked(
     assert executor.cancelled
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGHUP")
+def test_jobs_that_outlive_the_sweep_go_on_when_the_terminal_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Outliving()
+    monkeypatch.setattr(executor, "states", lambda: signal.raise_signal(signal.SIGHUP))
+    monkeypatch.setattr(sweep_module, "make_executor", lambda *a, **k: executor)
+    usual = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_jobs([job(tmp_path / "a")], out=tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    assert executor.submitted and not executor.cancelled
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGHUP")
+def test_under_nohup_a_sweep_goes_on_when_the_terminal_is_closed(
+    glimpse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    states = local_module.LocalExecutor.states
+
+    def hang_up(executor: local_module.LocalExecutor) -> dict[str, State]:
+        signal.raise_signal(signal.SIGHUP)
+        return states(executor)
+
+    monkeypatch.setattr(local_module.LocalExecutor, "states", hang_up)
+    try:
+        run_jobs([job(glimpse / "a")], out=glimpse, parallel=1)
+    finally:
+        signal.signal(signal.SIGHUP, usual)
+    assert job(glimpse / "a").finished
+
+
 def test_jobs_never_get_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
@@ -219,9 +254,26 @@ def test_jobs_never_get_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch)
 
 def test_jobs_side_by_side_share_out_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     gpus = [local_module._gpu(slot, 4, "auto") for slot in range(4)]
     assert gpus == ["0", "1", "0", "1"]
     assert local_module._gpu(1, 4, "cuda:0") == local_module._gpu(1, 4, "cpu") == ""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    assert [local_module._gpu(slot, 3, "auto") for slot in range(3)] == ["4", "5", "4"]
+
+
+def test_a_job_that_starts_while_the_others_are_ended_is_ended_too() -> None:
+    class Process:
+        ended = False
+
+        def terminate(self) -> None:
+            self.ended = True
+
+    executor, early, late = local_module.LocalExecutor(1, 1, "cpu"), Process(), Process()
+    executor._started("early", early)  # type: ignore[arg-type]
+    executor.cancel()
+    executor._started("late", late)  # type: ignore[arg-type]
+    assert early.ended and late.ended
 
 
 @pytest.mark.parametrize(
