@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from encoders.bank.feature_bank import FeatureBank
+from experiments.attention.as_job import SETTINGS, analysed as analysed, run_as_job
 from experiments.attention.config import AttentionConfig
 from experiments.attention.keypoints import read_faces
 from experiments.attention.measures import (
@@ -32,8 +33,6 @@ from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
 from experiments.attention.scanpaths import tabulate, write_scanpaths
 from experiments.cluster.config import LOCAL
-from experiments.cluster.job import Job
-from experiments.cluster.sweep import run_jobs
 from experiments.metrics import (
     Estimate,
     bootstrap_interval,
@@ -42,7 +41,7 @@ from experiments.metrics import (
     mean_estimate,
     share_estimate,
 )
-from experiments.runtime.runs import read_json, write_json
+from experiments.runtime.runs import to_record, write_json
 from experiments.train.cells import model_title
 from experiments.train.factory import describe_dataset
 from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
@@ -343,7 +342,7 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
             cluster answers, or the job failed.
     """
     if config.on.cluster != "local":
-        return _on_cluster(config)
+        return run_as_job(config)
     grounds: dict[str, Ground] = {}
     faces: dict[str, Ground] = {}
     records, plots, tables = [], [], []
@@ -406,6 +405,7 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
     }
     text = format_attention(result)
     config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / SETTINGS).unlink(missing_ok=True)
     write_json(config.out / "attention.json", result)
     (config.out / "attention.md").write_text(text + "\n", encoding="utf-8")
     draw_attention(plots, config.out / "attention.png")
@@ -415,27 +415,8 @@ def attention(config: AttentionConfig) -> dict[str, Any]:
         print(f"{config.scanpaths}: {write_scanpaths(config.scanpaths, tables):,} glimpses")
     elif config.scanpaths is not None:
         print("--scanpaths: no agent was watched; people's looks stand in their own records")
+    write_json(config.out / SETTINGS, to_record(replace(config, on=LOCAL)))
     return result
-
-
-def analysed(config: AttentionConfig) -> bool:
-    """Whether the analysis is written."""
-    return (config.out / "attention.json").is_file()
-
-
-def _on_cluster(config: AttentionConfig) -> dict[str, Any]:
-    """Have a job analyse the runs, and print what it wrote."""
-    job = Job(
-        "attention",
-        "attention",
-        replace(config, on=LOCAL),
-        resumable=False,
-        ended="experiments.attention.analyse:analysed",
-    )
-    (config.out / "attention.json").unlink(missing_ok=True)  # of an earlier analysis
-    run_jobs([job], config.on, out=config.out.parent)
-    print((config.out / "attention.md").read_text(encoding="utf-8"))
-    return read_json(config.out / "attention.json", "run the same command again")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -66,13 +66,23 @@ def built(config: PyramidsConfig) -> bool:
     return all(file.is_file() and np.fromfile(file, np.uint8).all() for file in files)
 
 
+def _check_folder(config: PyramidsConfig) -> None:
+    """Refuse a folder whose pyramids are others: their finished chunks are not those asked for."""
+    for split in config.splits:
+        folder = config.out / split
+        if (folder / "pyramids.json").exists():
+            MappedPyramids.create(folder, build_dataset(config.data, split), config.resolutions)
+
+
 def pyramids(config: PyramidsConfig) -> None:
     """Build every split asked for; started again, go on where it was.
 
     Raises:
+        PyramidsMismatchError: A folder holds other pyramids.
         RunError: No cluster answers, or jobs failed.
     """
     if config.on.cluster != "local":
+        _check_folder(config)
         jobs = [
             Job(
                 "pyramids",
@@ -84,7 +94,7 @@ def pyramids(config: PyramidsConfig) -> None:
             )
             for split in config.splits
         ]
-        run_jobs(jobs, config.on, out=config.out.parent)
+        run_jobs(jobs, config.on, out=config.out)
         for split in config.splits:
             tqdm.write(f"{split}: complete in {config.out / split}")
         return

@@ -128,8 +128,10 @@ def build_on_cluster(config: BankConfig) -> list[FeatureBank]:
     """Compute the banks of all splits as jobs, each a share.
 
     Raises:
+        BankMismatchError: The folder holds another bank.
         RunError: No cluster answers, or jobs failed.
     """
+    _check_folder(config)
     count = config.jobs or _SHARES
     jobs = [
         Job(
@@ -146,8 +148,23 @@ def build_on_cluster(config: BankConfig) -> list[FeatureBank]:
         if not (config.out / split / "bank.json").exists():
             for share in range(1, count + 1):  # so that each may help the others from the start
                 _leases(config.out / split).join(share, count)
-    run_jobs(jobs, config.on, out=config.out.parent, device=config.device)
+    run_jobs(jobs, config.on, out=config.out, device=config.device)
     return [FeatureBank.open(config.out / split) for split in config.splits]
+
+
+def _check_folder(config: BankConfig) -> None:
+    """Refuse a folder whose banks are others: their finished chunks are not those asked for."""
+    there = [split for split in config.splits if (config.out / split / "bank.json").exists()]
+    if not there:
+        return
+    # The nodes' device may be absent here; what it computes is the same but for its arithmetic.
+    encoder = _encoder(replace(config, device="cpu"))
+    for split in there:
+        folder, _, description = planned(config, split, encoder)
+        if config.precision == "auto":
+            found = FeatureBank.open(folder, allow_incomplete=True).description
+            description = replace(description, precision=found.precision)
+        FeatureBank.create(folder, description)
 
 
 # -- one bank of several folders ------------------------------------------------------------------

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from encoders.bank.chunks import DONE
+from encoders.bank.description import BankMismatchError
 from encoders.bank.feature_bank import FeatureBank
 from experiments.runtime.runs import RunError, sole_user
 
+_DESCRIPTION = "bank.json"
 _HASHES = "sha256.json"
 _BLOCK = 2**22
 
@@ -27,7 +29,7 @@ def _reaching(address: str) -> Iterator[None]:
     """Tell in one sentence what went wrong at an address."""
     try:
         yield
-    except RunError:
+    except (RunError, BankMismatchError):
         raise
     except ImportError as error:
         raise RunError(
@@ -61,7 +63,7 @@ def send(bank: FeatureBank, address: str) -> None:
     Raises:
         RunError: The address cannot be used.
     """
-    names = ["bank.json", DONE, *bank.description.array_shapes]
+    names = [_DESCRIPTION, DONE, *bank.description.array_shapes]
     hashes = {name: _sha256(bank.folder / name) for name in names}
     with _reaching(address):
         store, root = _open(address)
@@ -81,6 +83,7 @@ def fetch(address: str, out: Path, split: str) -> FeatureBank:
     Interrupted, it goes on with the files that are missing.
 
     Raises:
+        BankMismatchError: The folder holds another bank.
         RunError: The address cannot be used, holds no such bank, or what came is damaged.
     """
     folder = out / split
@@ -91,13 +94,26 @@ def fetch(address: str, out: Path, split: str) -> FeatureBank:
             raise RunError(
                 f"{address} holds no whole bank of {split}: copy one there with `glimpse bank --to`"
             )
-        # The description last: a folder with one is a bank.
-        for name in sorted(hashes, key=lambda each: each == "bank.json"):
+        for name in hashes:
             if Path(name).name != name:
                 raise RunError(f"{address} names a file outside the bank: {name}")
+        description = folder / _DESCRIPTION
+        if description.exists() and _sha256(description) != hashes.get(_DESCRIPTION):
+            raise BankMismatchError(
+                f"{folder} holds another bank than {address}/{split}: give another --out, or "
+                "delete the folder"
+            )
+        missing = [
+            name
+            for name in hashes
+            if not (folder / name).exists() or _sha256(folder / name) != hashes[name]
+        ]
+        if missing and description.exists():
+            description.unlink()
+            missing = list(dict.fromkeys([*missing, _DESCRIPTION]))
+        # The description last: a folder with one is a bank.
+        for name in sorted(missing, key=lambda each: each == _DESCRIPTION):
             path = folder / name
-            if path.exists() and _sha256(path) == hashes[name]:
-                continue
             partial = path.with_name(f"{name}.part")
             store.get_file(f"{root}/{split}/{name}", str(partial))
             if _sha256(partial) != hashes[name]:

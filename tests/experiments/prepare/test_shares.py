@@ -14,12 +14,19 @@ from encoders.bank.chunks import read_done
 from encoders.bank.description import BankMismatchError
 from encoders.bank.feature_bank import FeatureBank
 from encoders.inference.engine import Encoder, make_encoder
-from experiments.prepare import bank as bank_module, shares as shares_module, transfer
+from experiments.cluster.config import ClusterConfig
+from experiments.prepare import (
+    bank as bank_module,
+    pyramids as pyramids_module,
+    shares as shares_module,
+    transfer,
+)
 from experiments.prepare.bank import BankBuilder, bank, build_bank
-from experiments.prepare.config import BankConfig, parse_share
+from experiments.prepare.config import BankConfig, PyramidsConfig, parse_share
 from experiments.prepare.leases import Leases
 from experiments.prepare.shares import build_shares, merge_bank, share_done
 from experiments.runtime.runs import RunError
+from glimpse_env.pyramids.mapped import PyramidsMismatchError
 from tests.experiments.prepare.test_bank import Images, MeansMap
 
 CONFIG = BankConfig(
@@ -160,6 +167,51 @@ def test_every_gpu_of_a_machine_computes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert bank_module.worker_devices(replace(CONFIG, workers=2), cpu) == ["auto", "auto"]
 
 
+# -- on a cluster ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders that a cluster was to write into, by jobs that do nothing."""
+    found: list[Path] = []
+
+    def run_jobs(jobs: object, on: object, *, out: Path, device: str = "auto") -> None:
+        found.append(out)
+
+    for module in (shares_module, pyramids_module):
+        monkeypatch.setattr(module, "run_jobs", run_jobs)
+    return found
+
+
+ON = ClusterConfig(cluster="slurm")
+
+
+def test_a_cluster_does_not_take_another_bank_for_the_one_asked_for(
+    whole: Path, started: list[Path]
+) -> None:
+    config = replace(CONFIG, out=whole.parent, on=ON)
+    with pytest.raises(BankMismatchError, match="holds another bank; it differs in: .*fixations"):
+        bank(replace(config, side=2, low_side=None))
+    assert not started
+    bank(config)
+    assert started == [whole.parent]  # what SLURM writes lies in the bank's own folder
+
+
+def test_a_cluster_does_not_take_other_pyramids_for_those_asked_for(
+    tmp_path: Path, started: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramids_module, "build_dataset", lambda data, split: Images())
+    config = PyramidsConfig(out=tmp_path, splits=("train",), resolutions=("low",), workers=1)
+    pyramids_module.pyramids(config)
+    with pytest.raises(PyramidsMismatchError, match="holds the levels low, not low, high"):
+        pyramids_module.pyramids(replace(config, resolutions=("low", "high"), on=ON))
+    other = Images(fingerprint="others")
+    monkeypatch.setattr(pyramids_module, "build_dataset", lambda data, split: other)
+    with pytest.raises(PyramidsMismatchError, match="fingerprint"):
+        pyramids_module.pyramids(replace(config, on=ON))
+    assert not started
+
+
 # -- to and from other places ---------------------------------------------------------------------
 
 
@@ -177,6 +229,30 @@ def test_a_bank_goes_to_a_folder_and_comes_back(tmp_path: Path, whole: Path) -> 
     assert not (tmp_path / "anew" / "train" / "bank.json").exists()
     with pytest.raises(RunError, match="holds no whole bank of val"):
         transfer.fetch(address, tmp_path / "anew", "val")
+
+
+def test_a_bank_that_comes_takes_no_other_ones_place(
+    tmp_path: Path, whole: Path, encoder: Encoder
+) -> None:
+    pytest.importorskip("fsspec")
+    address, out = str(tmp_path / "store"), tmp_path / "out"
+    transfer.send(FeatureBank.open(whole), address)
+    other = build_bank(replace(CONFIG, out=out, side=2, low_side=None), "train", encoder).folder
+    before = content(other)
+    with pytest.raises(BankMismatchError, match="holds another bank than .*another --out"):
+        transfer.fetch(address, out, "train")
+    assert content(other) == before
+    # The same bank, of which a file is not whole, is put right; until then it is no bank.
+    same = transfer.fetch(address, tmp_path / "same", "train").folder
+    (same / "glimpse.f16").unlink()
+    stored = tmp_path / "store" / "train" / "glimpse.f16"
+    stored.rename(stored.with_suffix(".away"))
+    with pytest.raises(RunError, match="cannot be used"):
+        transfer.fetch(address, tmp_path / "same", "train")
+    assert not (same / "bank.json").exists()
+    stored.with_suffix(".away").rename(stored)
+    transfer.fetch(address, tmp_path / "same", "train")
+    assert content(same) == content(whole)
 
 
 def test_a_bank_goes_to_s3_and_comes_back(
