@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ glimpse compare --verify entries/look-synthetic-v1-package.module-Policy.json
 ```
 
 `--submit` writes a record and its checkpoints; `--verify` plays it again from them and refuses
-figures that do not come out. An entry here has passed it. Scores are interquartile means over seeds
-with stratified bootstrap intervals (Agarwal et al., 2021). *Random to oracle* is the share of the
+figures that do not come out. The entries that the project committed passed it where their
+checkpoints are. The repository holds the records alone, so an entry that learned can be verified
+only with its checkpoints. Scores are interquartile means over seeds with stratified bootstrap
+intervals (Agarwal et al., 2021); an entry may have fewer seeds than its track gives, and then says
+so. *Random to oracle* is the share of the
 way from random places to a greedy oracle that knows the breed, a ceiling. *Best fixed* is the one
 scanpath, the same for all images, that earns most on the training images: a player that is not
 better does not look at what it sees.
@@ -58,6 +62,7 @@ def leaderboard_page(folder: Path | None = None) -> str:
 
 def track_section(entries: Sequence[dict[str, Any]]) -> list[str]:
     """A track's table, and what each of its results rests on."""
+    from experiments.tracks.registry import ONE_SEED
     from experiments.tracks.report import add_comparisons, format_track
 
     players = {}
@@ -81,8 +86,15 @@ def track_section(entries: Sequence[dict[str, Any]]) -> list[str]:
         runs = entry["runs"]
         seconds = [sum(run["seconds"][kind] for run in runs) for kind in ("wall", "processor")]
         seeds = ", ".join(str(run["seed"]) for run in runs)
+        if entry["player"] in ONE_SEED:
+            seeds += " (all are the same)"
+        elif len(runs) < first["track"]["seeds"]:
+            seeds += f" ({len(runs)} of {first['track']['seeds']})"
         command = " ".join(map(str, runs[0]["command"]))
-        revision = (entry.get("git_revision") or "unknown")[:9]
+        # A plus sign says that the tree had changes.
+        revision = re.sub(
+            r"\b([0-9a-f]{9})[0-9a-f]{31}\b", r"\1", entry["git_revision"] or "unknown"
+        )
         lines.append(
             f"| {entry['player']} | {entry.get('by') or 'this project'} | {seeds} | "
             f"{seconds[0]:.0f}, {seconds[1]:.0f} | {revision} | `{command}` |"

@@ -12,12 +12,9 @@ from experiments.tracks import learners  # noqa: F401  registers its players
 from experiments.tracks.config import TrackConfig
 from experiments.tracks.entries import entry_name, make_entry
 from experiments.tracks.plot import draw_maps, draw_track
-from experiments.tracks.registry import FIXED, LEARNED, Track, find_track
+from experiments.tracks.registry import FIXED, LEARNED, ONE_SEED, Track, find_track
 from experiments.tracks.report import collect_track, format_track
 from experiments.tracks.run import open_game
-
-_ONE_SEED = ("center", "best-fixed", "saliency", "box-oracle", "lattice-oracle")
-"""Players of whom every seed is the same."""
 
 
 def track_jobs(config: TrackConfig, track: Track) -> list[Job]:
@@ -26,7 +23,7 @@ def track_jobs(config: TrackConfig, track: Track) -> list[Job]:
     return [
         Job("look", player, config.look(player, seed), resumable=False)
         for player in config.players or (*FIXED, *LEARNED)
-        for seed in range(1 if player in _ONE_SEED else seeds)
+        for seed in range(1 if player in ONE_SEED else seeds)
     ]
 
 

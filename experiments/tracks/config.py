@@ -74,7 +74,7 @@ class PlayConfig:
     num_images: int | None = None
     """To try out: other synthetic images than the track's. Such runs are no entries."""
     set: tuple[str, ...] = ()
-    """Arguments of a policy of your own, as NAME=VALUE."""
+    """Arguments of a policy of your own, as NAME=VALUE; the track's own players take none."""
     device: str = "cpu"
     """`cpu`, `auto` or `cuda[:i]`."""
 
@@ -165,9 +165,9 @@ class TrackConfig(PlayConfig):
         Raises:
             ValueError: naming the option.
         """
-        from experiments.tracks.registry import find_track
+        from experiments.tracks.registry import FIXED, LEARNED, find_track
 
-        find_track(self.track)
+        track = find_track(self.track)
         self._check()
         for name in ("seeds", "jobs"):
             value = getattr(self, name)
@@ -175,6 +175,9 @@ class TrackConfig(PlayConfig):
                 raise ValueError(f"--{name} is at least 1, not {value}")
         if len(set(self.players)) != len(self.players):
             raise ValueError("--players names each once")
+        own = (*FIXED, *LEARNED)
+        if self.set and track.game == "look" and all(each in own for each in self.players):
+            raise ValueError("--set is for policies of your own, and --players names none")
         if self.submit is not None and not self.by_the_rules:
             raise ValueError(
                 "--submit is for runs by the track's own rules: leave --steps and --num-images out"
@@ -186,9 +189,11 @@ class TrackConfig(PlayConfig):
         return self.out or Path("runs/tracks") / self.track
 
     def look(self, player: str, seed: int) -> LookConfig:
-        """Return the settings of one run."""
+        """Return the settings of one run; the track's own players take no --set."""
+        from experiments.tracks.registry import FIXED, LEARNED
+
         shared = {each.name: getattr(self, each.name) for each in fields(PlayConfig)}
-        if ":" not in player:
+        if player in (*FIXED, *LEARNED):
             shared["set"] = ()
         out = self.folder / player.replace(":", ".") / f"seed-{seed}"
         return LookConfig(self.track, player, out=out, seed=seed, **shared)

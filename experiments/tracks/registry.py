@@ -16,6 +16,8 @@ from experiments.train.presets import EXPERIMENTS
 
 FIXED = ("center", "random", "best-fixed", "saliency", "box-oracle", "lattice-oracle")
 """Players that learn nothing, or but a scanpath."""
+ONE_SEED = ("center", "best-fixed", "saliency", "box-oracle", "lattice-oracle")
+"""Players of whom every seed is the same."""
 LEARNED = (
     "two-deck",
     "ppo",

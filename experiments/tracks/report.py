@@ -52,9 +52,13 @@ def collect_track(track: Track, jobs: Sequence[Job]) -> dict[str, Any]:
             run["player"],
             {
                 **{key: run[key] for key in ("title", "privileged", "learns", "options")},
+                "git_revision": None,
                 "runs": [],
             },
         )
+        own = read_json(job.folder / "environment.json", _AGAIN)["git_revision"] or "unknown"
+        told = entry["git_revision"].split(", ") if entry["git_revision"] else []
+        entry["git_revision"] = ", ".join(dict.fromkeys([*told, own]))
         entry["runs"].append(summary(run) | {"folder": "/".join(job.folder.parts[-2:])})
     for entry in players.values():
         entry["estimates"] = estimates(entry["runs"])
@@ -165,7 +169,7 @@ def format_track(record: dict[str, Any]) -> str:
         )
     lines.append("")
     if any(entry["privileged"] for entry in players.values()):
-        lines.append("\\* knows what no policy can: a yardstick.")
+        lines.append("\\* is told the dog's box or the truth: a yardstick.")
     if "†" in marks:
         lines.append("† stopped by its processor time, short of the looks.")
     if "‡" in marks:

@@ -169,9 +169,7 @@ def _look(config: LookConfig, track: Track) -> dict[str, Any]:
         "track": track.record(),
         "by_the_rules": config.by_the_rules,
         "player": config.player,
-        "title": PLAYERS[config.player].title if config.player in PLAYERS else config.player,
-        "privileged": config.player in PLAYERS and PLAYERS[config.player].privileged,
-        "learns": player.learns,
+        **describe_player(config.player, player),
         "options": config.options,
         "seed": config.seed,
         "score": curve[-1],
@@ -222,6 +220,16 @@ def describe_game(game: Game) -> dict[str, Any]:
         "bank": {split: describe_source(game.source(split))["bank"] for split in splits},
         "encoder": describe_encoder(game.run.encoder, live=False),
         "classifier_sha256": game.frozen.digest,
+    }
+
+
+def describe_player(name: str, player: Player) -> dict[str, Any]:
+    """Describe a player, as JSON: its title, and whether it is privileged and learns."""
+    entry = PLAYERS.get(name)
+    return {
+        "title": name if entry is None else entry.title,
+        "privileged": "box" in player.requires or (entry is not None and entry.privileged),
+        "learns": player.learns,
     }
 
 

@@ -245,11 +245,3 @@ def test_a_track_is_a_record_that_json_gives_back() -> None:
     for name, track in TRACKS.items():
         assert json.loads(json.dumps(track.record())) == track.record()
         assert track.name == name and track.run.num_glimpses >= 1
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}'])
-def test_a_damaged_entry_is_refused_in_one_sentence(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "entry.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(RunError, match="--submit"):
-        read_entry(path)

@@ -1,0 +1,173 @@
+"""Entries from outside: what is malformed or forged is refused, in one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from experiments import cli
+from experiments.cluster.job import Job
+from experiments.runtime.runs import RunError
+from experiments.tracks.config import TrackConfig, VerifyConfig
+from experiments.tracks.entries import ENTRIES, entry_name, make_entry, read_entries, read_entry
+from experiments.tracks.players import PLAYERS
+from experiments.tracks.registry import find_track
+from experiments.tracks.report import collect_track
+from experiments.tracks.run import describe_player, look
+from experiments.tracks.verify import UNCHECKED, verify
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
+
+from leaderboard import track_section  # noqa: E402
+
+OWN = ENTRIES / "look-synthetic-v1-two-deck.json"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', "\xff"])
+def test_a_damaged_entry_is_refused_in_one_sentence(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "entry.json"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(RunError, match="--submit"):
+        read_entry(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("runs",), [1], "runs.0"),
+        (("runs",), [], "runs"),
+        (("runs", 0, "accuracy"), None, "runs.0.accuracy"),
+        (("runs", 0, "seed"), 0.5, "runs.0.seed"),
+        (("runs", 0, "seed"), True, "runs.0.seed"),
+        (("runs", 1, "after_each"), ["much"], "runs.1.after_each.0"),
+        (("runs", 0, "seconds"), 3, "runs.0.seconds"),
+        (("runs", 0, "folder"), "../seed-0", "runs.0.folder"),
+        (("estimates", "information"), 2.2, "estimates.information"),
+        (("estimates", "ma", "high"), "high", "estimates.ma.high"),
+        (("datasets", "val"), "images", "datasets.val"),
+        (("datasets", "train"), 7, "datasets.train"),
+        (("datasets",), {}, "datasets.val"),
+        (("options",), {"width": [1]}, "options.width"),
+        (("encoder",), "inception", "encoder"),
+        (("track",), {"name": None}, "track.name"),
+        (("format",), 2, "format"),
+    ],
+)
+def test_a_malformed_entry_is_refused_in_one_sentence(
+    place: tuple, value: Any, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = json.loads(OWN.read_text(encoding="utf-8"))
+    inner = entry
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path = tmp_path / "entry.json"
+    path.write_text(json.dumps(entry), encoding="utf-8")
+    assert cli.main(["compare", "--verify", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert f"(see {named}" in told and "Traceback" not in told
+
+
+def test_the_entries_of_the_project_are_of_the_form() -> None:
+    found = read_entries()
+    assert {entry["player"] for entry in found} <= set(PLAYERS)
+    for entry in found:
+        assert [run["seed"] for run in entry["runs"]] == list(range(len(entry["runs"])))
+
+
+def test_the_leaderboard_says_how_many_seeds_and_which_tree() -> None:
+    text = "\n".join(track_section([read_entry(OWN)]))
+    assert "0, 1, 2 (3 of 5)" in text and "| dcd4a99e7+ |" in text
+    center = read_entry(ENTRIES / "look-synthetic-v1-center.json")
+    assert "| 0 (all are the same) |" in "\n".join(track_section([center]))
+
+
+def test_a_forged_entry_is_refused(
+    banks: Path, classifiers: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"bank": banks, "classifier": classifiers}
+    config = TrackConfig(tiny, players=("random",), out=tmp_path / "runs", **options)
+    track, jobs = find_track(tiny), []
+    for seed in range(2):
+        look(config.look("random", seed))
+        jobs.append(Job("look", "random", config.look("random", seed), resumable=False))
+    record = collect_track(track, jobs)
+    for run in record["players"]["random"]["runs"]:
+        run["folder"] = f"seed-{run['seed']}"
+    entry = make_entry(record, "random")
+    path = tmp_path / entry_name(track, "random")
+
+    def check(told: dict[str, Any]) -> None:
+        path.write_text(json.dumps(told), encoding="utf-8")
+        verify(VerifyConfig(path, **options))
+
+    check(entry)
+    told = capsys.readouterr().out
+    assert "2 runs" in told and f"not checked: {', '.join(UNCHECKED)}" in told
+
+    twice, gap, more = deepcopy(entry), deepcopy(entry), deepcopy(entry)
+    twice["runs"][1] = twice["runs"][0]
+    gap["runs"][1] |= {"seed": 2, "folder": "seed-2"}
+    for forged in (twice, gap):
+        with pytest.raises(RunError, match="has the seeds"):
+            check(forged)
+    more["estimates"]["share_of_oracle"] = more["estimates"]["ma"]
+    with pytest.raises(RunError, match="other estimates"):
+        check(more)
+    with pytest.raises(RunError, match="other splits, images of train"):
+        check(entry | {"datasets": {"val": entry["datasets"]["val"]}})
+    other = entry["datasets"]["val"] | {"images": 5_000}
+    with pytest.raises(RunError, match="images of val"):
+        check(entry | {"datasets": entry["datasets"] | {"val": other}})
+    after = deepcopy(entry)
+    after["runs"][1]["after_each"][0] += 1
+    with pytest.raises(RunError, match="after_each of seed 1 is"):
+        check(after)
+    changed = {"title": "the best", "privileged": True, "learns": True}
+    with pytest.raises(RunError, match="title is .*; privileged is False here.*; learns is False"):
+        check(entry | changed)
+
+    record["players"]["random"]["runs"].pop(0)
+    with pytest.raises(RunError, match="an entry's seeds are 0, 1, 2"):
+        make_entry(record, "random")
+
+
+def test_several_seeds_of_one_checkpoint_are_refused(tmp_path: Path) -> None:
+    entry = read_entry(OWN)
+    entry["runs"][1]["checkpoint_sha256"] = entry["runs"][0]["checkpoint_sha256"]
+    path = tmp_path / "entry.json"
+    path.write_text(json.dumps(entry), encoding="utf-8")
+    with pytest.raises(RunError, match="one checkpoint for several seeds"):
+        verify(VerifyConfig(path))
+
+
+def test_a_policy_that_asks_for_the_box_is_privileged(
+    banks: Path, classifiers: Path, tiny: str, tmp_path: Path
+) -> None:
+    name = "agents.reference.registered:look_at_box"
+    config = TrackConfig(
+        tiny, players=(name,), out=tmp_path, bank=banks, classifier=classifiers
+    ).look(name, 0)
+    record = look(config)
+    assert record["privileged"] is True and record["title"] == name
+    plain: Any = SimpleNamespace(requires=("pixels",), learns=False)
+    assert describe_player("some.module:Policy", plain)["privileged"] is False
+    assert describe_player("lattice-oracle", plain)["privileged"] is True
+
+
+def test_arguments_reach_whoever_takes_them() -> None:
+    config = TrackConfig(
+        "look-synthetic", players=("center", "registered", "module:Class"), set=("width=3",)
+    )
+    taken = [config.look(player, 0).options for player in config.players]
+    assert taken == [{}, {"width": "3"}, {"width": "3"}]
+    for players in ((), ("center", "ppo")):
+        with pytest.raises(ValueError, match="--set is for policies of your own"):
+            replace(config, players=players)
