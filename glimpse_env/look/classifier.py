@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,19 @@ def fold_of(name: str, folds: int) -> int:
     return zlib.crc32(name.encode()) % folds
 
 
-def answering(dataset: ImageDataset, folds: int) -> Int64[np.ndarray, " N"]:
-    """Which classifier answers for each image: its fold's for training images, else the last."""
-    if not dataset.training:
+def answering(
+    dataset: ImageDataset, folds: int, trained_on: str | None = None
+) -> Int64[np.ndarray, " N"]:
+    """Which classifier answers for each image: its fold's for training images, else the last.
+
+    Args:
+        dataset: The images.
+        folds: k.
+        trained_on: Fingerprint of the images that the classifiers were trained on. Those are
+            training images whatever their data set says.
+    """
+    own = trained_on is not None and dataset.fingerprint == trained_on
+    if not dataset.training and not own:
         return np.full(len(dataset), folds, np.int64)
     names = (dataset.name(index) for index in range(len(dataset)))
     return np.array([fold_of(name, folds) for name in names], np.int64)
@@ -72,15 +83,22 @@ class FrozenClassifiers:
         return str(self.record["sha256"])
 
     def save(self, folder: str | Path) -> Path:
-        """Write weights in 16 bits and record; the record, which tells of both, comes last."""
+        """Write weights in 16 bits and record; the record, which tells of both, comes last.
+
+        Each file is written beside its place and moved there. The networks are rounded, so that
+        they say what those read again will say.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        self.networks.round_to_half()
         tensors = {k: v.half().contiguous() for k, v in self.networks.state_dict().items()}
         content = save(tensors)
         self.record |= {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
-        (folder / WEIGHTS).write_bytes(content)
-        text = json.dumps(self.record, indent=1, sort_keys=True)
-        (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(self.record, indent=1, sort_keys=True) + "\n"
+        for name, written in ((WEIGHTS, content), (RECORD, text.encode())):
+            partial = folder / f"{name}.part"
+            partial.write_bytes(written)
+            os.replace(partial, folder / name)
         return folder
 
     @classmethod
@@ -130,14 +148,19 @@ class FrozenClassifiers:
         return cls(networks, record)
 
     def check(
-        self, dataset: ImageDataset, resolutions: tuple[str, ...], encoder: str | None
+        self,
+        dataset: ImageDataset,
+        resolutions: tuple[str, ...],
+        encoder: str | None,
+        features: int | None = None,
     ) -> None:
         """Check that they know what an environment shows.
 
         Args:
             dataset: Its images.
             resolutions: Its resolutions, in order.
-            encoder: Fingerprint of its encoder, if that has one.
+            encoder: Fingerprint of its encoder; None to leave that unchecked.
+            features: D, features of a patch; None to leave that unchecked.
 
         Raises:
             ClassifierError: They do not; the message names what differs.
@@ -147,6 +170,7 @@ class FrozenClassifiers:
             "class_names": (list(known["class_names"]), list(dataset.class_names)),
             "resolutions": (list(known["resolutions"]), list(resolutions)),
             "encoder": (known["encoder"], encoder or known["encoder"]),
+            "features a patch": (self.networks.features, features or self.networks.features),
         }
         differing = [name for name, (own, other) in wanted.items() if own != other]
         if differing:
@@ -159,7 +183,9 @@ class FrozenClassifiers:
 
     def bound(self, dataset: ImageDataset) -> BoundClassifier:
         """Return the classifier of one data set's images, for `FixationOnly`."""
-        return BoundClassifier(self.networks, answering(dataset, self.folds))
+        return BoundClassifier(
+            self.networks, answering(dataset, self.folds, self.record.get("dataset"))
+        )
 
 
 class BoundClassifier:

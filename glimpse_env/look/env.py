@@ -11,11 +11,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float32
 
-from encoders.bank.feature_bank import FeatureBank
-from encoders.spec import EncoderSpec, get_spec
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.look.classifier import COMMAND, SHIPPED, ClassifierError, FrozenClassifiers
+from glimpse_env.observers.base import Observer
 from glimpse_env.options import RENDER_MODES, autoreset
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 from glimpse_env.wrappers.answered import Classifier, FixationOnly, VectorFixationOnly
@@ -135,7 +134,7 @@ class DogsLookEnv(gym.Env):
         """
         judge = find_classifier(classifier, options)
         env = DogsGlimpseEnv(render_mode=render_mode, **options)
-        bound = bind(judge, env.dataset, options, env._dynamics.options.resolutions)
+        bound = bind(judge, env.dataset, env._dynamics.observer)
         self._env = FixationOnly(env, bound, reward, lattice)
         self._own = env
         self.render_mode = render_mode
@@ -221,7 +220,7 @@ class DogsLookVectorEnv(VectorEnv):
         env = DogsGlimpseVectorEnv(
             num_envs, autoreset_mode=mode, array=array, render_mode=render_mode, **options
         )
-        bound = bind(judge, env.dataset, options, env._dynamics.options.resolutions)
+        bound = bind(judge, env.dataset, env._dynamics.observer)
         self._env = VectorFixationOnly(env, bound, reward, lattice)
         self._own = env
         self.num_envs, self.autoreset_mode, self.render_mode = env.num_envs, mode, render_mode
@@ -311,23 +310,10 @@ def find_classifier(given: Given, options: dict[str, Any]) -> Any:
     return given
 
 
-def bind(
-    judge: Any, dataset: ImageDataset, options: dict[str, Any], resolutions: Any
-) -> Classifier:
+def bind(judge: Any, dataset: ImageDataset, observer: Observer) -> Classifier:
     """Return a classifier for an environment's images, checked where it says what it is for."""
     if not isinstance(judge, FrozenClassifiers):
         return judge
-    judge.check(dataset, tuple(resolutions), encoder_fingerprint(options.get("encoder")))
+    features = observer.shapes["glimpse"][0][-1]
+    judge.check(dataset, observer.resolutions, observer.encoder_fingerprint, features)
     return judge.bound(dataset)
-
-
-def encoder_fingerprint(encoder: Any) -> str | None:
-    """Fingerprint of what the option `encoder` names; None for a module, which has none."""
-    if isinstance(encoder, FeatureBank):
-        return encoder.encoder
-    spec = (
-        get_spec("googlenet" if encoder is None else encoder)
-        if (encoder is None or isinstance(encoder, str))
-        else encoder
-    )
-    return spec.fingerprint if isinstance(spec, EncoderSpec) else None

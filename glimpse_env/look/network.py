@@ -35,6 +35,7 @@ class LookNetworks(nn.Module):
             classes: K.
         """
         super().__init__()
+        self.patches = patches
         size = patches * features + 2
         glimpse = torch.randn(hidden, size) * (2.0 / size) ** 0.5
         glimpse[:, -2:] = torch.rand(hidden, 2) * 2.0 - 1.0
@@ -49,6 +50,17 @@ class LookNetworks(nn.Module):
     def count(self) -> int:
         """How many classifiers."""
         return self.glimpse_weight.shape[0]
+
+    @property
+    def features(self) -> int:
+        """Number of features of a patch, D."""
+        return (self.glimpse_weight.shape[2] - 2) // self.patches
+
+    @torch.no_grad()
+    def round_to_half(self) -> None:
+        """Round weights and temperature to 16 bits, as which they are written."""
+        for value in self.state_dict().values():
+            value.copy_(value.half())
 
     @property
     def num_classes(self) -> int:

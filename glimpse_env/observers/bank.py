@@ -71,6 +71,7 @@ class BankObserver:
                 f"{options.context!r} asks for: make one that has"
             )
         self._bank = bank
+        self.encoder_fingerprint: str | None = bank.encoder
         self._grid = bank.resolve_grid(options.context_grid)
         self._centre = int(centre[0])
         self.device = torch.device("cpu")

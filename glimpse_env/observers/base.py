@@ -56,6 +56,7 @@ class Observer(Protocol):
         device: Where features come out; `cpu` for a bank and for pixels.
         flips: Whether images are mirrored at random.
         random_context: Whether the context's place is random.
+        encoder_fingerprint: Hash of the encoder; None where only pixels are shown.
     """
 
     resolutions: tuple[str, ...]
@@ -63,6 +64,7 @@ class Observer(Protocol):
     device: torch.device
     flips: bool
     random_context: bool
+    encoder_fingerprint: str | None
 
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Return the fixations that will really be looked at."""

@@ -53,10 +53,12 @@ class LiveObserver:
         self.resolutions = tuple(options.resolutions)
         self.device = torch.device("cpu")
         self.encoder: Encoder | None = None
+        self.encoder_fingerprint: str | None = None
         self._grid = 1
         features: dict[str, tuple[tuple[int, ...], str]] = {}
         if options.observation != "pixels":
             self.encoder = shared_encoder(options)
+            self.encoder_fingerprint = self.encoder.fingerprint
             self.device = self.encoder.device
             self._grid = self.encoder.resolve_grid(options.context_grid)
             features["context"] = (self.encoder.context_shape(self._grid), "float32")

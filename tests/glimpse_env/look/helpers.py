@@ -9,7 +9,7 @@ import torch
 from glimpse_env.datasets.synthetic import SyntheticDogs
 from glimpse_env.look.classifier import FrozenClassifiers
 from glimpse_env.look.network import LookNetworks
-from tests.glimpse_env.helpers import FEATURES
+from tests.glimpse_env.helpers import FEATURES, encoder
 
 
 def classifiers(folds: int = 3, seed: int = 0, **record: Any) -> FrozenClassifiers:
@@ -23,7 +23,7 @@ def classifiers(folds: int = 3, seed: int = 0, **record: Any) -> FrozenClassifie
         "class_names": list(names),
         "resolutions": ["high"],
         "folds": folds,
-        "encoder": "grid means",
+        "encoder": encoder().fingerprint,
         "encoder_name": "grid means",
     }
     return FrozenClassifiers(networks, known | record)

@@ -74,6 +74,13 @@ def test_an_image_has_one_fold_whatever_split_or_selection_shows_it():
     assert (answering(SyntheticDogs("val", num_images=10), 4) == 4).all()
 
 
+def test_images_trained_on_are_answered_for_out_of_fold_under_any_flag():
+    data = SyntheticDogs("val", num_images=20)
+    assert set(classifiers().bound(data).which) == {3}
+    known = classifiers(dataset=data.fingerprint).bound(data).which
+    assert known.tolist() == [fold_of(data.name(index), 3) for index in range(20)]
+
+
 def test_each_image_is_answered_for_by_the_classifier_of_its_fold():
     frozen, data = classifiers(), dogs("train", 30)
     bound = frozen.bound(data)
@@ -88,9 +95,8 @@ def test_each_image_is_answered_for_by_the_classifier_of_its_fold():
 
 def test_saved_and_loaded_they_say_the_same(tmp_path: Path):
     frozen = classifiers()
-    for parameter in frozen.networks.parameters():
-        parameter.data = parameter.data.half().float()
     again = FrozenClassifiers.load(frozen.save(tmp_path))
+    assert sorted(each.name for each in tmp_path.iterdir()) == [RECORD, WEIGHTS]
     glimpse, fixation = a_history()
     which = torch.tensor([0, 1, 2, 3])
     expected = frozen.networks(glimpse, fixation, which)

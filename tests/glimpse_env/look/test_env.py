@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from encoders.inference.engine import make_encoder
 from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.look.classifier import ClassifierError
 from glimpse_env.look.env import DogsLookEnv, DogsLookVectorEnv
@@ -238,6 +239,24 @@ def test_what_does_not_fit_is_refused():
             encoder="inception_mini",
             resolutions=("high",),
         )
+
+
+def test_the_encoder_is_checked_however_it_is_given():
+    class Otherwise(GridMeans):
+        """Features of the same size that mean something else."""
+
+    class Fewer(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    for encoder in (Otherwise(), make_encoder(Otherwise(), device="cpu")):
+        with pytest.raises(ClassifierError, match="other encoder than the environment"):
+            look_env(encoder=encoder)
+    fewer = make_encoder(Fewer(), device="cpu")
+    known = classifiers(encoder=fewer.fingerprint)
+    for make in (DogsLookEnv, DogsLookVectorEnv):
+        with pytest.raises(ClassifierError, match="other features a patch than"):
+            make(classifier=known, **look_options(encoder=fewer))
 
 
 def test_any_classifier_may_answer():
