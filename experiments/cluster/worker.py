@@ -72,12 +72,15 @@ def run_task(order: Order, started: Callable[[subprocess.Popen], None] | None = 
             )
         time.sleep(0.2)
     environment = os.environ | {"TQDM_MININTERVAL": "30"} | order.environment
+    # A run's record quotes the command: from the working directory it names no machine's folders.
+    inside = os.path.isdir(order.folder) and order.file.startswith(order.folder + os.sep)
+    file = os.path.relpath(order.file, order.folder) if inside else order.file
     environment |= {"OMP_NUM_THREADS": str(order.threads), PARENT: str(os.getpid())}
     with open(order.log, "a", encoding="utf-8") as log:
         print(f"{_START}{here}, {time.strftime('%Y-%m-%d %H:%M:%S')}", file=log, flush=True)
         process = subprocess.Popen(
             # Through the module, so that it works where the script is not on the path.
-            [sys.executable, "-m", "experiments.cli", "job", order.file],
+            [sys.executable, "-m", "experiments.cli", "job", file],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

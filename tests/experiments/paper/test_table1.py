@@ -245,7 +245,8 @@ def test_cells_run_are_laid_out_and_are_not_run_again(
     assert row["seeds"] == [0, 1] and len(row["runs"]) == 2 and row["seconds"] > 0
     assert row["ma"] == pytest.approx(sum(run["ma"] for run in row["runs"]) / 2, abs=0.01)
     assert row["hidden_size"] == 16 and row["lattice"]["count"] == 1 and row["epochs"] == 2
-    assert all(" train low-1 " in f" {command} " for command in row["commands"])
+    files = [f"job {config.out}/low-1/seed-{seed}.job.json" for seed in (0, 1)]
+    assert all(each.endswith(file) for each, file in zip(row["commands"], files, strict=True))
     text = (config.out / "table1.md").read_text()
     assert text.strip() in capsys.readouterr().out
     assert "70.3" in text and "16 units a deck" in text and "inception_mini" in text
