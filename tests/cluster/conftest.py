@@ -55,7 +55,7 @@ def glimpse(*arguments: object, **environment: str) -> str:
     return said
 
 
-def until(done: Callable[[], Any], what: str, seconds: float = 180) -> Any:
+def until(done: Callable[[], Any], what: str, seconds: float = 900) -> Any:
     """Wait for something; returns it."""
     deadline = time.monotonic() + seconds
     while not (found := done()):

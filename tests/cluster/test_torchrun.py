@@ -101,7 +101,7 @@ def test_two_processes_train_as_one_does(alone: Path, tmp_path: Path) -> None:
 def test_one_process_goes_on_where_two_were_stopped(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
     process = torchrun(2, *TRAIN, "--epochs", 3, "--out", out)
-    until(lambda: list(out.glob("checkpoint/*")), "a checkpoint", 600)
+    until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=300)
     glimpse(*TRAIN, "--epochs", 3, "--out", out, "--resume")
@@ -111,7 +111,7 @@ def test_one_process_goes_on_where_two_were_stopped(alone: Path, tmp_path: Path)
 def test_a_process_that_is_killed_has_all_begin_again(alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "two"
     process = torchrun(2, "--max-restarts", 2, *TRAIN, "--epochs", 3, "--out", out)
-    until(lambda: list(out.glob("checkpoint/*")), "a checkpoint", 600)
+    until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
     os.kill(_children(process.pid)[-1], signal.SIGKILL)
     said, _ = process.communicate(timeout=900)
     assert process.returncode == 0, said
