@@ -31,20 +31,23 @@ DATA = ["--dataset", "synthetic", "--num-images", "48"]
 """Tiny, the same everywhere."""
 
 
-def command(*arguments: object, **environment: str) -> subprocess.Popen:
-    """Start `glimpse`; its output is to be read with `communicate`."""
+def command(
+    *arguments: object, log: str | Path | None = None, **environment: str
+) -> subprocess.Popen:
+    """Start `glimpse`; its output is appended to a file, or to be read with `communicate`."""
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.cli", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | own | environment,
-        # Started in the background, as by nohup, a process and its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    with open(log or os.devnull, "ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "experiments.cli", *map(str, arguments)],
+            stdout=subprocess.PIPE if log is None else file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | own | environment,
+            # Started in the background, as by nohup, a process and its children ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
 
 def glimpse(*arguments: object, **environment: str) -> str:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -41,19 +43,37 @@ TRAIN = [
 ]
 
 
-def torchrun(processes: int, *words: object) -> subprocess.Popen:
+@contextmanager
+def torchrun(log: Path, processes: int, *words: object) -> Iterator[subprocess.Popen]:
+    """Start `glimpse` by torchrun, its output in a file; whatever still runs at the end is killed.
+
+    Args:
+        log: The file.
+        processes: How many.
+        words: `--max-restarts` and a number, perhaps, then those of the command.
+    """
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     more = []
     if words and words[0] == "--max-restarts":
         more, words = ["--max-restarts", str(words[1])], words[2:]
-    return subprocess.Popen(
-        [sys.executable, *launch, *more, "-m", "experiments.cli", *map(str, words)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
+    with open(log, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, *launch, *more, "-m", "experiments.cli", *map(str, words)],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            children = _children(process.pid)
+            process.kill()
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            process.wait()
 
 
 def weights(out: Path) -> torch.Tensor:
@@ -90,31 +110,32 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_train_as_one_does(alone: Path, tmp_path: Path) -> None:
-    process = torchrun(2, *TRAIN, "--epochs", 3, "--out", tmp_path / "two")
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
+    log = tmp_path / "log"
+    with torchrun(log, 2, *TRAIN, "--epochs", 3, "--out", tmp_path / "two") as process:
+        assert process.wait(900) == 0, log.read_text()
     check_same(alone, tmp_path / "two")
     names = {path.name for path in (tmp_path / "two").iterdir()}
     assert names == {path.name for path in alone.iterdir()}
 
 
 def test_one_process_goes_on_where_two_were_stopped(alone: Path, tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    process = torchrun(2, *TRAIN, "--epochs", 3, "--out", out)
-    until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=300)
+    out, log = tmp_path / "two", tmp_path / "log"
+    with torchrun(log, 2, *TRAIN, "--epochs", 3, "--out", out) as process:
+        until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(300) != 0, f"it came to its end before:\n{log.read_text()}"
     glimpse(*TRAIN, "--epochs", 3, "--out", out, "--resume")
     check_same(alone, out)
 
 
 def test_a_process_that_is_killed_has_all_begin_again(alone: Path, tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    process = torchrun(2, "--max-restarts", 2, *TRAIN, "--epochs", 3, "--out", out)
-    until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
-    os.kill(_children(process.pid)[-1], signal.SIGKILL)
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
+    out, log = tmp_path / "two", tmp_path / "log"
+    words = ("--max-restarts", 2, *TRAIN, "--epochs", 3, "--out", out)
+    with torchrun(log, 2, *words) as process:
+        until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
+        os.kill(_children(process.pid)[-1], signal.SIGKILL)
+        assert process.wait(900) == 0, log.read_text()
+    assert f"exitcode: {-signal.SIGKILL}" in log.read_text(), "it came to its end before"
     check_same(alone, out)
 
 
