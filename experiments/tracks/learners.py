@@ -171,13 +171,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "sac": Algorithm("stable_baselines3:SAC", False, "SAC", off_policy=True, settings=_OFF),
     "td3": Algorithm("stable_baselines3:TD3", False, "TD3", off_policy=True, settings=_OFF),
-    "crossq": Algorithm(
-        "sb3_contrib:CrossQ",
-        False,
-        "CrossQ",
-        off_policy=True,
-        settings=_OFF | {"learning_rate": 1e-3},
-    ),
     "tqc": Algorithm("sb3_contrib:TQC", False, "TQC", off_policy=True, settings=_OFF),
 }
 """Of Stable-Baselines3 and sb3-contrib, by name."""

@@ -26,7 +26,6 @@ LEARNED = (
     "dqn",
     "sac",
     "td3",
-    "crossq",
     "tqc",
     "fall-ppo",
     "label-sac",

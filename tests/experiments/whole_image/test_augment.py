@@ -198,5 +198,5 @@ def test_a_crop_is_a_part_enlarged() -> None:
 
 @pytest.mark.parametrize("wrong", [{"brightness": 1.0}, {"crop": -0.1}, {"hue": 0.6}])
 def test_impossible_strengths(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"--{next(iter(wrong))} is a share"):
+    with pytest.raises(ValueError, match=f"--{next(iter(wrong))} is at least 0"):
         AugmentConfig(**wrong)  # type: ignore[arg-type]
