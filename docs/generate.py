@@ -157,6 +157,8 @@ def api_pages() -> dict[str, str]:
             is_package = hasattr(module, "__path__")
             lines += [] if name == package else [f"## `{name}`", ""]
             lines += ["```{eval-rst}", f".. automodule:: {name}"]
+            # Names that a module offers from another one are documented there.
+            lines += ["   :ignore-module-all:"] * (not is_package)
             lines += ["   :no-members:"] * is_package + ["   :no-index:"] * (name == package)
             lines += ["```", ""]
             if is_package and getattr(module, "__all__", None):

@@ -139,7 +139,8 @@ class GlimpseEnv(gym.Env):
             self._window = None
 
 
-class DogsGlimpseEnv(GlimpseEnv):
+# Named as a direct base too: some programs (skrl) look no further to tell whose interface it is.
+class DogsGlimpseEnv(GlimpseEnv, gym.Env):
     """Name the breed of a dog after a few glimpses of an image.
 
     ## Description

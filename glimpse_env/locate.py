@@ -6,8 +6,10 @@ scalar and the vector environment.
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, Float, Float64, Int64
 
 from glimpse_env.datasets.base import ImageDataset, size_of
@@ -57,7 +59,8 @@ def _to_boxes(dataset: ImageDataset, image: int, place: Float[np.ndarray, " 2"])
     return float(np.linalg.norm(outside, axis=1).min())
 
 
-class DogsLocateEnv(GlimpseEnv):
+# Named as a direct base too: some programs (skrl) look no further to tell whose interface it is.
+class DogsLocateEnv(GlimpseEnv, gym.Env):
     """Say where the dog is after a few glimpses of an image.
 
     ## Description
@@ -106,7 +109,7 @@ class DogsLocateEnv(GlimpseEnv):
     task = LocateDog()
 
 
-class DogsLocateVectorEnv(GlimpseVectorEnv):
+class DogsLocateVectorEnv(GlimpseVectorEnv, VectorEnv):
     """`num_envs` episodes of `DogsLocateEnv` side by side; see `DogsGlimpseVectorEnv`."""
 
     task = LocateDog()

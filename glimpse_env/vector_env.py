@@ -322,7 +322,8 @@ class GlimpseVectorEnv(VectorEnv):
             self._dynamics.walk.restart(np.array(seeded, np.int64))
 
 
-class DogsGlimpseVectorEnv(GlimpseVectorEnv):
+# Named as a direct base too: some programs (skrl) look no further to tell whose interface it is.
+class DogsGlimpseVectorEnv(GlimpseVectorEnv, VectorEnv):
     """`num_envs` episodes of `DogsGlimpseEnv` side by side; its docstring is the contract.
 
     Environment i equals a `DogsGlimpseEnv` with `shard=(i, num_envs)`, the same `order_seed` (0 if
