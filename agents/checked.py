@@ -1,14 +1,8 @@
 """Settings that check themselves: ranges stand in the types of fields, a base class holds to them.
 
-Such a class::
-
-    @dataclass(frozen=True)
-    class Schedule(Checked):
-        epochs: Count = 30
-        dropout: Share = 0.0
-        rate: Annotated[float, Interval(gt=0, le=1)] = 0.1
-
-A value out of its range ends in one sentence.
+A frozen dataclass below `Checked` has fields such as `epochs: Count = 30`, `dropout: Share = 0.0`
+or `rate: Annotated[float, Interval(gt=0, le=1)] = 0.1`. A value out of its range ends in one
+sentence.
 """
 
 from __future__ import annotations
