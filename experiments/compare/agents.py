@@ -26,7 +26,7 @@ from experiments.compare.settings import ALGORITHMS, TwoDeckSettings, sb3_argume
 from experiments.train.config import TrainConfig
 from experiments.train.external_policy import Agent, build_policy, learns
 from experiments.train.factory import build_env, build_play_env
-from experiments.train.loop import batches_an_epoch, training
+from experiments.train.loop import batches_an_epoch, train_within
 from glimpse_env.wrappers import VectorFlatAction, VectorLatticeAction
 from glimpse_env.wrappers.codecs import Codec, FlatCodec, LatticeCodec, join
 
@@ -63,12 +63,7 @@ class PolicyLearner:
 
     def train(self, tick: Tick) -> None:
         """Play and update, epoch by epoch as `glimpse train` does, until `tick` says to stop."""
-        if not self.learns:
-            return
-        for _ in training(
-            self.policy, self.env, lambda spent: tick(spent.steps), seed=self.run.seed
-        ):
-            pass
+        train_within(self.policy, self.env, lambda spent: tick(spent.steps), seed=self.run.seed)
 
     def player(self) -> AttentionPolicy:
         """The policy that plays in an evaluation."""

@@ -19,7 +19,7 @@ from experiments.compare.agents import SB3Player
 from experiments.tracks.game import Game
 from experiments.tracks.players import Player, Tick, player
 from experiments.train.external_policy import Agent, build_policy, learns
-from experiments.train.loop import training
+from experiments.train.loop import train_within
 from glimpse_env.wrappers.codecs import Codec, GazeCodec, GazeLatticeCodec
 
 # -- policies of agents.policy -------------------------------------------------------------------
@@ -64,12 +64,7 @@ class PolicyPlayer:
 
     def train(self, tick: Tick) -> None:
         """Play and update, epoch by epoch, until `tick` says to stop."""
-        if not self.learns:
-            return
-        for _ in training(
-            self.agent, self.env, lambda spent: tick(spent.glimpses), seed=self.run.seed
-        ):
-            pass
+        train_within(self.agent, self.env, lambda spent: tick(spent.glimpses), seed=self.run.seed)
 
     def policy(self) -> AttentionPolicy:
         """Return who looks in an evaluation."""

@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 from agents.policy import AttentionPolicy
 from agents.rollout import collect
 from agents.trajectory import Trajectory
-from experiments.train.external_policy import Agent
+from experiments.train.external_policy import Agent, learns
 from experiments.train.factory import PlayEnv
 from glimpse_env.vector_env import GlimpseVectorEnv
 
@@ -234,3 +234,22 @@ def episodes(
             ),
             count,
         )
+
+
+def train_within(
+    agent: Agent, env: VectorEnv, budget: Callable[[Spent], bool], *, seed: int
+) -> None:
+    """Train an agent until the budget is used up, if training changes it at all.
+
+    Args:
+        agent: See `training`.
+        env: See `training`.
+        budget: See `training`.
+        seed: See `training`.
+
+    Raises:
+        ValueError: The images fill no batch.
+    """
+    if learns(agent):
+        for _ in training(agent, env, budget, seed=seed):
+            pass
