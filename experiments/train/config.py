@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from agents.checked import Count, Whole
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.data import DataConfig, Options, Resolution
+from experiments.runtime.determinism import Matmul
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class TrainConfig(Options):
     """`auto`, `cpu` or `cuda[:i]`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the live encoder."""
+    matmul: Matmul = "highest"
+    """Precision of the agent's float32 matrix products, as torch names it: `medium` multiplies in
+    bf16 where the processor can."""
     network: TwoDeckConfig = field(default_factory=TwoDeckConfig)
     """The network; what follows from images and encoder is set by the environment."""
     learning: ReinforceConfig = field(default_factory=ReinforceConfig)

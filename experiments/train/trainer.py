@@ -23,7 +23,7 @@ from tqdm import tqdm
 from agents.reinforce import ReinforceAgent
 from encoders.inference.engine import resolve_device
 from experiments.metrics import Answers
-from experiments.runtime.determinism import deterministic
+from experiments.runtime.determinism import deterministic, matmul_precision
 from experiments.runtime.distributed import Ranks, joined, restarted
 from experiments.runtime.loggers import Logger, open_logger
 from experiments.runtime.runs import (
@@ -395,7 +395,11 @@ def train(config: TrainConfig) -> dict[str, Any]:
         RunError: the run folder cannot be used as asked.
         ValueError: several processes of torchrun cannot share the training.
     """
-    with deterministic(config.deterministic), joined(resolve_device(config.device)) as ranks:
+    with (
+        deterministic(config.deterministic),
+        matmul_precision(config.matmul),
+        joined(resolve_device(config.device)) as ranks,
+    ):
         if ranks.count == 1:
             return _train(config, ranks)
         if config.bank is not None:

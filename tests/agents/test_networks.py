@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from agents.configs import TwoDeckConfig
-from agents.networks import Memory, ScaledLinear, TwoDeckNetwork, dropout
+from agents.networks import Memory, ScaledLinear, TwoDeckNetwork, dropout, standardise
 from tests.agents.toys import tiny
 
 
@@ -185,6 +185,14 @@ def test_root_features_are_the_signed_roots_standardised():
     torch.testing.assert_close(
         rooted.begin(context).upper[0], plain.begin(signed).upper[0], rtol=1e-5, atol=1e-6
     )
+
+
+def test_roots_are_exact_where_features_are_zero():
+    values = torch.tensor([0.0, -0.0, 1e-12, -1e-12, 2.0, -2.0, 6e4, 5.9e-8] * 512)
+    values[torch.arange(0, 4096, 3)] = 0.0  # as after a ReLU
+    slow = [math.copysign(math.sqrt(abs(v)), v) if v else 0.0 for v in values.tolist()]
+    expected = functional.layer_norm(torch.tensor(slow), values.shape)
+    torch.testing.assert_close(standardise(values, "root"), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_dropout_keeps_the_mean_and_replays():

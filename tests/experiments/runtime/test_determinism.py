@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.tensor_store import load_checkpoint
-from experiments.runtime.determinism import deterministic
+from experiments.runtime.determinism import deterministic, matmul_precision
 from experiments.runtime.runs import RunError, load_config
 from experiments.train.config import TrainConfig
 from experiments.train.trainer import Trainer, train
@@ -32,6 +32,30 @@ def test_the_switch_is_on_meanwhile_and_off_again() -> None:
     with pytest.raises(ZeroDivisionError), deterministic(True):
         raise ZeroDivisionError
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_matrix_products_get_their_precision_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(ZeroDivisionError), matmul_precision("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("how", ["highest", "medium"])
+def test_training_multiplies_at_the_precision_asked_for(config, monkeypatch, how) -> None:
+    seen = set()
+    update = Trainer._end_epoch
+
+    def watched(self, *args):
+        seen.add(torch.get_float32_matmul_precision())
+        return update(self, *args)
+
+    monkeypatch.setattr(Trainer, "_end_epoch", watched)
+    record = train(replace(config, matmul=how, epochs=2, resume=False))
+    assert seen == {how}
+    assert record["learned"]["ma"] >= 0
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_training_runs_under_it_and_repeats_itself(config, monkeypatch) -> None:
