@@ -1,8 +1,10 @@
-"""Folders: that of the user's cache, and those of large arrays with a description."""
+"""Folders and files on disk: the user's cache, files that are whole or absent, room."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,6 +44,39 @@ def data_root() -> Path:
     return folder
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there: it is whole, or as it was.
+
+    Args:
+        path: The file; its folder is made if need be.
+        content: What it holds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Check that a disk has room.
+
+    Args:
+        folder: On the disk; it need not be there yet.
+        needed: Bytes to be written.
+
+    Raises:
+        OSError: It has too little.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{place} has {free / 2**20:.0f} MiB free, but {needed / 2**20:.0f} MiB are needed: "
+            "make room, or choose another folder",
+        )
+
+
 def lay_out(folder: Path, sizes: Mapping[str, int], description: str, text: str) -> None:
     """Make files of zeros, and then the description that makes the folder one to be used.
 
@@ -56,6 +91,4 @@ def lay_out(folder: Path, sizes: Mapping[str, int], description: str, text: str)
     for name, size in sizes.items():
         with open(folder / name, "wb") as file:
             file.truncate(size)
-    partial = folder / f"{description}.part"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / description)
+    write_whole(folder / description, text.encode())

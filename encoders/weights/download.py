@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import os
 import re
-import shutil
 import string
 import time
 import urllib.error
@@ -20,6 +19,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
+
+from encoders.folders import check_room
 
 _CHUNK = 1 << 18
 # Answers that may be another a moment later.
@@ -182,7 +183,10 @@ def _transfer(
         length = response.headers.get("Content-Length")
         total = start + int(length) if length is not None else size
         if total is not None:
-            _check_disk(part, total - start)
+            try:
+                check_room(part.parent, total - start)
+            except OSError as error:
+                raise DownloadError(error.strerror) from error
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if version and not version.startswith("W/"):  # a weak tag does not promise equal bytes
             tag.write_text(version, encoding="utf-8")
@@ -226,15 +230,6 @@ def _total(content_range: str | None) -> int | None:
     """Size of the whole file in a header such as `bytes */1234`, if it says."""
     match = re.fullmatch(r"bytes .*/(\d+)", content_range or "")
     return int(match.group(1)) if match else None
-
-
-def _check_disk(part: Path, needed: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if free < needed:
-        raise DownloadError(
-            f"{part.parent} has {free / 2**20:.0f} MiB free, but {needed / 2**20:.0f} MiB are to "
-            "come: make room, or choose another folder"
-        )
 
 
 def _mismatch(path: Path, sha256: str | None, sha1: str | None, size: int | None) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from agents.configs import ReinforceConfig, check_types
+from encoders.folders import write_whole
 from experiments.runtime.old_names import renamed
 
 Config = TypeVar("Config")
@@ -77,14 +77,6 @@ def sole_user(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there: it is whole, or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def write_json(path: Path, record: Any) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from encoders.folders import write_whole
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.look.network import LookNetworks
 
@@ -89,16 +89,13 @@ class FrozenClassifiers:
         they say what those read again will say.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         self.networks.round_to_half()
         tensors = {k: v.half().contiguous() for k, v in self.networks.state_dict().items()}
         content = save(tensors)
         self.record |= {"format": FORMAT, "sha256": hashlib.sha256(content).hexdigest()}
         text = json.dumps(self.record, indent=1, sort_keys=True) + "\n"
         for name, written in ((WEIGHTS, content), (RECORD, text.encode())):
-            partial = folder / f"{name}.part"
-            partial.write_bytes(written)
-            os.replace(partial, folder / name)
+            write_whole(folder / name, written)
         return folder
 
     @classmethod

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from encoders.folders import check_room
 from encoders.weights.download import download_file
 from glimpse_env.datasets.download.archives import file_names, is_unpacked, unpack, unpacked_size
 from glimpse_env.datasets.errors import ArchiveError, DatasetNotFoundError
@@ -87,7 +86,7 @@ def download_dogs(
     needed = sum(
         archive.unpacked + archive.size - _downloaded(folder, archive.name) for archive in lacking
     )
-    _check_disk(data_dir, needed)
+    check_room(data_dir, needed)
     for archive in lacking:
         path = download_file(
             f"{base_url.rstrip('/')}/{archive.name}",
@@ -130,7 +129,7 @@ def unpack_shards(
     if not found:
         raise DatasetNotFoundError(f"{folder} holds none of {', '.join(patterns)}")
     lacking = [path for path in found if not is_unpacked(path, _target(path, data_dir))]
-    _check_disk(data_dir, sum(unpacked_size(path) for path in lacking))
+    check_room(data_dir, sum(unpacked_size(path) for path in lacking))
     for path in lacking:
         _unpack(path, data_dir, progress)
     return [path.name for path in lacking]
@@ -168,14 +167,3 @@ def _downloaded(folder: Path, name: str) -> int:
     """Bytes of an archive that are on disk already."""
     paths = (folder / name, folder / f"{name}.part")
     return max((path.stat().st_size for path in paths if path.is_file()), default=0)
-
-
-def _check_disk(data_dir: Path, needed: int) -> None:
-    place = next(path for path in (data_dir, *data_dir.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{place} has {free / 2**20:.0f} MiB free, but {needed / 2**20:.0f} MiB are "
-            "needed: make room, or choose another folder",
-        )

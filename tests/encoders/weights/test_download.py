@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoders.weights import download as fetch
 from encoders.weights.download import DownloadError, download_file
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
@@ -237,8 +237,8 @@ def test_nobody_listening(server: Server, tmp_path: Path) -> None:
 def test_full_disk_is_told_before_writing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = fetch.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DownloadError, match="make room"):
         get(server, tmp_path / "f")
     assert not (tmp_path / "f.part").exists()

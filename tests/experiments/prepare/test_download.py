@@ -21,7 +21,6 @@ from PIL import Image
 
 from encoders.weights.download import DownloadError
 from experiments.prepare.download import DownloadConfig, download
-from glimpse_env.datasets.download import stanford_dogs as dogs_download
 from glimpse_env.datasets.errors import ArchiveError, DatasetNotFoundError
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
 
@@ -182,7 +181,7 @@ def test_full_disk_is_told_before_anything_is_fetched(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
-    monkeypatch.setattr(dogs_download.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match="make room"):
         download(site.config(tmp_path / "data"))
     assert site.requests == [] and not (tmp_path / "data").exists()
