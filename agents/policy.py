@@ -43,6 +43,7 @@ OWN_POLICIES = {
     "lattice-scan": "agents.reference.registered:scan_lattice",
     "saliency": "agents.reference.registered:look_at_salient",
     "box-oracle": "agents.reference.registered:look_at_box",
+    "recurrent": "agents.recurrent.policy:recurrent",
 }
 """What this project registers itself, known without the metadata of an installation too."""
 
@@ -51,6 +52,8 @@ _REGISTERED: dict[str, Callable[..., Any]] = {}
 REQUIRES = {
     "pixels": "pixels beside the features: `context_pixels`, uint8 `[B, P, P, 3]`, and "
     "`glimpse_pixels`, uint8 `[B, S, P, P, 3]`",
+    "pixels-alone": "pixels in place of features, `context` and `glimpse` of the same forms: no "
+    "encoder computes",
     "frame": "a centred context and `frame`, float32 `[B, 2]`: half its width and height in the "
     "coordinates of fixations, which it takes to find in the image what was seen in the context",
     "box": "`box`, float32 `[B, 2]`: the middle of the dog's box (its head's, where that is known) "
@@ -134,7 +137,7 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
     if name in _REGISTERED:
         found = _REGISTERED[name]
     elif ":" in name:
-        found = _import(name)
+        found = import_path(name)
     else:
         entries = entry_points(group=ENTRY_POINT_GROUP)
         # The metadata of an editable installation may be older than the source: ours is below.
@@ -157,7 +160,7 @@ def load_policy(name: str) -> Callable[..., AttentionPolicy]:
                 "such as 'package.module:Class', or register the name in the entry-point group "
                 f"'{ENTRY_POINT_GROUP}' of an installed package."
             )
-        found = _import(named[0])
+        found = import_path(named[0])
     if not callable(found):
         raise ValueError(
             f"Policy {name!r} is a {type(found).__name__}, which cannot be called. Name a class, "
@@ -178,6 +181,10 @@ def required_by(factory: Callable[..., Any]) -> tuple[str, ...]:
         known = ", ".join(map(repr, REQUIRES))
         raise ValueError(
             f"A policy's `requires` is a tuple of names out of {known}; got {asked!r}."
+        )
+    if {"pixels", "pixels-alone"} <= set(asked):
+        raise ValueError(
+            "A policy's `requires` asks for pixels beside features and for pixels alone: choose."
         )
     return tuple(asked)
 
@@ -291,7 +298,16 @@ def _check_coordinates(
     return value.to(torch.float32)
 
 
-def _import(path: str) -> Any:
+def import_path(path: str, what: str = "Policy") -> Any:
+    """Return what an import path `module:attribute` names.
+
+    Args:
+        path: Dots after the colon reach attributes of attributes.
+        what: What it is for, to begin a sentence with.
+
+    Raises:
+        ValueError: No such module or attribute.
+    """
     module_name, _, attribute = path.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -301,12 +317,12 @@ def _import(path: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise ValueError(
-            f"Policy {path!r}: there is no module {error.name!r}. Check the spelling, and that "
+            f"{what} {path!r}: there is no module {error.name!r}. Check the spelling, and that "
             "its folder is installed or on PYTHONPATH."
         ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = ", ".join(name for name in dir(found) if not name.startswith("_"))
-            raise ValueError(f"Policy {path!r}: {module_name} has no {part!r}; it has {public}.")
+            raise ValueError(f"{what} {path!r}: {module_name} has no {part!r}; it has {public}.")
         found = getattr(found, part)
     return found

@@ -133,6 +133,8 @@ PUBLIC = [
     "agents.policy:Observation",
     "agents.policy:load_policy",
     "agents.policy:register_policy",
+    "agents.recurrent:GlimpseModel",
+    "agents.recurrent:RecurrentPolicy",
     "agents.reference:ReferenceAgent",
     "agents.reference:center",
     "agents.reference:uniform",

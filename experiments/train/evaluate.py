@@ -31,9 +31,9 @@ from experiments.train.factory import (
     PlayEnv,
     build_agents,
     build_play_env,
-    build_source,
     describe_evaluation,
     evaluation_name,
+    open_source,
 )
 from experiments.train.loop import batches, episodes
 from experiments.train.side_channel import side_channel
@@ -134,7 +134,7 @@ def oracle(
     )
 
 
-def oracle_lattice(source: FeatureBank | Encoder) -> Float[Tensor, "L 2"]:
+def oracle_lattice(source: FeatureBank | Encoder | None) -> Float[Tensor, "L 2"]:
     """The bank's own lattice, or 5 x 5 for a live encoder."""
     points = source.fixations if isinstance(source, FeatureBank) else lattice(5)
     return torch.from_numpy(np.array(points))
@@ -302,7 +302,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run = replace(run, bank=config.bank)
     if config.data_dir is not None:
         run = replace(run, data=replace(run.data, data_dir=config.data_dir))
-    source = build_source(run, config.split)
+    source = open_source(run, config.split)
     env = build_play_env(run, config.split, source=source, training=False)
     agents = load_run(folder, run, env, best=config.best)
     if not config.best:

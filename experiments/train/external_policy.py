@@ -256,7 +256,7 @@ def build_policy(name: str, options: Mapping[str, Any], config: TrainConfig, env
     """Build any policy for an environment.
 
     Besides the two spaces and its options it gets what the run knows and it has an argument for:
-    `device`, `seed`, `num_glimpses`, and our own agents' `network` and `learning`.
+    `device`, `seed`, `num_glimpses`, `resolutions`, and our own agents' `network` and `learning`.
 
     Args:
         name: A registered policy, or `module:Class`.
@@ -279,6 +279,7 @@ def build_policy(name: str, options: Mapping[str, Any], config: TrainConfig, env
         "device": config.device,
         "seed": config.seed,
         "num_glimpses": config.num_glimpses,
+        "resolutions": config.resolutions,
     }
     taken = sorted(known.keys() & options.keys())
     if taken:

@@ -74,6 +74,20 @@ def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
     return bank
 
 
+def sees_pixels_alone(config: TrainConfig) -> bool:
+    """Return whether the run's policy asks for pixels in place of features."""
+    return "pixels-alone" in required_by(load_policy(config.policy))
+
+
+def open_source(config: TrainConfig, split: str) -> FeatureBank | Encoder | None:
+    """Open the bank of a split or build the live encoder; None where only pixels are shown.
+
+    Raises:
+        FileNotFoundError, BankMismatchError, BankIncompleteError: see `FeatureBank`.
+    """
+    return None if sees_pixels_alone(config) else build_source(config, split)
+
+
 def build_env(
     config: TrainConfig,
     split: str,
@@ -103,6 +117,7 @@ def build_env(
         shard: Part of the walk, (index, count).
     """
     training = split == config.train_split if training is None else training
+    features = observation != "pixels"
     mirror: Any = {"auto": "auto", "on": True, "off": False}[config.mirror] if training else False
     return DogsGlimpseVectorEnv(
         config.batch_size,
@@ -110,7 +125,7 @@ def build_env(
         resolutions=config.resolutions,
         num_glimpses=config.num_glimpses,
         choose_scale=config.choose_scale,
-        encoder=build_source(config, split) if source is None else source,
+        encoder=build_source(config, split) if source is None and features else source,
         mirror=mirror,
         context=config.context if training else "center",
         context_grid=config.context_grid,
@@ -146,6 +161,7 @@ def build_play_env(
     if "frame" in requires:
         config = replace(config, context="center")
     observation = "both" if "pixels" in requires else "features"
+    observation = "pixels" if "pixels-alone" in requires else observation
     env = build_env(config, split, observation=observation, **options)
     return PrivilegedVectorEnv(env, requires) if {"frame", "box"} & set(requires) else env
 
@@ -174,19 +190,26 @@ def build_agents(config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
     """Build the run's policy, `learned`, and if asked for the references: same network, same seed.
 
     Raises:
-        ValueError: As for `build_policy`.
+        ValueError: As for `build_policy`, or references where no features are shown.
     """
+    if config.references and sees_pixels_alone(config):
+        raise ValueError(
+            f"policy {config.policy!r} sees pixels alone, and the references read features: give "
+            "--no-references"
+        )
     agents = {"learned": build_policy(config.policy, config.policy_options, config, env)}
     if config.references:
         agents |= {name: build_policy(OWN_POLICIES[name], {}, config, env) for name in REFERENCES}
     return agents
 
 
-def describe_source(source: FeatureBank | Encoder) -> dict[str, Any]:
-    """Describe where features come from, as JSON gives it back: `bank` or `live`.
+def describe_source(source: FeatureBank | Encoder | None) -> dict[str, Any]:
+    """Describe where features come from, as JSON gives it back: `bank`, `live` or `pixels`.
 
     Lattices are summed up; no path is told, since a bank may move.
     """
+    if source is None:
+        return {"pixels": "alone"}
     if isinstance(source, Encoder):
         return {"live": str(source.dtype).removeprefix("torch.")}
     record = source.description.record()
@@ -240,7 +263,7 @@ def describe_dataset(dataset: ImageDataset) -> dict[str, Any]:
 
 def describe_evaluation(
     env: PlayEnv,
-    source: FeatureBank | Encoder,
+    source: FeatureBank | Encoder | None,
     agents: Mapping[str, Agent],
     *,
     encoder: str,
@@ -255,7 +278,9 @@ def describe_evaluation(
         "scanpaths": scanpaths,
         "oracle_candidates": candidates,
         "source": describe_source(source),
-        "encoder": {"name": encoder, "fingerprint": get_spec(encoder).fingerprint},
+        "encoder": None
+        if source is None
+        else {"name": encoder, "fingerprint": get_spec(encoder).fingerprint},
         "dataset": describe_dataset(env.dataset),
         "epochs": {name: agent.epoch for name, agent in agents.items()},
     }
@@ -283,7 +308,7 @@ def evaluation_name(
             parts.append("live")
         elif environment.get("live", source["live"]) != source["live"]:
             parts.append(source["live"])
-    elif not _own_bank(source["bank"], split, config, environment):
+    elif "bank" in source and not _own_bank(source["bank"], split, config, environment):
         parts.append(f"bank-{_short_hash(source['bank'])}")
     own = environment.get("datasets", {}).get(split, settings["dataset"])
     if settings["dataset"] != own:

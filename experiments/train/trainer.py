@@ -51,11 +51,11 @@ from experiments.train.factory import (
     build_agents,
     build_play_env,
     build_shared_env,
-    build_source,
     describe_dataset,
     describe_encoder,
     describe_evaluation,
     describe_source,
+    open_source,
 )
 from experiments.train.lattice_reader import LatticeReader
 from experiments.train.loop import (
@@ -144,9 +144,9 @@ class Trainer:
         self.config, self.folder = config, folder
         self.ranks = ranks or Ranks()
         self.device = resolve_device(config.device)
-        self.train_source = build_source(config, config.train_split)
+        self.train_source = open_source(config, config.train_split)
         live = config.bank is None
-        self.eval_source = self.train_source if live else build_source(config, config.eval_split)
+        self.eval_source = self.train_source if live else open_source(config, config.eval_split)
         self.env = build_shared_env(
             config,
             config.train_split,
@@ -166,7 +166,7 @@ class Trainer:
         self.steps = batches_an_epoch(self.env, "give a smaller --batch-size")
         self.logger: Logger
         self.reader = None
-        if config.learning.policy_gradient == "exact":
+        if config.learning.policy_gradient == "exact" and self.train_source is not None:
             self.reader = LatticeReader(self.train_source, config.resolutions)
 
     def _build_reference_env(self) -> PlayEnv:
@@ -199,7 +199,7 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """Return what the run stands on, for environment.json."""
-        live = self.config.bank is None
+        live, bare = self.config.bank is None, self.train_source is None
         sources = {
             self.env.dataset.split: describe_source(self.train_source),
             self.eval_env.dataset.split: describe_source(self.eval_source),
@@ -207,8 +207,10 @@ class Trainer:
         sets = (self.env.dataset, self.eval_env.dataset)
         return {
             "seed": self.config.seed,
-            "encoder": describe_encoder(self.config.encoder, live=live),
-            "bank": None if live else {split: each["bank"] for split, each in sources.items()},
+            "encoder": None if bare else describe_encoder(self.config.encoder, live=live),
+            "bank": None
+            if live or bare
+            else {split: each["bank"] for split, each in sources.items()},
             "live": sources[self.env.dataset.split].get("live"),
             "datasets": {data.split: describe_dataset(data) for data in sets},
             "threads": torch.get_num_threads() if self.config.deterministic else None,
