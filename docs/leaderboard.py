@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ def leaderboard_page(folder: Path | None = None) -> str:
         own = [entry for entry in entries if entry["track"] == track.record()]
         lines += [f"## {track.title}", ""]
         lines += track_section(own) if own else ["No entry yet.", ""]
+        if own:
+            lines += figures(track.record(), folder or ENTRIES)
     old = sorted(
         f"{entry['track']['name']} v{entry['track']['version']}"
         for entry in entries
@@ -58,6 +61,33 @@ def leaderboard_page(folder: Path | None = None) -> str:
     if old:
         lines += [f"Entries of other versions are not shown: {', '.join(dict.fromkeys(old))}.", ""]
     return "\n".join(lines)
+
+
+_FIGURES = {
+    "curves": (
+        "Left: what players earn as they learn, interquartile mean and 95% interval. Middle: where "
+        "they end. Right: share of the runs above each share of the way from random to the oracle."
+    ),
+    "maps": "Where the first seed of each player looks, over all images of `val`, look by look.",
+}
+
+
+def figures(track: dict[str, Any], folder: Path) -> list[str]:
+    """Curves and fixation maps of a track, those that lie beside its entries.
+
+    Args:
+        track: Its record.
+        folder: Of the entries.
+    """
+    from experiments.tracks.entries import figure_name
+
+    lines = []
+    for kind, text in _FIGURES.items():
+        path = folder / figure_name(track, kind)
+        if path.is_file():
+            place = Path(os.path.relpath(path, Path(__file__).parent / "generated")).as_posix()
+            lines += [f"![{text}]({place})", "", text, ""]
+    return lines
 
 
 def track_section(entries: Sequence[dict[str, Any]]) -> list[str]:

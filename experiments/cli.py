@@ -119,8 +119,8 @@ def _parse(name: str, arguments: list[str]) -> tuple[Callable[[Any], Any], Any]:
             "benchmarks do not come with an installation: run `glimpse benchmark` in a checkout of "
             "the project's repository"
         ) from error
-    if name == "compare":  # a track has options, and a function, of its own
-        asked = _load("experiments.tracks.config:asked_for")(arguments)
+    if name in ("compare", "tune"):  # a track has options, and a function, of its own
+        asked = _load("experiments.tracks.config:asked_for")(arguments, name)
         if asked:
             (options, run), command = asked, command._replace(shown=())
     if name == "train":

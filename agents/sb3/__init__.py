@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from agents.sb3.distribution import HybridDistribution
-from agents.sb3.features import GlimpseExtractor
+from agents.sb3.features import FlatGlimpseExtractor, GlimpseExtractor
 from agents.sb3.hindsight import check_goals
 from agents.sb3.loading import load
 from agents.sb3.policies import HybridPolicy
 from agents.sb3.vec_env import SB3VecEnv
 
 __all__ = [
+    "FlatGlimpseExtractor",
     "GlimpseExtractor",
     "HybridDistribution",
     "HybridPolicy",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from gymnasium import spaces
@@ -106,3 +106,37 @@ class GlimpseExtractor(BaseFeaturesExtractor):
         glimpse = observations["glimpse"].unflatten(1, (-1, self.feature_size))
         parts = [layer(context).flatten(1), self.patch(standardise(glimpse, how)).flatten(1)]
         return torch.cat([*parts, *(observations[name] for name in self.others)], dim=1)
+
+
+class FlatGlimpseExtractor(BaseFeaturesExtractor):
+    """`GlimpseExtractor` for observations as one Box: `FlatObservation` around a flat face.
+
+    For algorithms that take no Dict observations, as sb3-contrib's CrossQ.
+    """
+
+    def __init__(self, observation_space: spaces.Box, parts: spaces.Dict, **options: Any) -> None:
+        """Build the extractor.
+
+        Args:
+            observation_space: Box(n), the parts in the order of their names, end to end.
+            parts: What `GlimpseExtractor` would be given: the space before `FlatObservation`.
+            options: Of `GlimpseExtractor`.
+
+        Raises:
+            ValueError: As `GlimpseExtractor`, or the parts do not fill the Box.
+        """
+        inner = GlimpseExtractor(parts, **options)
+        names = sorted(parts.spaces)
+        sizes = [int((parts[name].shape or ())[0]) for name in names]
+        if observation_space.shape != (sum(sizes),):
+            raise ValueError(
+                f"the parts {parts} do not fill the observation {observation_space}: give the "
+                "space of the environment inside FlatObservation"
+            )
+        super().__init__(observation_space, inner.features_dim)
+        self.names, self.sizes, self.inner = names, sizes, inner
+
+    def forward(self, observations: Float[Tensor, "B n"]) -> Float[Tensor, "B F"]:
+        """One vector a row."""
+        parts = observations.split(self.sizes, dim=1)
+        return self.inner(dict(zip(self.names, parts, strict=True)))

@@ -28,7 +28,7 @@ from experiments.train.external_policy import Agent, build_policy, learns
 from experiments.train.factory import build_env, build_play_env
 from experiments.train.loop import batches_an_epoch, train_within
 from glimpse_env.wrappers import VectorFlatAction, VectorLatticeAction
-from glimpse_env.wrappers.codecs import Codec, FlatCodec, LatticeCodec, join
+from glimpse_env.wrappers.codecs import Codec, FlatCodec, LatticeCodec, concatenate, join
 
 Tick = Callable[[int], bool]
 """Called with the environment steps taken so far; False ends the training."""
@@ -142,14 +142,15 @@ def lattice_side(source: FeatureBank | Encoder) -> int:
 class SB3Player:
     """A trained model of Stable-Baselines3 as an `AttentionPolicy`."""
 
-    def __init__(self, model: Any, codec: Codec) -> None:
+    def __init__(self, model: Any, codec: Codec, flat: bool = False) -> None:
         """Wrap a model.
 
         Args:
             model: With a `predict`.
             codec: From its flat actions to the environment's.
+            flat: Whether it takes observations as one Box, as `FlatObservation` has them.
         """
-        self.model, self.codec = model, codec
+        self.model, self.codec, self.flat = model, codec, flat
 
     def initial_state(self, batch: int) -> Any:
         """No memory, or that of the model's LSTM."""
@@ -161,8 +162,12 @@ class SB3Player:
         """Predict actions from observations."""
         arrays = {name: value.cpu().numpy() for name, value in observation.items()}
         start = arrays["remaining"][:, 0] >= 1
+        seen = join(arrays, 1)
         flat, state = self.model.predict(
-            join(arrays, 1), state=state, episode_start=start, deterministic=deterministic
+            concatenate(seen, 1) if self.flat else seen,
+            state=state,
+            episode_start=start,
+            deterministic=deterministic,
         )
         own = self.codec.decode(flat, (len(start),))
         return {name: torch.as_tensor(value) for name, value in own.items()}, state

@@ -184,7 +184,8 @@ class TuneConfig(Budget, SweepConfig):
     """
 
     environment: Positional[str] = "synthetic"
-    """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`."""
+    """Whose images, encoder, glimpses and network: `dogs` or an experiment of `glimpse train`; or a
+    track, which has options of its own: `glimpse tune look-synthetic --help`."""
     agents: tuple[str, ...] = ("two-deck", "ppo", "a2c", "recurrent-ppo", "sac")
     """Which; see `glimpse train-agent --help`."""
     out: Path = Path("runs/tune")

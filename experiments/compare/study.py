@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +77,16 @@ def next_trials(study: Study, most: int, count: int, seed: int) -> list[Trial]:
 
 def suggest(trial: Trial, agent: str) -> tuple[str, ...]:
     """Draw a trial's settings, as changes for `settings_for`; a trial begun before has its own."""
+    return draw(trial, searched_settings(agent))
+
+
+def draw(trial: Trial, spaces: Mapping[str, LogRange | tuple[Any, ...]]) -> tuple[str, ...]:
+    """Draw a value from each space, as NAME=VALUE; a trial begun before has its own."""
     found = {
         name: f"{trial.suggest_float(name, *space, log=True):.3g}"
         if isinstance(space, LogRange)
         else trial.suggest_categorical(name, space)
-        for name, space in searched_settings(agent).items()
+        for name, space in spaces.items()
     }
     return tuple(f"{name}={value}" for name, value in found.items())
 

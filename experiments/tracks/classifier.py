@@ -8,6 +8,7 @@ than it is right would make them worth little.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from safetensors.torch import save_file
+from safetensors.torch import save
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from encoders.bank.feature_bank import FeatureBank
+from encoders.folders import write_whole
 from experiments.data import build_dataset
 from experiments.runtime.runs import environment_record, sole_user
 from experiments.tracks.config import ClassifierConfig
@@ -53,15 +55,20 @@ def classifier(config: ClassifierConfig) -> dict[str, Any]:
                 f"{len(folds)} training images do not fill {config.folds} folds: give fewer --folds"
             )
         networks = _train(config, banks["train"], data["train"], folds, resolutions)
+        # Rounded first: what is measured is what is written, and played.
+        networks.round_to_half()
         labels = torch.from_numpy(np.asarray(data["train"].labels))
         drawn = np.random.default_rng([config.seed, 1])
         seen = _random_scanpaths(
             networks, banks["train"], folds, resolutions, config.num_glimpses, drawn
         )
         _calibrate(networks, seen, labels)
+        networks.round_to_half()
         told = at_points(networks, banks["train"], folds, resolutions)
         last = np.full(len(data["val"]), config.folds)
         val = at_points(networks, banks["val"], last, resolutions)
+        truth = told.gather(2, labels[:, None, None].expand(-1, told.shape[1], 1)).squeeze(2)
+        predictions = save({"log_p": truth.half().contiguous()})
         names = list(data["train"].class_names)
         environment = environment_record(seed=config.seed)
         record = {
@@ -76,6 +83,7 @@ def classifier(config: ClassifierConfig) -> dict[str, Any]:
             "seed": config.seed,
             "epochs": config.epochs,
             "temperature": round(float(networks.temperature), 4),
+            "out_of_fold_sha256": hashlib.sha256(predictions).hexdigest(),
             "accuracy_after_one": {
                 "out_of_fold": _accuracy(told, labels),
                 "val": _accuracy(val, torch.from_numpy(np.asarray(data["val"].labels))),
@@ -89,9 +97,9 @@ def classifier(config: ClassifierConfig) -> dict[str, Any]:
             },
         }
         frozen = FrozenClassifiers(networks, record)
+        # The record, which tells of all files, is written last.
+        write_whole(config.out / PREDICTIONS, predictions)
         frozen.save(config.out)
-        truth = told.gather(2, labels[:, None, None].expand(-1, told.shape[1], 1)).squeeze(2)
-        save_file({"log_p": truth.half().contiguous()}, str(config.out / PREDICTIONS))
     print(
         f"{config.folds} folds; after one glimpse at a random place, on images not seen: "
         f"{record['accuracy_after_one']['out_of_fold']:.1f}% (training images, out of fold), "

@@ -10,7 +10,7 @@ from experiments.cluster.sweep import run_jobs
 from experiments.runtime.runs import RunError, write_json
 from experiments.tracks import learners  # noqa: F401  registers its players
 from experiments.tracks.config import TrackConfig
-from experiments.tracks.entries import entry_name, make_entry
+from experiments.tracks.entries import entry_name, figure_name, make_entry
 from experiments.tracks.plot import draw_maps, draw_track
 from experiments.tracks.registry import FIXED, LEARNED, ONE_SEED, Track, find_track
 from experiments.tracks.report import collect_track, format_track
@@ -50,6 +50,11 @@ def compare_track(config: TrackConfig) -> dict[str, Any]:
     draw_maps(record, config.folder, config.folder / "maps.png")
     print(f"{text}\n\nwritten: {config.folder}/track.json, .md, .png and maps.png")
     if config.submit is not None:
+        config.submit.mkdir(parents=True, exist_ok=True)
+        for figure, kind in (("track", "curves"), ("maps", "maps")):
+            shutil.copyfile(
+                config.folder / f"{figure}.png", config.submit / figure_name(track.record(), kind)
+            )
         for player in record["players"]:
             entry = make_entry(record, player, by=config.by)
             path = config.submit / entry_name(track, player)

@@ -69,12 +69,15 @@ class PlayConfig:
     """Folder of the frozen classifiers (`glimpse classifier`), if not the track's own."""
     data_dir: Path | None = None
     """Folder of the images (default: $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
+    allow_missing: bool = False
+    """Do without listed images that are absent; the record says how many."""
     steps: int | None = None
     """To try out: other looks a run than the track gives. Such runs are no entries."""
     num_images: int | None = None
     """To try out: other synthetic images than the track's. Such runs are no entries."""
     set: tuple[str, ...] = ()
-    """Arguments of a policy of your own, as NAME=VALUE; the track's own players take none."""
+    """Arguments of a policy of your own, as NAME=VALUE; or, for one run, settings of a track's own
+    player to try."""
     device: str = "cpu"
     """`cpu`, `auto` or `cuda[:i]`."""
 
@@ -115,6 +118,10 @@ class LookConfig(PlayConfig):
     """Run folder; an unfinished run in it is begun again."""
     seed: int = 0
     """Seed of everything."""
+    minutes: float | None = None
+    """To try out: other processor time than the track gives. Such runs are no entries."""
+    evaluations: int | None = None
+    """To try out: other evaluations on the way than the track's. Such runs are no entries."""
 
     def __post_init__(self) -> None:
         """Check before anything is opened.
@@ -126,6 +133,22 @@ class LookConfig(PlayConfig):
 
         find_track(self.track)
         self._check()
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"--minutes is above 0, not {self.minutes}")
+        if self.evaluations is not None and self.evaluations < 1:
+            raise ValueError(f"--evaluations is at least 1, not {self.evaluations}")
+
+    @property
+    def by_the_rules(self) -> bool:
+        """Whether the track's own protocol is kept, and its own players' settings."""
+        from experiments.tracks.registry import FIXED, LEARNED
+
+        tried = (
+            self.minutes,
+            self.evaluations,
+            *(self.set if self.player in FIXED + LEARNED else ()),
+        )
+        return super().by_the_rules and not any(each is not None for each in tried)
 
     @property
     def eval_split(self) -> str:
@@ -200,6 +223,66 @@ class TrackConfig(PlayConfig):
 
 
 @dataclass(frozen=True)
+class TrackTuneConfig(PlayConfig):
+    """Search the settings of a track's players (extra `tune`), with equal effort for each.
+
+    Trial 0 is the settings as they are, Optuna draws the others. Every trial has the same budget
+    and one seed, which no comparison uses. Started again, it goes on where it was. The record is
+    put in use as `experiments/results/tuning-tracks.json`.
+    """
+
+    track: Positional[str]
+    """look-synthetic, look-dogs-medium-1, look-dogs-medium-3 or look-dogs-high-3."""
+    players: tuple[str, ...] = ()
+    """Which (default: all of the track's own that learn)."""
+    out: Path | None = None
+    """Folder of the trials and the record (default: runs/tune-tracks and the track's name)."""
+    trials: int = 6
+    """Trials a player."""
+    steps: int | None = field(default=60_000, kw_only=True)
+    """Looks a trial."""
+    minutes: float = 0.5
+    """Processor time a trial: it ends when either is used."""
+    seed: int = 1000
+    """Seed of the draws and of every trial."""
+    jobs: int | None = None
+    """Trials side by side (default: one a core)."""
+    on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
+    """Where they run."""
+
+    def __post_init__(self) -> None:
+        """Check before anything runs.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        from experiments.tracks.registry import LEARNED, find_track
+
+        if find_track(self.track).game != "look":
+            raise ValueError(f"{self.track} is searched by `glimpse tune`, by its environment")
+        self._check()
+        if self.set:
+            raise ValueError("--set is for `glimpse look`: a search draws the settings")
+        if self.trials < 1 or (self.jobs is not None and self.jobs < 1) or not self.minutes > 0:
+            raise ValueError("--trials and --jobs are at least 1, --minutes is above 0")
+        others = [each for each in self.players if each not in LEARNED]
+        if others or len(set(self.players)) != len(self.players):
+            raise ValueError(f"--players are some of {', '.join(LEARNED)}, each once")
+
+    @property
+    def folder(self) -> Path:
+        """Folder that the trials lie in."""
+        return self.out or Path("runs/tune-tracks") / self.track
+
+    def look(self, player: str, trial: int, changes: tuple[str, ...]) -> LookConfig:
+        """Return the settings of one trial."""
+        shared = {each.name: getattr(self, each.name) for each in fields(PlayConfig)}
+        shared |= {"set": changes, "minutes": self.minutes, "evaluations": 1, "seed": self.seed}
+        out = self.folder / player / f"trial-{trial}"
+        return LookConfig(self.track, player, out=out, **shared)
+
+
+@dataclass(frozen=True)
 class VerifyConfig:
     """Play a record's runs again from their checkpoints; refuse figures that do not come out."""
 
@@ -213,14 +296,19 @@ class VerifyConfig:
     """Folder of the frozen classifiers, if not the track's own."""
     data_dir: Path | None = None
     """Folder of the images (default: $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
+    allow_missing: bool = False
+    """Do without listed images that are absent; the record says how many."""
     device: str = "cpu"
     """`cpu`, `auto` or `cuda[:i]`."""
 
 
-def asked_for(arguments: list[str]) -> tuple[type, str] | None:
-    """Return options and function of `glimpse compare` on a track; None for other comparisons."""
+def asked_for(arguments: list[str], command: str = "compare") -> tuple[type, str] | None:
+    """Return options and function of `glimpse compare`, or `tune`, on a track; None elsewhere."""
     from experiments.tracks.registry import TRACKS
 
+    if command == "tune":
+        known = any(each in TRACKS for each in arguments[:1])
+        return (TrackTuneConfig, "experiments.tracks.search:tune_track") if known else None
     if any(each == "--verify" or each.startswith("--verify=") for each in arguments):
         return VerifyConfig, "experiments.tracks.verify:verify"
     if any(each in TRACKS for each in arguments[:1]):

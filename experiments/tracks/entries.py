@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 from experiments.runtime.runs import RunError
 from experiments.tracks.registry import Track
@@ -32,6 +32,7 @@ _RUN = {
     "converged": (bool, NoneType),
     "checkpoint_sha256": (str, NoneType),
     "command": [str],
+    "curve": [dict.fromkeys(("looks", "seconds", "information", "ma"), _NUMBER)],
 }
 _FORM = {
     "format": int,
@@ -92,6 +93,11 @@ def entry_name(track: Track, player: str) -> str:
     """File name of an entry."""
     plain = re.sub(r"[^\w.-]", "-", player)
     return f"{track.name}-v{track.version}-{plain}.json"
+
+
+def figure_name(track: dict[str, Any], kind: Literal["curves", "maps"]) -> str:
+    """File name of a figure of a track's record, beside its entries."""
+    return f"{track['name']}-v{track['version']}-{kind}.png"
 
 
 def read_entry(path: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Game:
     @cache  # noqa: B019  a game lives as long as its run
     def source(self, split: str) -> FeatureBank:
         """Return the bank of a split."""
-        found = build_source(self.run, split)
+        found = build_source(self.run, split, fingerprint=self.track.encoder)
         assert isinstance(found, FeatureBank), "tracks are played from banks"
         return found
 

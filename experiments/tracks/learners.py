@@ -14,12 +14,21 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from agents.policy import AttentionPolicy, load_policy, required_by
 from agents.reinforce import ReinforceAgent
-from agents.sb3 import GlimpseExtractor, SB3VecEnv
+from agents.sb3 import FlatGlimpseExtractor, GlimpseExtractor, SB3VecEnv
 from experiments.compare.agents import SB3Player
+from experiments.compare.settings import LogRange
 from experiments.tracks.game import Game
-from experiments.tracks.players import Player, Tick, player
+from experiments.tracks.players import (
+    PLAYERS,
+    Player,
+    Searched,
+    Tick,
+    player,
+    player_settings,
+)
 from experiments.train.external_policy import Agent, build_policy, learns
 from experiments.train.loop import train_within
+from glimpse_env.wrappers import VectorFlatObservation
 from glimpse_env.wrappers.codecs import Codec, GazeCodec, GazeLatticeCodec
 
 # -- policies of agents.policy -------------------------------------------------------------------
@@ -86,9 +95,29 @@ class PolicyPlayer:
             own.load_state_dict(state)
 
 
-@player("two-deck", "two-deck agent; its location half learns from what looks earn")
-def _two_deck(game: Game, seed: int) -> Player:
-    own = game.run.learning
+@player(
+    "two-deck",
+    "two-deck agent; its location half learns from what looks earn",
+    searched={
+        "rate_factor": Searched(1.0, (0.5, 1.0, 2.0)),
+        "reinforce_weight": Searched(None, (None, 0.3, 1.0)),
+        "sigma": Searched(None, (None, 0.1, 0.2, 0.3)),
+    },
+)
+def _two_deck(
+    game: Game,
+    seed: int,
+    *,
+    rate_factor: float = 1.0,
+    reinforce_weight: float | None = None,
+    sigma: float | None = None,
+) -> Player:
+    own, network = game.run.learning, game.run.network
+    own = replace(own, learning_rate=own.learning_rate * rate_factor)
+    if reinforce_weight is not None:
+        own = replace(own, reinforce_weight=reinforce_weight)
+    if sigma is not None:
+        network = replace(network, sigma=sigma)
     # The classification half goes on learning, since both halves share the lower deck; but what
     # the location half is paid is the track's reward, and its answer does not count.
     learning = replace(
@@ -98,7 +127,7 @@ def _two_deck(game: Game, seed: int) -> Player:
         policy_gradient="sampled",
         baseline="leave_one_out" if own.samples > 1 else "network",
     )
-    return PolicyPlayer(game, "two-deck", learning=learning)
+    return PolicyPlayer(game, "two-deck", learning=learning, network=network)
 
 
 def _recipe(game: Game, path: str, **options: Any) -> Player:
@@ -107,14 +136,25 @@ def _recipe(game: Game, path: str, **options: Any) -> Player:
     return PolicyPlayer(game, path, options, learning=learning, batch_size=batch)
 
 
-@player("fall-ppo", "PPO with its own critic, paid by the fall of cross-entropy (AdaptiveNN's)")
-def _fall_ppo(game: Game, seed: int) -> Player:
-    return _recipe(game, "experiments.recipes.fall_ppo:FallPPO", paid_by="environment")
+_RATE = LogRange(1e-4, 3e-3)
 
 
-@player("label-sac", "SAC with a label loss at every step (APPLE's)")
-def _label_sac(game: Game, seed: int) -> Player:
-    return _recipe(game, "experiments.recipes.label_sac:LabelSAC")
+@player(
+    "fall-ppo",
+    "PPO with its own critic, paid by the fall of cross-entropy (AdaptiveNN's)",
+    searched={"learning_rate": Searched(1e-3, _RATE), "epochs": Searched(4, (2, 4, 8))},
+)
+def _fall_ppo(game: Game, seed: int, **settings: Any) -> Player:
+    return _recipe(game, "experiments.recipes.fall_ppo:FallPPO", paid_by="environment", **settings)
+
+
+@player(
+    "label-sac",
+    "SAC with a label loss at every step (APPLE's)",
+    searched={"learning_rate": Searched(1e-3, _RATE), "gradient_steps": Searched(4, (2, 4, 8))},
+)
+def _label_sac(game: Game, seed: int, **settings: Any) -> Player:
+    return _recipe(game, "experiments.recipes.label_sac:LabelSAC", **settings)
 
 
 # -- Stable-Baselines3 ---------------------------------------------------------------------------
@@ -137,36 +177,95 @@ class Algorithm:
     """Whether its policy has an LSTM."""
     off_policy: bool = False
     """Whether it learns from a replay buffer."""
+    flat: bool = False
+    """Whether it takes observations as one Box, for it takes no Dict."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its own."""
+    """Arguments of its own that no search changes."""
+    searched: dict[str, Searched] = field(default_factory=dict)
+    """Arguments of its own that `glimpse tune TRACK` searches."""
 
 
-_ON = {"gae_lambda": 1.0, "learning_rate": 1e-3, "ent_coef": 1e-3}
-_PPO = {"n_epochs": 4, "batch_size": 256}
-_OFF = {"learning_starts": 2_000, "batch_size": 256, "gradient_steps": 4, "gamma": 0.99}
+_PPO = {"gae_lambda": 1.0, "batch_size": 256}
+_OFF = {"learning_starts": 2_000, "batch_size": 256, "gamma": 0.99}
+
+
+def _on(rate: float, **others: Searched) -> dict[str, Searched]:
+    shared = {"learning_rate": Searched(rate, _RATE)}
+    return shared | {"ent_coef": Searched(1e-3, LogRange(1e-4, 3e-2))} | others
+
+
+def _off(rate: float, **others: Searched) -> dict[str, Searched]:
+    shared = {"learning_rate": Searched(rate, _RATE)}
+    return shared | {"gradient_steps": Searched(4, (2, 4, 8))} | others
+
+
+_EPOCHS = Searched(4, (2, 4, 8))
+_ENTROPY = Searched("auto", ("auto", "auto_0.1", "0.01", "0.001"))
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "ppo": Algorithm("stable_baselines3:PPO", True, "PPO on the lattice", settings=_ON | _PPO),
+    "ppo": Algorithm(
+        "stable_baselines3:PPO",
+        True,
+        "PPO on the lattice",
+        settings=_PPO,
+        searched=_on(1e-3, n_epochs=_EPOCHS),
+    ),
     "a2c": Algorithm(
-        "stable_baselines3:A2C", True, "A2C on the lattice", settings=_ON | {"learning_rate": 7e-4}
+        "stable_baselines3:A2C",
+        True,
+        "A2C on the lattice",
+        settings={"gae_lambda": 1.0},
+        searched=_on(7e-4),
     ),
     "recurrent-ppo": Algorithm(
         "sb3_contrib:RecurrentPPO",
         True,
         "RecurrentPPO on the lattice",
         recurrent=True,
-        settings=_ON | _PPO,
+        settings=_PPO,
+        searched=_on(1e-3, n_epochs=_EPOCHS),
     ),
     "dqn": Algorithm(
         "stable_baselines3:DQN",
         True,
         "DQN on the lattice",
         off_policy=True,
-        settings=_OFF | {"exploration_fraction": 0.3, "target_update_interval": 1_000},
+        settings=_OFF | {"target_update_interval": 1_000},
+        searched=_off(1e-4, exploration_fraction=Searched(0.3, (0.2, 0.3, 0.5))),
     ),
-    "sac": Algorithm("stable_baselines3:SAC", False, "SAC", off_policy=True, settings=_OFF),
-    "td3": Algorithm("stable_baselines3:TD3", False, "TD3", off_policy=True, settings=_OFF),
-    "tqc": Algorithm("sb3_contrib:TQC", False, "TQC", off_policy=True, settings=_OFF),
+    "sac": Algorithm(
+        "stable_baselines3:SAC",
+        False,
+        "SAC",
+        off_policy=True,
+        settings=_OFF,
+        searched=_off(3e-4, ent_coef=_ENTROPY),
+    ),
+    "td3": Algorithm(
+        "stable_baselines3:TD3",
+        False,
+        "TD3",
+        off_policy=True,
+        settings=_OFF,
+        searched=_off(1e-3, action_noise=Searched(0.3, (0.1, 0.3, 0.5))),
+    ),
+    "tqc": Algorithm(
+        "sb3_contrib:TQC",
+        False,
+        "TQC",
+        off_policy=True,
+        settings=_OFF,
+        searched=_off(3e-4, ent_coef=_ENTROPY),
+    ),
+    "crossq": Algorithm(
+        "sb3_contrib:CrossQ",
+        False,
+        "CrossQ, on observations as one Box",
+        off_policy=True,
+        flat=True,
+        settings=_OFF,
+        searched=_off(1e-3, ent_coef=_ENTROPY),
+    ),
 }
 """Of Stable-Baselines3 and sb3-contrib, by name."""
 
@@ -177,13 +276,16 @@ class SB3LookPlayer:
     learns = True
     requires: tuple[str, ...] = ()
 
-    def __init__(self, game: Game, name: str, seed: int, num_envs: int = 64) -> None:
+    def __init__(
+        self, game: Game, name: str, seed: int, settings: Mapping[str, Any], num_envs: int = 64
+    ) -> None:
         """Build environment and model.
 
         Args:
             game: An open track.
             name: Of `ALGORITHMS`.
             seed: Of weights and draws.
+            settings: Those that are searched.
             num_envs: Environments side by side.
         """
         from importlib import import_module
@@ -191,7 +293,7 @@ class SB3LookPlayer:
         algorithm = ALGORITHMS[name]
         split = game.run.train_split
         num_envs = min(num_envs, len(game.dataset(split)))
-        env = game.flat_env(num_envs, algorithm.lattice)
+        env: Any = game.flat_env(num_envs, algorithm.lattice)
         self.steps = game.track.steps
         own = game.env(split, 1).single_action_space
         self.codec: Codec = (
@@ -199,16 +301,20 @@ class SB3LookPlayer:
         )
         shown = env.env.single_observation_space  # before its patches and cells are joined
         grid = shown["context"].shape[0] if len(shown["context"].shape) == 3 else 1  # type: ignore[index]
-        extractor = {
+        extractor: dict[str, Any] = {
             "normalise_features": game.run.network.normalise_features,
             "width": game.run.network.cell_width // (4 if algorithm.off_policy else 2),
             "context_grid": grid,
             "feature_size": shown["glimpse"].shape[-1],  # type: ignore[index]
         }
-        arguments = dict(algorithm.settings)
+        self.flat = algorithm.flat
+        if self.flat:
+            extractor["parts"] = env.single_observation_space
+            env = VectorFlatObservation(env)
+        arguments = algorithm.settings | settings
         layers = [_WIDTH, _WIDTH] if algorithm.off_policy else [_WIDTH]
         policy: dict[str, Any] = {
-            "features_extractor_class": GlimpseExtractor,
+            "features_extractor_class": FlatGlimpseExtractor if self.flat else GlimpseExtractor,
             "features_extractor_kwargs": extractor,
             "net_arch": layers,
         }
@@ -219,12 +325,15 @@ class SB3LookPlayer:
             arguments["learning_starts"] = min(arguments["learning_starts"], self.steps // 4)
         else:
             arguments["n_steps"] = _multiple(24 if "n_epochs" in arguments else 8, game)
-        if name == "td3":
-            arguments["action_noise"] = NormalActionNoise(np.zeros(2), np.full(2, 0.3))
+        if "action_noise" in arguments:
+            sigma = np.full(2, arguments["action_noise"])
+            arguments["action_noise"] = NormalActionNoise(np.zeros(2), sigma)
+        if not str(arguments.get("ent_coef", "auto")).startswith("auto"):
+            arguments["ent_coef"] = float(arguments["ent_coef"])
         module, _, kind = algorithm.path.partition(":")
         # A buffer that is larger than the machine has memory for is told of by a warning only.
         self.model: Any = getattr(import_module(module), kind)(
-            "MultiInputLstmPolicy" if algorithm.recurrent else "MultiInputPolicy",
+            "MlpPolicy" if self.flat else f"MultiInput{'Lstm' * algorithm.recurrent}Policy",
             SB3VecEnv(env),
             policy_kwargs=policy,
             seed=seed,
@@ -242,7 +351,7 @@ class SB3LookPlayer:
 
     def policy(self) -> AttentionPolicy:
         """Return who looks in an evaluation."""
-        return SB3Player(self.model, self.codec)
+        return SB3Player(self.model, self.codec, self.flat)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy's weights; what only training needs is left out."""
@@ -272,16 +381,17 @@ def _multiple(steps: int, game: Game) -> int:
 
 def _buffer(space: Any) -> int:
     """Transitions that a replay buffer of half a gigabyte holds, at most 30,000."""
-    size = 4 * sum(int(np.prod(part.shape)) for part in space.spaces.values())
+    parts = space.spaces.values() if hasattr(space, "spaces") else [space]
+    size = 4 * sum(int(np.prod(part.shape)) for part in parts)
     return int(min(30_000, max(2_000, _BUFFER_BYTES // (2 * size))))
 
 
 def _register(name: str) -> None:
-    def build(game: Game, seed: int) -> Player:
+    def build(game: Game, seed: int, **settings: Any) -> Player:
         with torch.random.fork_rng(devices=[]):
-            return SB3LookPlayer(game, name, seed)
+            return SB3LookPlayer(game, name, seed, settings)
 
-    player(name, ALGORITHMS[name].title)(build)
+    player(name, ALGORITHMS[name].title, searched=ALGORITHMS[name].searched)(build)
 
 
 for _name in ALGORITHMS:
@@ -295,17 +405,14 @@ def build_player(game: Game, name: str, seed: int, options: Mapping[str, Any]) -
         game: An open track.
         name: Of `PLAYERS`, or a policy of `agents.policy`, registered or `module:Class`.
         seed: Of the run.
-        options: Arguments of an outside policy.
+        options: Arguments of an outside policy; or settings of a track's own player to try
+            instead of those that a search chose.
 
     Raises:
         ValueError: There is no such player, or it takes no such options.
     """
-    from experiments.tracks.players import PLAYERS
-
     if name not in PLAYERS:
         learning = replace(game.run.learning, samples=1, baseline="auto")
         batch = game.run.batch_size // game.run.learning.samples
         return PolicyPlayer(game, name, options, learning=learning, batch_size=batch)
-    if options:
-        raise ValueError(f"--set is for policies of your own: {name} is played as it is")
-    return PLAYERS[name].build(game, seed)
+    return PLAYERS[name].build(game, seed, **player_settings(name, options))

@@ -6,9 +6,11 @@ Yardsticks that know more than a policy may (a dog's box, the truth) are players
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from agents.reference.agent import Chooser, center, given, scripted, uniform
 from agents.reference.registered import look_at_box
 from agents.reference.saliency import by_saliency
 from agents.trajectory import Action, Observation
+from experiments.compare.settings import LogRange
 from experiments.tracks.game import Game, LatticeTable
 
 Tick = Callable[[int], bool]
@@ -54,7 +57,35 @@ class Player(Protocol):
         ...
 
 
-Build = Callable[[Game, int], Player]
+Build = Callable[..., Player]
+
+
+class Searched(NamedTuple):
+    """A setting of a player's training that `glimpse tune TRACK` searches."""
+
+    default: Any
+    """What it is where no search has been."""
+    space: LogRange | tuple[Any, ...]
+    """Values drawn: a range, or some."""
+
+    def parse(self, name: str, text: str) -> Any:
+        """Read a value as it is given on a command line.
+
+        Raises:
+            ValueError: It is of another kind than the setting.
+        """
+        if isinstance(self.space, LogRange):
+            kind: type = float
+        else:
+            if text in map(str, self.space):
+                return next(each for each in self.space if str(each) == text)
+            kind = next(type(each) for each in self.space if each is not None)
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise ValueError(
+                f"--set {name}={text}: the value is of type {kind.__name__}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -64,17 +95,31 @@ class Entry:
     title: str
     """In words, for tables."""
     build: Build
-    """From an open track and a seed."""
+    """From an open track, a seed, and as keywords the settings that are searched."""
     privileged: bool = False
     """Whether it knows what no policy can: it is a yardstick."""
+    searched: dict[str, Searched] = field(default_factory=dict)
+    """Settings of its training, by name."""
 
 
 PLAYERS: dict[str, Entry] = {}
 """By name."""
 
 
-def player(name: str, title: str, *, privileged: bool = False) -> Callable[[Build], Build]:
+def player(
+    name: str,
+    title: str,
+    *,
+    privileged: bool = False,
+    searched: dict[str, Searched] | None = None,
+) -> Callable[[Build], Build]:
     """Register a function that builds a player.
+
+    Args:
+        name: What `glimpse compare` calls it.
+        title: In words.
+        privileged: Whether it knows what no policy can.
+        searched: Settings of its training.
 
     Raises:
         ValueError: The name is taken.
@@ -83,10 +128,40 @@ def player(name: str, title: str, *, privileged: bool = False) -> Callable[[Buil
     def register(build: Build) -> Build:
         if name in PLAYERS:
             raise ValueError(f"a player is registered as {name!r} already")
-        PLAYERS[name] = Entry(title, build, privileged)
+        PLAYERS[name] = Entry(title, build, privileged, searched or {})
         return build
 
     return register
+
+
+CHOSEN = Path(__file__).parents[1] / "results" / "tuning-tracks.json"
+"""Record of `glimpse tune TRACK` whose best settings the players have."""
+
+
+def player_settings(name: str, changes: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the settings that a player trains with: those that a search chose, or its defaults.
+
+    Args:
+        name: Of `PLAYERS`; what is no track's own player has none here.
+        changes: Some to try instead, as text.
+
+    Raises:
+        ValueError: It has no such setting, or the value is of another kind.
+    """
+    if name not in PLAYERS:
+        return {}
+    searched = PLAYERS[name].searched
+    found = {each: own.default for each, own in searched.items()}
+    if CHOSEN.is_file():
+        players = json.loads(CHOSEN.read_text(encoding="utf-8"))["players"]
+        best = players.get(name, {}).get("best", {}).get("settings", {})
+        found |= {each: value for each, value in best.items() if each in searched}
+    for each, text in (changes or {}).items():
+        if each not in searched:
+            known = f"it has {', '.join(searched)}" if searched else "it has none"
+            raise ValueError(f"--set {each}={text}: {name} has no such setting, {known}")
+        found[each] = searched[each].parse(each, text)
+    return found
 
 
 # -- those that learn no policy ------------------------------------------------------------------

@@ -27,6 +27,7 @@ LEARNED = (
     "sac",
     "td3",
     "tqc",
+    "crossq",
     "fall-ppo",
     "label-sac",
 )
@@ -59,6 +60,8 @@ class Track:
     """Processor time of training after which a run is stopped short and marked so."""
     seeds: int
     """Runs a player, with seeds 0, 1, ..."""
+    encoder: str | None = None
+    """Fingerprint of the encoder that the banks are of; None for that of the experiment."""
     evaluations: int = 10
     """Evaluations, evenly on the way to `steps`."""
     cut: str = "train / val: the seeded, stratified 80/20 cut of the official training list"
@@ -89,14 +92,27 @@ class Track:
         )
 
     def record(self) -> dict[str, Any]:
-        """The protocol as JSON has it."""
-        return asdict(self)
+        """The protocol as JSON has it; an encoder is named where it is not the experiment's."""
+        found = asdict(self)
+        return found if self.encoder else {k: v for k, v in found.items() if k != "encoder"}
 
 
-def _dogs(name: str, experiment: str, bank: str, seeds: int) -> Track:
+TUNED = "b72c1ba72e44a202a096b73a7533cd4317169eedce1f1d8965367059004685af"
+"""Fingerprint of the core that was tuned on patches of the training images."""
+
+
+def _dogs(
+    name: str,
+    experiment: str,
+    bank: str,
+    seeds: int,
+    version: int = 1,
+    encoder: str | None = None,
+) -> Track:
     return Track(
         name=name,
-        version=1,
+        version=version,
+        encoder=encoder,
         game="look",
         env_id="DogsLook-v0",
         experiment=experiment,
@@ -128,7 +144,7 @@ TRACKS: dict[str, Track] = {
         ),
         _dogs("look-dogs-medium-1", "medium-1", "dogs-medium", 5),
         _dogs("look-dogs-medium-3", "medium-3", "dogs-medium", 5),
-        _dogs("look-dogs-high-3", "high-3", "dogs-high", 3),
+        _dogs("look-dogs-high-3", "high-3", "dogs-high", 3, version=2, encoder=TUNED),
         Track(
             name="name-synthetic",
             version=1,

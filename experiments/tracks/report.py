@@ -84,6 +84,7 @@ def summary(run: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: run[key] for key in kept},
         **final,
+        "settings": run.get("settings", {}),
         "fixations": run["score"]["fixations"],
         "checkpoint_sha256": run["checkpoint_sha256"],
         "curve": curve,

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from agents.policy import AttentionPolicy
 from agents.tensor_store import load_checkpoint, pack_state, save_checkpoint, unpack_state
+from encoders.bank.feature_bank import FeatureBank
 from experiments.compare.run import prepare_banks
 from experiments.publish.command import without_paths
 from experiments.runtime.runs import (
@@ -33,7 +34,7 @@ from experiments.runtime.runs import (
 from experiments.tracks.config import LookConfig, PlayConfig, VerifyConfig
 from experiments.tracks.game import Game, Looks, eval_env, play
 from experiments.tracks.learners import build_player
-from experiments.tracks.players import PLAYERS, Player
+from experiments.tracks.players import PLAYERS, Player, player_settings
 from experiments.tracks.registry import Track, find_track
 from experiments.tracks.statistics import has_converged
 from experiments.train.external_policy import describe_policy
@@ -100,7 +101,7 @@ def open_game(track: Track, config: PlayConfig | VerifyConfig, seed: int) -> Gam
             "train-agent`"
         )
     run = track.run
-    data = replace(run.data, data_dir=config.data_dir)
+    data = replace(run.data, data_dir=config.data_dir, allow_missing=config.allow_missing)
     bank = config.bank or run.bank
     images = getattr(config, "num_images", None)
     if images is not None:
@@ -130,7 +131,8 @@ def _look(config: LookConfig, track: Track) -> dict[str, Any]:
     player = build_player(game, config.player, config.seed, config.options)
     env = eval_env(game, player.requires)
     facts = describe_game(game)
-    own = {} if config.player in PLAYERS else describe_policy(config.player)
+    own_player = config.player in PLAYERS
+    own = {} if own_player else describe_policy(config.player)
     environment = environment_record(seed=config.seed, **facts, **own)
     write_json(config.out / "environment.json", environment)
     write_json(config.out / "config.json", to_record(config))
@@ -149,7 +151,8 @@ def _look(config: LookConfig, track: Track) -> dict[str, Any]:
             bar.set_postfix_str(f"{curve[-1]['information']:.3f} nats")
 
         if player.learns:
-            meter = Meter(steps, track.minutes, track.evaluations, score)
+            minutes, marks = config.minutes or track.minutes, config.evaluations
+            meter = Meter(steps, minutes, marks or track.evaluations, score)
             player.train(meter)
             spent = {"wall": round(meter.wall, 2), "processor": round(meter.processor, 2)}
             looks, short = meter.looks, meter.stopped_short
@@ -170,7 +173,8 @@ def _look(config: LookConfig, track: Track) -> dict[str, Any]:
         "by_the_rules": config.by_the_rules,
         "player": config.player,
         **describe_player(config.player, player),
-        "options": config.options,
+        "options": {} if own_player else config.options,
+        "settings": player_settings(config.player, config.options) if own_player else {},
         "seed": config.seed,
         "score": curve[-1],
         "curve": curve,
@@ -217,10 +221,23 @@ def describe_game(game: Game) -> dict[str, Any]:
     splits = (game.run.train_split, game.run.eval_split)
     return {
         "datasets": {split: describe_dataset(game.dataset(split)) for split in splits},
-        "bank": {split: describe_source(game.source(split))["bank"] for split in splits},
-        "encoder": describe_encoder(game.run.encoder, live=False),
+        "bank": {split: _describe_bank(game.source(split)) for split in splits},
+        "encoder": _describe_encoder(game),
         "classifier_sha256": game.frozen.digest,
     }
+
+
+def _describe_encoder(game: Game) -> dict[str, Any]:
+    if game.track.encoder is None:
+        return describe_encoder(game.run.encoder, live=False)
+    name = _describe_bank(game.source(game.run.eval_split))["encoder_name"]
+    return {"name": name, "fingerprint": game.track.encoder}
+
+
+def _describe_bank(bank: FeatureBank) -> dict[str, Any]:
+    """Describe a bank; an encoder that is a file is told by the file's name, wherever it lies."""
+    found = describe_source(bank)["bank"]
+    return found | {"encoder_name": Path(found["encoder_name"]).name}
 
 
 def describe_player(name: str, player: Player) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.metrics import Estimate
 from experiments.runtime.runs import RunError, differences
 from experiments.tracks.config import VerifyConfig
@@ -12,7 +14,7 @@ from experiments.tracks.entries import read_entry
 from experiments.tracks.game import eval_env
 from experiments.tracks.learners import build_player
 from experiments.tracks.players import PLAYERS
-from experiments.tracks.registry import find_track
+from experiments.tracks.registry import Track, find_track
 from experiments.tracks.report import estimates
 from experiments.tracks.run import (
     describe_game,
@@ -21,25 +23,29 @@ from experiments.tracks.run import (
     open_game,
     score_player,
 )
+from experiments.tracks.statistics import has_converged
 
 TOLERANCE = {"information": 0.005, "ma": 0.3, "accuracy": 0.3}
 """By how much a figure may differ where another machine's arithmetic plays: nats, and percent. A
 place that lies between two points of the lattice may fall to either."""
 UNCHECKED = (
     "by",
-    "looks",
     "seconds",
-    "stopped_short",
-    "converged",
-    "curve",
+    "curve before its end",
     "fixations",
+    "settings",
     "command",
     "bank",
     "versions",
     "git_revision",
     "machine",
 )
-"""Fields of an entry that playing again tells nothing of."""
+"""Fields of an entry that neither playing again nor the other fields tell anything of."""
+
+
+_ENDS = {"seconds": 0.02}
+"""By how much a curve's end may differ from the run's figure: times are rounded otherwise."""
+_RISING = ("looks", "seconds")
 
 
 def verify(config: VerifyConfig) -> dict[str, Any]:
@@ -50,8 +56,10 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
 
     Raises:
         RunError: A figure, the title, or whether the player learns and is privileged does not
-            come out, the seeds are not 0, 1, ..., the record stands on another protocol, other
-            images, features or classifiers, or a checkpoint is missing; the message says which.
+            come out, a curve does not end at the figures stated, a mark (`converged`,
+            `stopped_short`) does not follow from it, the seeds are not 0, 1, ..., the record
+            stands on another protocol, other images, features or classifiers, or a checkpoint is
+            missing; the message says which.
     """
     entry = read_entry(config.verify)
     track = find_track(str(entry["track"].get("name")))
@@ -69,6 +77,11 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
         raise RunError(f"{config.verify} has one checkpoint for several seeds: each learns its own")
     if entry["estimates"].keys() != estimates(entry["runs"]).keys():
         raise RunError(f"{config.verify} has other estimates than an entry's")
+    if entry["options"] and entry["player"] in PLAYERS:
+        raise RunError(f"{config.verify} has options, and {entry['player']} takes none")
+    marks = [each for run in entry["runs"] for each in check_curve(run, entry["learns"], track)]
+    if marks:
+        raise RunError(f"{config.verify} is refused: {'; '.join(marks)}")
     folder = config.checkpoints or config.verify.with_suffix("")
     wrong: list[str] = []
     found: dict[str, Any] = {}
@@ -120,10 +133,47 @@ def verify(config: VerifyConfig) -> dict[str, Any]:
         raise RunError(f"{config.verify} is refused: {'; '.join(dict.fromkeys(wrong))}")
     print(
         f"{config.verify}: {len(seeds)} runs played again (the track's protocol has {track.seeds} "
-        "where seeds differ), their scores and the estimates come out; not checked: "
-        f"{', '.join(UNCHECKED)}"
+        "where seeds differ): their scores, the ends of their curves, their marks and the "
+        f"estimates come out; not checked: {', '.join(UNCHECKED)}"
     )
     return {"record": Path(config.verify).name, "runs": found}
+
+
+def check_curve(run: dict[str, Any], learns: bool, track: Track) -> list[str]:
+    """Compare a run's curve with its figures, and its marks with what follows from the curve.
+
+    Args:
+        run: Of an entry.
+        learns: Whether its player does.
+        track: The protocol.
+
+    Returns:
+        A sentence for each thing that does not come out.
+    """
+    curve, seed = run["curve"], run["seed"]
+    if not curve:
+        return [f"the curve of seed {seed} is empty"]
+    wrong = []
+    ends = {name: run[name] for name in ("information", "ma", "looks")}
+    ends["seconds"] = run["seconds"]["processor"] if learns else 0.0
+    for name, told in ends.items():
+        if not abs(curve[-1][name] - told) <= _ENDS.get(name, 1e-6):
+            wrong.append(
+                f"the curve of seed {seed} ends at {name} {curve[-1][name]}, the record says {told}"
+            )
+    if any(np.diff([row[name] for row in curve]).min(initial=0) < 0 for name in _RISING):
+        wrong.append(f"the curve of seed {seed} goes back in looks or seconds")
+    points = np.array([row["information"] for row in curve])
+    follows = {
+        "converged": has_converged(points) if learns else None,
+        "stopped_short": learns and run["looks"] < track.steps,
+    }
+    for name, found in follows.items():
+        if run[name] is not found:
+            wrong.append(f"{name} of seed {seed} follows as {found}, the record says {run[name]}")
+    if run["stopped_short"] and run["seconds"]["processor"] < 60 * track.minutes - _ENDS["seconds"]:
+        wrong.append(f"seed {seed} ended before its looks and its time were used")
+    return wrong
 
 
 def _check_same(entry: dict[str, Any], here: dict[str, Any], path: Path) -> None:

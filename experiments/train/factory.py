@@ -54,8 +54,15 @@ def _bank_command(config: TrainConfig) -> str:
     return " ".join(words)
 
 
-def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
+def build_source(
+    config: TrainConfig, split: str, *, fingerprint: str | None = None
+) -> FeatureBank | Encoder:
     """Open the bank of a split, or build the live encoder.
+
+    Args:
+        config: Of the run.
+        split: Which images.
+        fingerprint: Of a bank's encoder, where that is not the run's own.
 
     Raises:
         FileNotFoundError, BankMismatchError, BankIncompleteError: see `FeatureBank`.
@@ -70,7 +77,7 @@ def build_source(config: TrainConfig, split: str) -> FeatureBank | Encoder:
             f"no feature bank in {config.bank / split}: make one with `{command}`, or encode live "
             "with --bank None"
         ) from error
-    bank.check(split=split, encoder=get_spec(config.encoder).fingerprint)
+    bank.check(split=split, encoder=fingerprint or get_spec(config.encoder).fingerprint)
     return bank
 
 

@@ -11,7 +11,7 @@ from stable_baselines3 import PPO
 from torch import nn
 
 from agents.networks import GlimpseNetwork, standardise
-from agents.sb3 import GlimpseExtractor
+from agents.sb3 import FlatGlimpseExtractor, GlimpseExtractor
 from tests.agents.toys import tiny
 
 S, D = 2, 5
@@ -157,3 +157,17 @@ def test_ppo_takes_it_by_keyword():
     }
     model = PPO("MultiInputPolicy", Still(), policy_kwargs=kwargs, n_steps=4, batch_size=4)
     assert model.policy.features_extractor.features_dim == 15
+
+
+def test_one_box_is_read_as_its_parts_are():
+    seen = drawn()
+    flat = spaces.Box(-9, 9, (S * D + D + 3,))
+    torch.manual_seed(0)
+    own = GlimpseExtractor(SPACE, "root", width=4)
+    torch.manual_seed(0)
+    found = FlatGlimpseExtractor(flat, SPACE, normalise_features="root", width=4)
+    joined = torch.cat([seen[name] for name in sorted(seen)], 1)
+    torch.testing.assert_close(found(joined), own(seen))
+    assert found.features_dim == own.features_dim
+    with pytest.raises(ValueError, match="do not fill"):
+        FlatGlimpseExtractor(spaces.Box(-9, 9, (S * D,)), SPACE)

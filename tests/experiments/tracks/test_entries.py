@@ -21,11 +21,11 @@ from experiments.tracks.players import PLAYERS
 from experiments.tracks.registry import find_track
 from experiments.tracks.report import collect_track
 from experiments.tracks.run import describe_player, look
-from experiments.tracks.verify import UNCHECKED, verify
+from experiments.tracks.verify import UNCHECKED, check_curve, verify
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
 
-from leaderboard import track_section  # noqa: E402
+from leaderboard import figures, track_section  # noqa: E402
 
 OWN = ENTRIES / "look-synthetic-v1-two-deck.json"
 
@@ -49,6 +49,8 @@ def test_a_damaged_entry_is_refused_in_one_sentence(content: str, tmp_path: Path
         (("runs", 1, "after_each"), ["much"], "runs.1.after_each.0"),
         (("runs", 0, "seconds"), 3, "runs.0.seconds"),
         (("runs", 0, "folder"), "../seed-0", "runs.0.folder"),
+        (("runs", 2, "curve", 1, "looks"), "many", "runs.2.curve.1.looks"),
+        (("runs", 0, "curve"), None, "runs.0.curve"),
         (("estimates", "information"), 2.2, "estimates.information"),
         (("estimates", "ma", "high"), "high", "estimates.ma.high"),
         (("datasets", "val"), "images", "datasets.val"),
@@ -87,6 +89,14 @@ def test_the_leaderboard_says_how_many_seeds_and_which_tree() -> None:
     assert "0, 1, 2 (3 of 5)" in text and "| dcd4a99e7+ |" in text
     center = read_entry(ENTRIES / "look-synthetic-v1-center.json")
     assert "| 0 (all are the same) |" in "\n".join(track_section([center]))
+
+
+def test_the_leaderboard_shows_the_figures_that_are_there(tmp_path: Path) -> None:
+    track = find_track("look-synthetic").record()
+    assert figures(track, tmp_path) == []
+    (tmp_path / "look-synthetic-v1-maps.png").write_bytes(b"")
+    (shown, *_) = figures(track, tmp_path)
+    assert shown.endswith("look-synthetic-v1-maps.png)") and "Where the first seed" in shown
 
 
 def test_a_forged_entry_is_refused(
@@ -130,13 +140,76 @@ def test_a_forged_entry_is_refused(
     after["runs"][1]["after_each"][0] += 1
     with pytest.raises(RunError, match="after_each of seed 1 is"):
         check(after)
-    changed = {"title": "the best", "privileged": True, "learns": True}
+    changed = deepcopy(entry) | {"title": "the best", "privileged": True, "learns": True}
+    for run in changed["runs"]:
+        run |= {"converged": False, "stopped_short": True}
+        run["seconds"]["processor"] = run["curve"][-1]["seconds"] = 60 * track.minutes
     with pytest.raises(RunError, match="title is .*; privileged is False here.*; learns is False"):
-        check(entry | changed)
+        check(changed)
+    with pytest.raises(RunError, match="has options, and random takes none"):
+        check(entry | {"options": {"width": "1"}})
 
     record["players"]["random"]["runs"].pop(0)
     with pytest.raises(RunError, match="an entry's seeds are 0, 1, 2"):
         make_entry(record, "random")
+
+
+@pytest.mark.parametrize("path", sorted(ENTRIES.glob("*.json")), ids=lambda path: path.stem)
+def test_curves_and_marks_of_the_projects_entries_come_out(path: Path) -> None:
+    entry = read_entry(path)
+    track = find_track(entry["track"]["name"])
+    found = [check_curve(run, entry["learns"], track) for run in entry["runs"]]
+    assert found == [[]] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("curve", -1, "information"), 2.5, "curve of seed 1 ends at information 2.5"),
+        (("curve", -1, "ma"), 99.0, "curve of seed 1 ends at ma 99.0"),
+        (("curve", -1, "looks"), 10**6, "curve of seed 1 ends at looks"),
+        (("curve", -1, "seconds"), 3.0, "curve of seed 1 ends at seconds"),
+        (("curve", 3, "looks"), 0, "curve of seed 1 goes back"),
+        (("curve",), [], "curve of seed 1 is empty"),
+        (("converged",), False, "converged of seed 1 follows as True, the record says False"),
+        (("converged",), None, "converged of seed 1 follows as True, the record says None"),
+        (("stopped_short",), True, "stopped_short of seed 1 follows as False"),
+    ],
+)
+def test_a_curve_that_does_not_end_there_and_a_mark_that_does_not_follow_are_refused(
+    place: tuple, value: Any, named: str, tmp_path: Path
+) -> None:
+    entry = read_entry(OWN)
+    inner = entry["runs"][1]
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    path = tmp_path / "entry.json"
+    path.write_text(json.dumps(entry), encoding="utf-8")
+    with pytest.raises(RunError, match=named):
+        verify(VerifyConfig(path))
+
+
+def test_convergence_is_judged_from_the_curve(tmp_path: Path) -> None:
+    """A curve that still rises in its last third has not converged, whatever its record says."""
+    entry = read_entry(OWN)
+    for number, row in enumerate(entry["runs"][0]["curve"][:-1]):
+        row["information"] = 0.2 * number
+    path = tmp_path / "entry.json"
+    path.write_text(json.dumps(entry), encoding="utf-8")
+    with pytest.raises(RunError, match="converged of seed 0 follows as False"):
+        verify(VerifyConfig(path))
+
+
+def test_a_run_that_ended_early_for_no_reason_is_refused(tmp_path: Path) -> None:
+    entry = read_entry(OWN)
+    run = entry["runs"][0]
+    run["looks"] = run["curve"][-1]["looks"] = 190_000
+    run["stopped_short"] = True
+    path = tmp_path / "entry.json"
+    path.write_text(json.dumps(entry), encoding="utf-8")
+    with pytest.raises(RunError, match="before its looks and its time were used"):
+        verify(VerifyConfig(path))
 
 
 def test_several_seeds_of_one_checkpoint_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from encoders.bank.description import BankMismatchError
 from experiments import cli
 from experiments.runtime.runs import RunError
 from experiments.tracks import learners  # noqa: F401  registers its players
@@ -21,7 +23,7 @@ from experiments.tracks.learners import ALGORITHMS, build_player
 from experiments.tracks.players import PLAYERS, best_scanpath, oracle_points
 from experiments.tracks.registry import FIXED, LEARNED, TRACKS, find_track
 from experiments.tracks.report import collect_track, format_track
-from experiments.tracks.run import load_player, look, open_game, score_player
+from experiments.tracks.run import describe_game, load_player, look, open_game, score_player
 from experiments.tracks.verify import verify
 from glimpse_env.look.env import DogsLookVectorEnv
 
@@ -51,6 +53,7 @@ def log_p(game: Game, split: str, points: np.ndarray) -> np.ndarray:
 def test_every_player_of_a_track_is_registered() -> None:
     assert {*FIXED, *LEARNED} == set(PLAYERS)
     assert set(ALGORITHMS) < set(LEARNED)
+    assert {name for name, entry in PLAYERS.items() if entry.searched} == set(LEARNED)
     assert [name for name, entry in PLAYERS.items() if entry.privileged] == [
         "box-oracle",
         "lattice-oracle",
@@ -126,7 +129,7 @@ PLAYERS_REQUIRE = {
 }
 
 
-@pytest.mark.parametrize("name", ["two-deck", "fall-ppo", "label-sac", "ppo", "sac"])
+@pytest.mark.parametrize("name", ["two-deck", "fall-ppo", "label-sac", "ppo", "sac", "crossq"])
 def test_a_player_learns_is_saved_and_plays_again_alike(
     name: str, options: dict[str, Any], tiny: str, tmp_path: Path
 ) -> None:
@@ -144,7 +147,7 @@ def test_a_player_learns_is_saved_and_plays_again_alike(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {"ppo", "sac"}))
+@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {"ppo", "sac", "crossq"}))
 def test_every_algorithm_trains(
     name: str, options: dict[str, Any], tiny: str, tmp_path: Path
 ) -> None:
@@ -179,6 +182,8 @@ def test_a_table_an_entry_and_its_verification(finished: TrackConfig) -> None:
     for name in ("track.json", "track.png", "maps.png"):
         assert (finished.folder / name).stat().st_size > 0
     assert finished.submit is not None
+    for name in ("tiny-v1-curves.png", "tiny-v1-maps.png"):
+        assert (finished.submit / name).stat().st_size > 0
     entry = finished.submit / "tiny-v1-best-fixed.json"
     folders = {"bank": finished.bank, "classifier": finished.classifier}
     found = verify(VerifyConfig(entry, **folders))
@@ -186,6 +191,10 @@ def test_a_table_an_entry_and_its_verification(finished: TrackConfig) -> None:
 
     told = read_entry(entry)
     told["runs"][0]["information"] += 0.02
+    entry.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(RunError, match="curve of seed 0 ends at information"):
+        verify(VerifyConfig(entry, **folders))
+    told["runs"][0]["curve"][-1]["information"] += 0.02
     entry.write_text(json.dumps(told), encoding="utf-8")
     with pytest.raises(RunError, match="information of seed 0 is .* the record says"):
         verify(VerifyConfig(entry, **folders))
@@ -239,6 +248,21 @@ def test_compare_knows_tracks_from_environments(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         cli.main(["look", "elsewhere", "center"])
     assert "there is no track 'elsewhere'" in capsys.readouterr().err
+
+
+def test_a_track_may_name_its_encoder_by_hash(
+    options: dict[str, Any], tiny: str, monkeypatch: pytest.MonkeyPatch, game: Game
+) -> None:
+    """Banks of a tuned core are played, whatever the experiment's own encoder is."""
+    own = game.source("val").encoder
+    track = replace(find_track(tiny), encoder=own)
+    assert "encoder" not in find_track(tiny).record() and track.record()["encoder"] == own
+    config = LookConfig(tiny, "center", **options)
+    run = replace(game.run, encoder="googlenet")
+    named = Game(track, run=run, classifier=options["classifier"])
+    assert describe_game(named)["encoder"] == {"name": "inception_mini", "fingerprint": own}
+    with pytest.raises(BankMismatchError, match="wanted 000000000000"):
+        open_game(replace(track, encoder="0" * 64), config, 0)
 
 
 def test_a_track_is_a_record_that_json_gives_back() -> None:
