@@ -53,12 +53,12 @@ def command(
 def glimpse(*arguments: object, **environment: str) -> str:
     """Run `glimpse` to its good end; returns what it said."""
     process = command(*arguments, **environment)
-    said, _ = process.communicate(timeout=900)
+    said, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, said
     return said
 
 
-def until(done: Callable[[], Any], what: str, seconds: float = 900) -> Any:
+def until(done: Callable[[], Any], what: str, seconds: float = 1800) -> Any:
     """Wait for something; returns it."""
     deadline = time.monotonic() + seconds
     while not (found := done()):
@@ -92,10 +92,13 @@ def table_command(banks: Path, out: Path, *more: object) -> list[object]:
 
 
 def table(out: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A table without what may differ, times and commands, and the weights of all its runs."""
+    """A table without what may differ, and the weights of all its runs.
+
+    Times, commands, and the revision, whose mark says whether a file was being edited.
+    """
     record = json.loads((out / "table1.json").read_text())
     for cell in record["cells"].values():
-        for name in ("seconds", "commands", "glimpses_per_second"):
+        for name in ("seconds", "commands", "glimpses_per_second", "git_revision"):
             cell.pop(name, None)
     weights = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.safetensors")}
     assert len(weights) >= 4

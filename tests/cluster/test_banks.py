@@ -21,7 +21,7 @@ def test_three_shares_one_of_them_killed_are_the_whole(banks: Path, tmp_path: Pa
         assert running[1].wait(60) == -signal.SIGKILL, "it came to its end before"
         running[1] = command(*words[1], log=log)
         for each in running:
-            assert each.wait(600) == 0, log.read_text()
+            assert each.wait(1800) == 0, log.read_text()
     finally:
         for each in running:
             each.kill()

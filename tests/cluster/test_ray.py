@@ -43,7 +43,7 @@ def test_a_node_that_dies_costs_its_jobs_another_start(
         until(lambda: list(out.glob("*/seed-*/config.json")), "a run that has begun")
         node = next(each for each in cluster.worker_nodes)
         cluster.remove_node(node, allow_graceful=False)  # SIGKILL
-        said, _ = sweep.communicate(timeout=600)
+        said, _ = sweep.communicate(timeout=1800)
     finally:
         sweep.kill()
         cluster.add_node(num_cpus=1)
@@ -67,6 +67,6 @@ def test_an_address_that_does_not_answer_is_one_sentence(banks: Path, tmp_path: 
     address = f"127.0.0.1:{port}"
     words = table_command(banks, tmp_path / "t", "--cluster", "ray", "--ray-address", address)
     sweep = command(*words)
-    said, _ = sweep.communicate(timeout=300)
+    said, _ = sweep.communicate(timeout=1800)
     assert sweep.returncode == 1
     assert f"no Ray cluster answers at {address}" in said and "Traceback" not in said

@@ -42,7 +42,7 @@ def test_a_node_that_dies_costs_its_jobs_another_start(
         until(lambda: running(slurm) == {"n1", "n2"}, "two running jobs")
         until(lambda: list(out.glob("*/seed-*/config.json")), "a run that has begun")
         slurm.kill_node("n2")
-        said, _ = sweep.communicate(timeout=600)
+        said, _ = sweep.communicate(timeout=1800)
     finally:
         sweep.kill()
         slurm.start_node("n2")
@@ -78,7 +78,7 @@ def test_without_a_terminal_an_interruption_cancels_the_jobs(
     sweep = command(*table_command(banks, tmp_path / "table", *SLURM), **slurm.environment)
     until(lambda: running(slurm), "a running job")
     sweep.send_signal(signal.SIGINT)
-    said, _ = sweep.communicate(timeout=120)
+    said, _ = sweep.communicate(timeout=1800)
     assert sweep.returncode == 130, said
     assert "the same command goes on where it was" in said
     until(lambda: not slurm.jobs(), "an empty queue")
@@ -87,7 +87,7 @@ def test_without_a_terminal_an_interruption_cancels_the_jobs(
 def test_what_sbatch_refuses_is_one_sentence(slurm: SlurmHere, banks: Path, tmp_path: Path) -> None:
     words = table_command(banks, tmp_path / "t", "--cluster", "slurm", "--partition", "nowhere")
     sweep = command(*words, **slurm.environment)
-    said, _ = sweep.communicate(timeout=120)
+    said, _ = sweep.communicate(timeout=1800)
     assert sweep.returncode == 1
     assert "sbatch refused the jobs: " in said and "partition" in said
     assert "Traceback" not in said

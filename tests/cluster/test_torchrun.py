@@ -112,7 +112,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_train_as_one_does(alone: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with torchrun(log, 2, *TRAIN, "--epochs", 3, "--out", tmp_path / "two") as process:
-        assert process.wait(900) == 0, log.read_text()
+        assert process.wait(1800) == 0, log.read_text()
     check_same(alone, tmp_path / "two")
     names = {path.name for path in (tmp_path / "two").iterdir()}
     assert names == {path.name for path in alone.iterdir()}
@@ -123,7 +123,7 @@ def test_one_process_goes_on_where_two_were_stopped(alone: Path, tmp_path: Path)
     with torchrun(log, 2, *TRAIN, "--epochs", 3, "--out", out) as process:
         until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(300) != 0, f"it came to its end before:\n{log.read_text()}"
+        assert process.wait(1800) != 0, f"it came to its end before:\n{log.read_text()}"
     glimpse(*TRAIN, "--epochs", 3, "--out", out, "--resume")
     check_same(alone, out)
 
@@ -134,7 +134,7 @@ def test_a_process_that_is_killed_has_all_begin_again(alone: Path, tmp_path: Pat
     with torchrun(log, 2, *words) as process:
         until(lambda: list(out.glob("checkpoint/*")), "a checkpoint")
         os.kill(_children(process.pid)[-1], signal.SIGKILL)
-        assert process.wait(900) == 0, log.read_text()
+        assert process.wait(1800) == 0, log.read_text()
     assert f"exitcode: {-signal.SIGKILL}" in log.read_text(), "it came to its end before"
     check_same(alone, out)
 
