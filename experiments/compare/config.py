@@ -180,7 +180,7 @@ class TuneConfig(Budget, SweepConfig):
 
     Trial 0 is the settings as they are, Optuna draws the others. Every trial has the same budget,
     is scored on the validation cut, and has one seed, which no comparison uses. Started again, it
-    goes on where it was.
+    goes on where it was; started on another machine too, with the same --out, it takes its part.
     """
 
     environment: Positional[str] = "synthetic"
@@ -192,6 +192,9 @@ class TuneConfig(Budget, SweepConfig):
     """Folder of the trials and of the record."""
     trials: Count = 8
     """Trials an agent."""
+    workers: Count | None = None
+    """Workers that search at once, each a job that runs trial after trial (default: rounds of
+    --jobs trials, each round learning from those before)."""
     prune: bool = True
     """End a trial early where its score lags behind the median of the others."""
     steps: Count = field(default=50_000, kw_only=True)
@@ -212,6 +215,8 @@ class TuneConfig(Budget, SweepConfig):
         super().__post_init__()
         if not self.agents or len(set(self.agents)) != len(self.agents):
             raise ValueError("--agents names at least one, and each once")
+        if self.workers and self.jobs:
+            raise ValueError("--workers run a trial each at a time: leave --jobs out")
         for agent in self.agents:
             if settings_type(agent) is None:
                 raise ValueError(f"{agent!r} has no settings to search")

@@ -52,7 +52,13 @@ def open_study(journal: Path, agent: str) -> Study:
     )
 
 
-def next_trials(study: Study, most: int, count: int, seed: int) -> list[Trial]:
+def next_trials(
+    study: Study,
+    most: int,
+    count: int,
+    seed: int,
+    take: Callable[[int], bool] = lambda number: True,
+) -> list[Trial]:
     """Return trials to run: those that were cut short, then new ones.
 
     Args:
@@ -61,18 +67,35 @@ def next_trials(study: Study, most: int, count: int, seed: int) -> list[Trial]:
         count: Trials to return, at most.
         seed: Seed of the search. It is mixed with a trial's number, so that a search which was
             interrupted draws as one that was not.
+        take: Takes a trial by its number, unless another worker has it.
     """
     from optuna import trial
     from optuna.samplers import TPESampler
 
-    left = study.get_trials(states=[trial.TrialState.RUNNING])[:count]
-    trials = [trial.Trial(study, each._trial_id) for each in left]
+    running, trials = trial.TrialState.RUNNING, []
+    for each in study.get_trials(deepcopy=False, states=[running]):
+        if len(trials) == count:
+            return trials
+        # Asked again once it is ours: whoever had it may have come to its end meanwhile.
+        if take(each.number) and study.trials[each.number].state == running:
+            trials.append(trial.Trial(study, each._trial_id))
     begun = len(study.trials) - len(study.get_trials(states=[trial.TrialState.WAITING]))
     for number in range(begun, min(most, begun + count - len(trials))):
         mixed = np.random.SeedSequence([seed, *study.study_name.encode(), number])
         study.sampler = TPESampler(n_startup_trials=_RANDOM, seed=int(mixed.generate_state(1)[0]))
-        trials.append(study.ask())
+        asked = study.ask()
+        take(asked.number)
+        suggest(asked, study.study_name)
+        trials.append(asked)
     return trials
+
+
+def finished(study: Study, most: int) -> bool:
+    """Say whether a study has all its trials, each at its end."""
+    from optuna.trial import TrialState
+
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    return len(study.get_trials(deepcopy=False, states=ended)) >= most
 
 
 def suggest(trial: Trial, agent: str) -> tuple[str, ...]:

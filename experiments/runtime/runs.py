@@ -50,8 +50,12 @@ class RunError(RuntimeError):
 
 
 @contextmanager
-def sole_user(folder: Path) -> Iterator[None]:
+def sole_user(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder, made if need be, as long as the context lasts.
+
+    Args:
+        folder: The folder.
+        wait: Whether to wait for another process that holds it.
 
     Raises:
         RunError: Another process holds it.
@@ -59,7 +63,7 @@ def sole_user(folder: Path) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(folder / LOCK), timeout=0)
+    lock = FileLock(str(folder / LOCK), timeout=-1 if wait else 0)
     try:
         lock.acquire()
     except Timeout as error:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from experiments.cli import main
 from experiments.cluster.config import ClusterConfig
 from experiments.cluster.job import Job
 from experiments.compare import tune as tune_module
@@ -24,7 +29,7 @@ from experiments.compare.settings import (
     tuned_settings,
 )
 from experiments.compare.tune import TuneConfig, tune
-from experiments.runtime.runs import read_json, write_json
+from experiments.runtime.runs import RunError, read_json, write_json
 from tests.experiments.conftest import SMALL_DATA
 
 optuna = pytest.importorskip("optuna")
@@ -129,6 +134,86 @@ def test_a_search_draws_as_one_that_was_not_interrupted(
     assert len(set(whole)) == 6
 
 
+def search_slowly(config: TuneConfig, journal: Path, seconds: float) -> None:
+    """A worker whose trials take a while; each is noted with the worker that began it."""
+
+    def run_jobs(asked: list[Job], on: ClusterConfig, **others: object) -> None:
+        for job in asked:
+            with open(journal, "a") as file:
+                file.write(f"{os.getpid()} {job.experiment} {job.config.trial}\n")
+            time.sleep(seconds)
+            invented(job)
+
+    tune_module.run_jobs = run_jobs  # type: ignore[assignment]
+    tune_module.prepare_banks = lambda run: None  # type: ignore[assignment]
+    tune_module._WAIT_SECONDS = 0.05
+    tune(config)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the workers are forked")
+@pytest.mark.parametrize("dies", [False, True], ids=["both live", "one dies"])
+def test_two_workers_share_one_search(dies: bool, tmp_path: Path) -> None:
+    config = TuneConfig(agents=("a2c", "sac"), trials=5, jobs=1, out=tmp_path / "search")
+    notes = tmp_path / "notes"
+    fork = multiprocessing.get_context("fork")
+    # The first is in the midst of a trial for as long as the test takes, or until it dies.
+    delays = (600.0 if dies else 0.05, 0.05)
+    workers = [fork.Process(target=search_slowly, args=(config, notes, each)) for each in delays]
+    workers[0].start()
+    deadline = time.monotonic() + 300
+    while not notes.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers[1].start()
+    if dies:
+        while f"{workers[1].pid} " not in notes.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(workers[0].pid or 0, signal.SIGKILL)
+    for each in workers:
+        each.join(300)
+    assert [each.exitcode for each in workers] == [-signal.SIGKILL if dies else 0, 0]
+    begun = [line.split() for line in notes.read_text().splitlines()]
+    trials = sorted((agent, int(number)) for _, agent, number in begun)
+    every = [(agent, number) for agent in ("a2c", "sac") for number in range(5)]
+    # What the dead one was at is begun again; nothing else is run twice, or too often.
+    again = [] if not dies else [(begun[0][1], int(begun[0][2]))]
+    assert trials == sorted(every + again)
+    record = json.loads((tmp_path / "search" / "tuning.json").read_text())
+    assert [len(each["trials"]) for each in record["agents"].values()] == [5, 5]
+
+
+def test_a_search_of_another_budget_is_refused(quick: list[list[Job]], tmp_path: Path) -> None:
+    tune(TuneConfig(agents=("a2c",), trials=1, steps=50, out=tmp_path))
+    with pytest.raises(RunError, match="is of other settings .--steps.: ask for its own"):
+        tune(TuneConfig(agents=("a2c",), trials=2, steps=60, out=tmp_path))
+    tune(TuneConfig(agents=("a2c",), trials=2, steps=50, out=tmp_path))
+
+
+def test_a_dashboard_reads_the_journal(quick: list[list[Job]], tmp_path: Path) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard", reason="pip install optuna-dashboard")
+    tune(TuneConfig(agents=("a2c",), trials=2, out=tmp_path))
+    storage = open_study(tmp_path / "a2c.journal", "a2c")._storage
+    said: list[str] = []
+    asked = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "SERVER_NAME": "x"}
+    asked |= {"SERVER_PORT": "80", "wsgi.url_scheme": "http"}
+    body = dashboard.wsgi(storage)(asked, lambda status, *others: said.append(status))
+    (found,) = json.loads(b"".join(body))["study_summaries"]
+    assert said == ["200 OK"] and found["study_name"] == "a2c"
+
+
+@pytest.mark.slow
+def test_workers_as_jobs(bank: Path, tmp_path: Path) -> None:
+    words = ["tune", "synthetic", "--agents", "a2c", "--trials", "3", "--steps", "128"]
+    words += ["--minutes", "1e-6", "--max-minutes", "5", "--workers", "2", "--threads", "1"]
+    words += ["--dataset", "synthetic", "--num-images", "128", "--bank", str(bank)]
+    assert main([*words, "--out", str(tmp_path / "search")]) == 0
+    record = json.loads((tmp_path / "search" / "tuning.json").read_text())
+    assert len(record["agents"]["a2c"]["trials"]) == 3
+    for number in (1, 2):
+        assert "written: " in (tmp_path / f"search-worker-{number}.log").read_text()
+
+
 def test_a_trial_that_lags_behind_is_ended(tmp_path: Path) -> None:
     journal = tmp_path / "a2c.journal"
     study = open_study(journal, "a2c")
@@ -200,6 +285,8 @@ def test_a_search_of_nothing_is_refused() -> None:
         TuneConfig(trials=0)
     with pytest.raises(ValueError, match="--agents names at least one, and each once"):
         TuneConfig(agents=())
+    with pytest.raises(ValueError, match="--workers run a trial each at a time: leave --jobs out"):
+        TuneConfig(workers=2, jobs=2)
 
 
 @pytest.mark.parametrize("images", ["synthetic", "dogs"])
