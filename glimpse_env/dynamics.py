@@ -147,7 +147,11 @@ class GlimpseDynamics:
             key: The key of each episode; see `episode_key`.
             image: Which images; None: the next ones of the walk, which otherwise stands still.
         """
-        image = self.walk.advance(rows) if image is None else image
+        if image is None:
+            image = self.walk.advance(rows)
+            ahead = self.observer.ahead
+            if ahead is not None and ahead.due():
+                ahead.fetch(self.walk.upcoming(rows))
         self.observer.begin(rows, image)
         self._key[rows] = key
         self.image[rows] = image

@@ -106,8 +106,13 @@ class Walk:
 
     def advance(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """Return the next image of each environment in `rows`, and step on."""
-        epoch, place = np.divmod(self._position[rows], self.num_images)
+        image = self.upcoming(rows)
         self._position[rows] += self._stride
+        return image
+
+    def upcoming(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Return the next image of each environment in `rows`, without a step."""
+        epoch, place = np.divmod(self._position[rows], self.num_images)
         if not self._shuffled:
             return place
         image = np.empty_like(place)

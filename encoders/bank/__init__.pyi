@@ -12,3 +12,4 @@ from .points import (
     lattice as lattice,  # the points of a square lattice of fixations
     noise_keys as noise_keys,  # the keys of the noise around each patch of a bank
 )
+from .prefetch import Prefetch as Prefetch  # fetches features of the images that come next

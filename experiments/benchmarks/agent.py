@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.benchmarks.products import ALONE, MOVES, moves, products_alone, square
-from experiments.benchmarks.step_work import (
+from experiments.benchmarks.step.products import ALONE, MOVES, moves, products_alone, square
+from experiments.benchmarks.step.step_work import (
     all_flops,
     least_seconds,
     model_flops,
     parameter_passes,
 )
+from experiments.benchmarks.step.training_step import PARTS, QUICK, Sizes, TrainingStep
 from experiments.benchmarks.timing import (
     Contender,
     Rate,
@@ -29,7 +30,6 @@ from experiments.benchmarks.timing import (
     machine_record,
     quartiles,
 )
-from experiments.benchmarks.training_step import PARTS, QUICK, Sizes, TrainingStep
 
 CLAIM = (
     "A training step of the full-size agent (4,096 units a deck, three glimpses, 128 episodes) "

@@ -86,7 +86,7 @@ def run(*, quick: bool = False) -> Result:
     field += [_play_alone(dataset, _free(encoder))]
     rates = interleave(field, windows=windows, seconds=seconds)
     with tempfile.TemporaryDirectory() as folder:
-        bank = _draw_bank(Path(folder), dataset)
+        bank = draw_bank(Path(folder), dataset)
         banked = [
             _play(f"bank, {num_envs}, {array}", dataset, bank, num_envs, array=array)
             for num_envs in scales
@@ -202,7 +202,7 @@ def _play_alone(dataset: SyntheticDogs, encoder: Encoder) -> Contender:
     return Contender("free encoder, scalar", work)
 
 
-def _draw_bank(folder: Path, dataset: SyntheticDogs) -> FeatureBank:
+def draw_bank(folder: Path, dataset: SyntheticDogs) -> FeatureBank:
     """A bank of drawn features: nine places, three resolutions."""
     description = BankDescription(
         split=dataset.split,

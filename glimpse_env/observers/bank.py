@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 
 from encoders.bank.feature_bank import FeatureBank
+from encoders.bank.prefetch import Prefetch
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.observers.base import Gaze
 from glimpse_env.observers.patches import PatchSource
@@ -71,6 +72,7 @@ class BankObserver:
                 f"{options.context!r} asks for: make one that has"
             )
         self._bank = bank
+        self.ahead: Prefetch | None = Prefetch(bank, mirrored=flips)
         self.encoder_fingerprint: str | None = bank.encoder
         self._grid = bank.resolve_grid(options.context_grid)
         self._centre = int(centre[0])

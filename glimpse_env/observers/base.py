@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float32, Int64, UInt64
 if TYPE_CHECKING:
     import torch
 
+    from encoders.bank.prefetch import Prefetch
+
 
 @dataclass(frozen=True)
 class Gaze:
@@ -57,6 +59,7 @@ class Observer(Protocol):
         flips: Whether images are mirrored at random.
         random_context: Whether the context's place is random.
         encoder_fingerprint: Hash of the encoder; None where only pixels are shown.
+        ahead: Fetches what comes next from the disk; None where nothing is to be fetched.
     """
 
     resolutions: tuple[str, ...]
@@ -65,6 +68,7 @@ class Observer(Protocol):
     flips: bool
     random_context: bool
     encoder_fingerprint: str | None
+    ahead: Prefetch | None
 
     def snap(self, fixation: Float32[np.ndarray, "n 2"]) -> Float32[np.ndarray, "n 2"]:
         """Return the fixations that will really be looked at."""

@@ -19,6 +19,8 @@ from glimpse_env.options import EnvOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from encoders.bank.prefetch import Prefetch
+
 _live_encoders: weakref.WeakValueDictionary[tuple, Encoder] = weakref.WeakValueDictionary()
 
 
@@ -52,6 +54,7 @@ class LiveObserver:
         self.flips, self.random_context = flips, random_context
         self.resolutions = tuple(options.resolutions)
         self.device = torch.device("cpu")
+        self.ahead: Prefetch | None = None
         self.encoder: Encoder | None = None
         self.encoder_fingerprint: str | None = None
         self._grid = 1

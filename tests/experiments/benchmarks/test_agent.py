@@ -14,8 +14,8 @@ from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from experiments.benchmarks.agent import CLAIM, LEAST_SHARE
 from experiments.benchmarks.free_env import FreeVectorEnv
-from experiments.benchmarks.products import ALONE, MOVES, moves, products_alone
-from experiments.benchmarks.step_work import (
+from experiments.benchmarks.step.products import ALONE, MOVES, moves, products_alone
+from experiments.benchmarks.step.step_work import (
     Product,
     all_flops,
     least_seconds,
@@ -23,7 +23,7 @@ from experiments.benchmarks.step_work import (
     parameter_passes,
     products_of_step,
 )
-from experiments.benchmarks.training_step import PARTS, QUICK, TrainingStep
+from experiments.benchmarks.step.training_step import PARTS, QUICK, TrainingStep
 from experiments.cli import main
 
 CPU = torch.device("cpu")

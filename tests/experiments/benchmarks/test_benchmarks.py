@@ -55,6 +55,31 @@ def test_environment(tmp_path: Path) -> None:
     assert found["share"] == pytest.approx(bare / free, rel=1e-2)
 
 
+def test_reading(tmp_path: Path) -> None:
+    record = run("reading", tmp_path)
+    rates, found = record["episodes_a_second"], record["found"]
+    assert len(rates) == 8 and all(len(each["clock"]["windows"]) == 2 for each in rates.values())
+    share = found["training: share of the warm rate, fetching"]
+    assert record["holds"] == (share >= 0.9)
+    cold, warm = (
+        rates[f"training, {state}, fetching"]["clock"]["median"] for state in ("cold", "warm")
+    )
+    assert share == pytest.approx(cold / warm, rel=1e-2)
+    # A context and three glimpses at three resolutions, 1,024 numbers of two bytes each.
+    assert record["bytes"]["served_an_episode"] == 2 * 1024 * 10
+
+
+@pytest.mark.slow
+def test_workers(tmp_path: Path) -> None:
+    record = run("workers", tmp_path)
+    efficiency = record["efficiency"]
+    assert set(efficiency) == {"bank, images", "run, episodes", "torchrun, glimpses"}
+    assert record["holds"] == (min(efficiency.values()) >= 0.9)
+    for name, rates in record["rates"].items():
+        one, two = (rates[count]["clock"]["median"] for count in ("one", "two"))
+        assert efficiency[name] == pytest.approx(two / one / 2, rel=1e-2)
+
+
 def test_a_free_encoder_is_free_and_right_in_shape() -> None:
     features = Free()(torch.zeros(7, 3, 96, 96))
     assert features.shape == (7, 1024) and features.stride(0) == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from experiments.benchmarks.step_work import BYTES, Product, all_flops
+from experiments.benchmarks.step.step_work import BYTES, Product, all_flops
 from experiments.benchmarks.timing import Contender, wait
 
 ALONE = ("all", "all, new memory", "forward", "input", "weight", "weight, new memory")

@@ -19,7 +19,7 @@ from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from agents.trajectory import Trajectory
 from experiments.benchmarks.free_env import FreeVectorEnv
-from experiments.benchmarks.step_work import products_of_step
+from experiments.benchmarks.step.step_work import products_of_step
 from experiments.benchmarks.timing import wait
 
 PARTS = ("collect", "losses", "first pass", "backward", "clip", "optimiser", "metrics")
