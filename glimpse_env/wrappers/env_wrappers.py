@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from glimpse_env.wrappers.codecs import (
@@ -67,6 +67,11 @@ class BatchWrapper(VectorWrapper):
         self.action_space = batch_space(codec.space, env.num_envs)
         self.single_observation_space = join_space(env.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """The environment's own; TorchRL looks for it here."""
+        return self.metadata["autoreset_mode"]
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None

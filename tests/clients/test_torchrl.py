@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
+
 import gymnasium
 import pytest
+import torch
 
 import glimpse_env  # noqa: F401
-from tests.clients.helpers import PIXELS, Recorder, assert_independent, client
+from tests.clients.helpers import GAME, PIXELS, ROOT, Recorder, assert_independent, client
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -66,3 +69,24 @@ def test_a_collector() -> None:
     for batch in batches:
         assert int(batch["next", "done"].sum()) == 5
         assert set(batch["next", "reward"].flatten().tolist()) <= {0.0, 1.0}
+
+
+def test_the_worked_example_keeps_tensors_on_their_device() -> None:
+    envs = client("torchrl.envs")
+    example = runpy.run_path(str(ROOT / "experiments" / "examples" / "torchrl_rollout.py"))
+    env = example["build"](4, **GAME)
+    envs.check_env_specs(env)
+    policy = example["TensorDictModule"](
+        example["Policy"](env), in_keys=["context", "glimpse"], out_keys=["action"]
+    )
+    given = []
+    step = env._env.env.step  # below the flat face
+    env._env.env.step = lambda action: given.append(step(action)) or given[-1]
+    rollout = env.rollout(8, policy)
+    assert rollout.batch_size == (4, 2) and rollout.device == env.device
+    assert rollout["next", "terminated"][:, -1].all()
+    # What TorchRL holds is what the environment gave, without a copy through numpy.
+    for name in ("context", "fixation"):
+        seen = [observation[name] for observation, *_ in given]
+        assert all(each.device == env.device for each in seen)
+        assert (rollout["next", name] == torch.stack(seen, 1)).all()
