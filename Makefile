@@ -126,7 +126,7 @@ test-cluster: install
 			DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes slurm-wlm munge >/dev/null; } || \
 		echo "test-cluster: no SLURM; as root: apt-get install slurm-wlm munge" >&2
 	$(BIN)/python -m pip install --quiet 'moto[server]>=5' || echo "test-cluster: no moto, so S3 is not tested" >&2
-	GLIMPSE_TEST_CLUSTER=1 $(BIN)/pytest -q -rs tests/cluster tests/experiments/prepare/test_shares.py
+	GLIMPSE_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs tests/cluster tests/experiments/prepare/test_shares.py
 
 # Known vulnerabilities of what is installed. It asks an advisory service, so CI does not run it;
 # --strict, since what the service does not know would else pass for safe.

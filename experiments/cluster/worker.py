@@ -76,8 +76,16 @@ def run_task(order: Order, started: Callable[[subprocess.Popen], None] | None = 
     inside = os.path.isdir(order.folder) and order.file.startswith(order.folder + os.sep)
     file = os.path.relpath(order.file, order.folder) if inside else order.file
     environment |= {"OMP_NUM_THREADS": str(order.threads), PARENT: str(os.getpid())}
-    with open(order.log, "a", encoding="utf-8") as log:
-        print(f"{_START}{here}, {time.strftime('%Y-%m-%d %H:%M:%S')}", file=log, flush=True)
+    try:
+        log = open(order.log, "ab", buffering=0)
+        log.write(f"{_START}{here}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+    except OSError as error:
+        return Outcome(
+            1,
+            f"{here} cannot write {order.log} ({error.strerror}): make room on that disk, or give "
+            "another --out",
+        )
+    with log:
         process = subprocess.Popen(
             # Through the module, so that it works where the script is not on the path.
             [sys.executable, "-m", "experiments.cli", "job", file],

@@ -120,6 +120,7 @@ def check(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert all((ROOT / word).exists() for word in rest if word.startswith("docs/")), words
     else:
         others = ("git", "cd", "export", "tensorboard", "pre-commit", "jupytext", "ray")
+        others += ("optuna-dashboard",)
         assert program in others, words
         shlex.join(rest)
 
