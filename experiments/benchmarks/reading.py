@@ -40,18 +40,18 @@ SERVED = 2 * FEATURES * (1 + GLIMPSES * len(RESOLUTIONS))
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured."""
+    """Sizes of the bank, of the agent and of the windows."""
 
     images: int = 12_000
-    """In the bank, 57 kB each."""
+    """Images of the bank, 57 kB each."""
     batch: int = 128
     """Episodes side by side."""
     batches: int = 24
-    """A window, each of images of its own."""
+    """Batches a window, each of images of its own."""
     hidden: int = 512
-    """Units a deck."""
+    """Units a deck of the agent."""
     windows: int = 5
-    """Of each."""
+    """Windows of each work, state and way."""
 
 
 QUICK = Sizes(images=24, batch=4, batches=2, hidden=8, windows=2)

@@ -30,22 +30,22 @@ _FEATURES, _CLASSES, _BATCH = 1024, 120, 128
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured."""
+    """Sizes of the three works, and of their windows."""
 
     encoder: str = "googlenet"
-    """Of the bank."""
+    """Encoder of the bank."""
     hidden: int = 512
     """Units a deck of the run."""
     windows: int = 7
-    """Of one worker, and of two, in turns."""
+    """Windows of one worker, and as many of two, in turns."""
     seconds: float = 4.0
     """Length of a window."""
     images: int = 512
-    """Of the training by torchrun, with a live encoder."""
+    """Images of the training by torchrun."""
     batch: int = 64
-    """Of the training by torchrun, shared out."""
+    """Episodes of a batch of the training by torchrun, shared out."""
     epochs: int = 4
-    """Of the training by torchrun, of which the first is not counted."""
+    """Epochs of the training by torchrun, of which the first is not counted."""
 
 
 QUICK = Sizes("inception_mini", 8, 2, 0.05, 48, 8, 2)
