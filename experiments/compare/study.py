@@ -58,6 +58,7 @@ def next_trials(
     count: int,
     seed: int,
     take: Callable[[int], bool] = lambda number: True,
+    spaces: Mapping[str, LogRange | tuple[Any, ...]] | None = None,
 ) -> list[Trial]:
     """Return trials to run: those that were cut short, then new ones.
 
@@ -68,6 +69,7 @@ def next_trials(
         seed: Seed of the search. It is mixed with a trial's number, so that a search which was
             interrupted draws as one that was not.
         take: Takes a trial by its number, unless another worker has it.
+        spaces: What to draw of a new trial, each from the trial's own seed.
     """
     from optuna import trial
     from optuna.samplers import TPESampler
@@ -85,7 +87,7 @@ def next_trials(
         study.sampler = TPESampler(n_startup_trials=_RANDOM, seed=int(mixed.generate_state(1)[0]))
         asked = study.ask()
         take(asked.number)
-        suggest(asked, study.study_name)
+        draw(asked, spaces or {})
         trials.append(asked)
     return trials
 

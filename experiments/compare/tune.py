@@ -98,7 +98,12 @@ def _claimed(config: TuneConfig, studies: dict[str, Study], count: int) -> Itera
                 Job("train-agent", agent, _trial_run(config, study, trial), resumable=False)
                 for agent, study in studies.items()
                 for trial in next_trials(
-                    study, config.trials, count, config.seed, claims[agent].take
+                    study,
+                    config.trials,
+                    count,
+                    config.seed,
+                    claims[agent].take,
+                    searched_settings(agent),
                 )
             ]
         yield jobs

@@ -64,7 +64,7 @@ def _search(config: TrackTuneConfig, studies: dict[str, Study]) -> None:
         jobs = []
         for name, study in studies.items():
             spaces = {each: own.space for each, own in PLAYERS[name].searched.items()}
-            for trial in next_trials(study, config.trials, count, config.seed):
+            for trial in next_trials(study, config.trials, count, config.seed, spaces=spaces):
                 run = config.look(name, trial.number, draw(trial, spaces))
                 jobs.append(Job("look", name, run, resumable=False))
                 trials[jobs[-1].name] = (study, trial.number)
