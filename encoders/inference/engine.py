@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inception_mini import InceptionMini
+from encoders.inference.backends import Backend, check_backend, choose_form, refuse_others
 from encoders.inference.buckets import CPU_BUCKETS, CUDA_BUCKETS, PACKED_BUCKETS, split_batch
 from encoders.inference.cuda_graphs import GraphedForward
 from encoders.inference.devices import (
@@ -264,6 +265,7 @@ def make_encoder(
     compile: bool = False,
     patch_side: int = 96,
     calibration: UInt8[Tensor, "N P P 3"] | None = None,
+    backend: Backend = "torch",
 ) -> Encoder:
     """Turn anything that the environment's `encoder` option takes into a frozen `Encoder`.
 
@@ -282,6 +284,9 @@ def make_encoder(
         calibration: uint8 [N, P, P, 3], some hundred patches like those to be encoded, of training
             images, whose largest activations are what int8 can express. Takes as long as encoding
             them in fp32, some seconds.
+        backend: Who computes a GoogLeNet on a CPU: `torch`, with our kernels; `openvino` (extra
+            `openvino`); `auto`, the faster of them by a trial of a second, kept in the user's cache
+            by processor, and `torch` for all else.
 
     Returns:
         The frozen encoder.
@@ -289,8 +294,10 @@ def make_encoder(
     Raises:
         TypeError: for anything else.
         ValueError: for an unknown name, a module that cannot be copied or gives neither [N, D] nor
-            [N, C, h, w], or int8 of what is no GoogLeNet, on another device or without patches.
-        DeviceNotAvailableError: for int8 on a processor without instructions for it.
+            [N, C, h, w], or int8 of what is no GoogLeNet, on another device or without patches;
+            for a backend that is none, or that does not go with the rest.
+        DeviceNotAvailableError: for int8 on a processor without instructions for it; for OpenVINO
+            where it is not installed.
 
     Example:
         >>> encoder = make_encoder("inception_mini", device="cpu", precision="fp32")
@@ -298,6 +305,7 @@ def make_encoder(
         >>> features.shape == (2, encoder.feature_size)
         True
     """
+    check_backend(backend, device, precision, compile)
     if precision == "int8" or calibration is not None:
         _check_int8(encoder, resolve_device(device), precision, compile, calibration)
     if isinstance(encoder, Encoder):
@@ -316,6 +324,7 @@ def make_encoder(
         if spec.architecture == "module":
             module = build_module(spec)
     if module is not None:
+        refuse_others(backend, type(module).__name__ if spec is None else repr(spec.name))
         dtype = resolve_precision("fp32" if precision == "auto" else precision, target)
         own, size, map_shape = adopt(module, target, dtype, patch_side)
         unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
@@ -327,9 +336,12 @@ def make_encoder(
         dtype = resolve_precision("auto" if precision == "int8" else precision, target)
         plain = build_network(spec)
         fused = fuse_googlenet(plain) if isinstance(plain, GoogLeNetTrunk) else plain
-        network = fast_form(
-            fused, spec.normalisation, target, dtype, compile=compile, calibration=calibration
-        )
+        scale = spec.normalisation
+        network = fast_form(fused, scale, target, dtype, compile=compile, calibration=calibration)
+        if not isinstance(fused, GoogLeNetTrunk):
+            refuse_others(backend, repr(spec.name))
+        elif target.type == "cpu" and calibration is None and not compile:
+            network = choose_form(backend, network, fused, scale, dtype)
         size, fingerprint = spec.feature_size, spec.fingerprint
         map_shape = spec.map_shape(patch_side)
     return Encoder(
