@@ -12,7 +12,7 @@ SIDE_BY_SIDE := -n 2 --dist worksteal
 # does not. Both runs are printed.
 AGAIN := --last-failed --last-failed-no-failures none
 
-.PHONY: install demo lint test test-all annotations test-browser test-lowest test-package test-clients test-cluster audit docs clean
+.PHONY: install demo lint test test-all annotations test-browser test-lowest test-package test-clients test-cluster gpu gpu-wheels audit docs clean
 
 install: $(VENV)/.installed
 
@@ -127,6 +127,22 @@ test-cluster: install
 		echo "test-cluster: no SLURM; as root: apt-get install slurm-wlm munge" >&2
 	$(BIN)/python -m pip install --quiet 'moto[server]>=5' || echo "test-cluster: no moto, so S3 is not tested" >&2
 	GLIMPSE_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs tests/cluster tests/experiments/prepare/test_shares.py
+
+# All that wants an NVIDIA GPU, by the machine's own Python and torch: nothing is installed but the
+# wheels in GPU_WHEELS, if there are some. Started again it goes on. GPU="--stage NAME" chooses.
+GPU_PYTHON ?= python3
+GPU_WHEELS ?= wheels/gpu
+GPU ?=
+
+gpu:
+	$(GPU_PYTHON) -m experiments.gpu $(if $(wildcard $(GPU_WHEELS)/*.whl),--wheels $(GPU_WHEELS)) $(GPU)
+
+# On a machine with a network: what an image with torch usually lacks, all of it pure Python, to be
+# carried to one without.
+gpu-wheels:
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+		--dest $(GPU_WHEELS) annotated-types beartype docstring-parser farama-notifications \
+		gymnasium platformdirs sb3-contrib stable-baselines3 typeguard tyro
 
 # Known vulnerabilities of what is installed. It asks an advisory service, so CI does not run it;
 # --strict, since what the service does not know would else pass for safe.

@@ -13,7 +13,9 @@ def torch_defaults(device: str = "cpu") -> Iterator[None]:
     """Compute with torch's original defaults meanwhile, whatever the program has chosen for itself.
 
     Set aside are a default dtype other than float32, a default device other than the CPU, autocast
-    and matrix products of less than full precision. Where nothing was changed, nothing is done.
+    and matrix products of less than full precision; on CUDA also TF32 in convolutions, which is
+    torch's own default there: features in fp32 are those of a CPU. Where nothing was changed,
+    nothing is done.
 
     Args:
         device: Type of the device that computes, whose autocast is switched off.
@@ -36,6 +38,9 @@ def torch_defaults(device: str = "cpu") -> Iterator[None]:
         if precision != "highest":
             torch.set_float32_matmul_precision("highest")
             stack.callback(torch.set_float32_matmul_precision, precision)
+        if device == "cuda" and _convolutions_in_tf32():
+            torch.backends.cudnn.allow_tf32 = False
+            stack.callback(setattr, torch.backends.cudnn, "allow_tf32", True)
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if torch.is_autocast_enabled(device):
@@ -48,3 +53,10 @@ def _matmul_precision() -> str:
         return torch.get_float32_matmul_precision()
     except RuntimeError:  # set by names of newer versions, which do not mix with this one
         return "highest"
+
+
+def _convolutions_in_tf32() -> bool:
+    try:
+        return bool(torch.backends.cudnn.allow_tf32)
+    except RuntimeError:  # set by names of newer versions, which do not mix with this one
+        return False

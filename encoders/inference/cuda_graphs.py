@@ -25,6 +25,7 @@ class GraphedForward:
         self.forward, self.device = forward, device
         self._captured: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._pool: Any = None
+        self._done: torch.cuda.Event | None = None
         self._lock = Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -35,9 +36,17 @@ class GraphedForward:
             if shape not in self._captured:
                 self._captured[shape] = self._capture(x)
             graph, given, result = self._captured[shape]
+            stream = torch.cuda.current_stream(self.device)
+            # Graphs share memory: on another stream the replay before this one may still run.
+            if self._done is None:
+                self._done = torch.cuda.Event()
+            else:
+                stream.wait_event(self._done)
             given.copy_(x)
             graph.replay()
-            return result.clone()
+            found = result.clone()
+            self._done.record(stream)
+            return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the graphs, which belong to this process; a copy captures its own."""
@@ -57,8 +66,11 @@ class GraphedForward:
                 self.forward(given)
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # One pool of memory for all shapes: they never run at the same time.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+        # One pool of memory for all shapes: they never run at the same time. What other threads
+        # allocate meanwhile is no part of the capture, and must not end it.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
             result = self.forward(given)
         self._pool = self._pool or graph.pool()
         return graph, given, result

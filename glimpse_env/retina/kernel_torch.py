@@ -9,11 +9,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from glimpse_env.pyramids.pyramid import PATCH_BYTES, PATCH_SIDE
@@ -37,14 +37,28 @@ def cut(flat: Tensor, plan: tuple[np.ndarray, ...]) -> UInt8[Tensor, "N P P 3"]:
         flat: uint8, the levels.
         plan: Of `batch_retina.plan_patches`.
     """
-    start, shape, origin, mirror, offset = plan
-    # One small copy to the device for the whole batch: 7 numbers a patch.
-    columns = (start, shape[:, 0], shape[:, 1], origin[:, 0], origin[:, 1], mirror, offset)
-    packed = torch.from_numpy(np.stack(columns).astype(np.int64)).to(flat.device, non_blocking=True)
-    table = device_noise(flat.device)
-    if flat.is_cuda and find_spec("triton") is not None:
+    table, packed = device_noise(flat.device), pack(plan, flat.device)
+    if kernel_name(flat.device) == "triton":
         return cut_by_triton(flat, table, packed)
     return cut_by_torch(flat, table, packed)
+
+
+def pack(plan: tuple[np.ndarray, ...], device: torch.device) -> Int64[Tensor, "7 N"]:
+    """Bring a plan to a device: one small copy for the whole batch, 7 numbers a patch."""
+    start, shape, origin, mirror, offset = plan
+    columns = (start, shape[:, 0], shape[:, 1], origin[:, 0], origin[:, 1], mirror, offset)
+    # Column by column: among signed and unsigned numbers numpy would stack floats.
+    packed = np.empty((len(columns), len(start)), np.int64)
+    for row, column in zip(packed, columns, strict=True):
+        row[:] = column
+    return torch.from_numpy(packed).to(device, non_blocking=True)
+
+
+@cache
+def kernel_name(device: torch.device) -> Literal["triton", "torch"]:
+    """Return which kernel `cut` uses on a device."""
+    found = device.type == "cuda" and find_spec("triton") is not None
+    return "triton" if found else "torch"
 
 
 def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N P P 3"]:
@@ -72,15 +86,27 @@ def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N 
     return torch.cat(parts) if parts else flat.new_empty((0, side, side, 3))
 
 
-def cut_by_triton(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N P P 3"]:
-    """Cut patches by one Triton kernel; arguments as for `cut_by_torch`."""
+def cut_by_triton(
+    flat: Tensor, table: Tensor, plan: Tensor, *, block: int = _BLOCK, num_warps: int = 4
+) -> UInt8[Tensor, "N P P 3"]:
+    """Cut patches by one Triton kernel; arguments as for `cut_by_torch`.
+
+    Args:
+        flat: The levels.
+        table: The noise.
+        plan: Of `pack`.
+        block: Bytes of a program: a power of two that divides a patch, 1,024 at most.
+        num_warps: Warps of a program.
+    """
     count = plan.shape[1]
     out = flat.new_empty((count, PATCH_SIDE, PATCH_SIDE, 3))
     if count:
-        grid = (count, PATCH_BYTES // _BLOCK)
+        grid = (count, PATCH_BYTES // block)
         # Triton launches on the current device, whatever the tensors'.
         with torch.cuda.device(flat.device) if flat.is_cuda else nullcontext():
-            _triton_kernel()[grid](flat, table, plan, out, count, PATCH_SIDE, _BLOCK)
+            _triton_kernel()[grid](
+                flat, table, plan, out, count, PATCH_SIDE, block, num_warps=num_warps
+            )
     return out
 
 

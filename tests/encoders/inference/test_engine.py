@@ -33,8 +33,6 @@ from encoders.spec import EncoderSpec, get_spec
 from encoders.weights.files import load_state
 from tests.encoders.test_googlenet import randomly
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-
 
 def patches(count: int, seed: int = 0) -> torch.Tensor:
     """Smooth random images: white noise would exercise no structure."""
@@ -309,7 +307,7 @@ def test_fusing_leaves_the_plain_module_alone() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@CUDA
+@pytest.mark.cuda
 @pytest.mark.parametrize("count", [1, 5, 64, 100])
 def test_graphs_on_cuda_replay_any_batch(count: int) -> None:
     spec = replace(get_spec("googlenet"), weights=None, sha256=None)
@@ -320,7 +318,7 @@ def test_graphs_on_cuda_replay_any_batch(count: int) -> None:
     assert relative_error(first, make_encoder(spec, device="cpu", precision="fp32")(x)) < 1e-3
 
 
-@CUDA
+@pytest.mark.cuda
 def test_building_leaves_the_generators_of_cuda_alone() -> None:
     torch.cuda.manual_seed_all(11)
     before = torch.cuda.get_rng_state()
@@ -354,7 +352,7 @@ def test_unknown_precision() -> None:
         resolve_precision("fp16", torch.device("cpu"))
 
 
-@CUDA
+@pytest.mark.cuda
 @pytest.mark.parametrize("precision, bound", [("fp32", 1e-3), ("bf16", 2e-2)])
 def test_cuda_equals_cpu(precision: str, bound: float, tmp_path: Path) -> None:
     state = randomly("googlenet_bvlc")

@@ -16,11 +16,16 @@ from hypothesis import given, settings
 from glimpse_env.pyramids.arena import PyramidArena
 from glimpse_env.pyramids.pyramid import RESOLUTIONS
 from glimpse_env.retina.batch import cut_from_arena, plan_patches
-from glimpse_env.retina.kernel_torch import cut_by_torch, cut_by_triton, device_noise
+from glimpse_env.retina.kernel_torch import (
+    cut_by_torch,
+    cut_by_triton,
+    device_noise,
+    kernel_name,
+    pack,
+)
 from glimpse_env.retina.rules import cut_patches
 from tests.glimpse_env.pyramids.test_arena import PYRAMIDS, looks, parts
 
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 ROOT = Path(__file__).parents[3]
 
 
@@ -75,11 +80,20 @@ def compare_kernels(device: str) -> None:
     plan = plan_patches(arena, image, fixation, np.arange(12) % 3 == 0, key, RESOLUTIONS)
     start, shape, origin, mirror, offset = plan
     rows = (start, *shape.T, *origin.T, mirror, offset)
-    packed = torch.from_numpy(np.stack(rows).astype(np.int64)).to(device)
+    packed = pack(plan, torch.device(device))
+    np.testing.assert_array_equal(packed.cpu().numpy(), [list(map(int, row)) for row in rows])
     table = device_noise(torch.device(device))
     expected = cut_by_torch(arena.flat, table, packed)
     assert expected.float().std() > 10
-    assert torch.equal(cut_by_triton(arena.flat, table, packed), expected)
+    for sizes in ({}, {"block": 256, "num_warps": 8}):
+        assert torch.equal(cut_by_triton(arena.flat, table, packed, **sizes), expected)
+    one = packed[:, :1].contiguous()  # a count of one is compiled as a constant
+    assert torch.equal(cut_by_triton(arena.flat, table, one), expected[:1])
+    assert len(cut_by_triton(arena.flat, table, packed[:, :0])) == 0
+    plain = cut_patches(
+        [PYRAMIDS[each] for each in image], fixation, np.arange(12) % 3 == 0, key, RESOLUTIONS
+    )
+    np.testing.assert_array_equal(expected.cpu().numpy().reshape(plain.shape), plain)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
@@ -93,6 +107,25 @@ def test_tritons_kernel_interpreted():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@CUDA
+def test_a_device_of_cuda_has_tritons_kernel_where_triton_is():
+    assert kernel_name(torch.device("cpu")) == "torch"
+    there = find_spec("triton") is not None
+    assert kernel_name(torch.device("cuda:3")) == ("triton" if there else "torch")
+
+
+def test_large_noise_offsets_and_starts_stay_whole_numbers():
+    """Signed and unsigned columns together would be floats, which hold 53 bits."""
+    large = 2**53 + 1
+    plan = (
+        np.array([large]),
+        np.array([[3, 4]]),
+        np.array([[-1, 2]]),
+        np.array([True]),
+        np.array([large], np.uint64),
+    )
+    assert pack(plan, torch.device("cpu"))[:, 0].tolist() == [large, 3, 4, -1, 2, 1, large]
+
+
+@pytest.mark.cuda
 def test_tritons_kernel_on_cuda():
     compare_kernels("cuda")
