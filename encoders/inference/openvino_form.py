@@ -5,7 +5,11 @@ The graph is built operator by operator from the fused form, so that nothing is 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -84,9 +88,10 @@ class OpenVinoTrunk(nn.Module):
 
     def forward(self, pixels: UInt8[Tensor, "N P P 3"], grid: int = 1) -> Float[Tensor, "N W"]:
         """Features of raw patches, and their cells; see `read_out`."""
-        request = self._request(pixels.shape[1], grid > 1)
-        found = request.infer({0: np.ascontiguousarray(pixels.numpy())})[0]
-        made = torch.from_numpy(np.array(found, dtype=np.float32))
+        with signal_stack_kept():
+            request = self._request(pixels.shape[1], grid > 1)
+            found = request.infer({0: np.ascontiguousarray(pixels.numpy())})[0]
+            made = torch.from_numpy(np.array(found, dtype=np.float32))
         return read_out(made, grid) if grid > 1 else made
 
     def _request(self, side: int, cells: bool) -> Any:
@@ -100,6 +105,30 @@ class OpenVinoTrunk(nn.Module):
                     compiled = self._compiled[key[1:]] = _compile(*self._parts, side, cells)
                 found = self._requests[key] = compiled.create_infer_request()
         return found
+
+
+class _Stack(ctypes.Structure):
+    """`stack_t` of signal.h, as Linux lays it out."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]  # noqa: RUF012
+
+
+@contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """Give this thread back the stack on which it had its signals handled.
+
+    On processors with AMX OpenVINO sets one of its own, and frees it with the graph, in whatever
+    thread that happens: the next signal, of Ctrl-C for one, would then end the process.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _Stack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _compile(

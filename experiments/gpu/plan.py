@@ -216,7 +216,6 @@ def _run(given: argparse.Namespace, arguments: Sequence[str], name: str) -> str:
         "TRITON_CACHE_DIR": str(caches / "triton"),
         "PYTHONPATH": os.pathsep.join(filter(None, places)),
         "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
     }
     began = time.time()
     with log.open("ab") as file:

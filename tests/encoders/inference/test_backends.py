@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,25 @@ def test_any_batch_of_any_thread_and_copy_is_served() -> None:
             torch.testing.assert_close(each, features, rtol=1e-4, atol=1e-5)
     for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
         torch.testing.assert_close(copied(x), features, rtol=1e-4, atol=1e-5)
+
+
+def test_a_signal_after_it_is_handled() -> None:
+    """Where OpenVINO sets a stack for signals, it is gone with the graph."""
+    needs_openvino()
+    encoder = make_encoder(unloaded(), device="cpu", precision="fp32", backend="openvino")
+    x = patches(1)
+    encoder(x)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(encoder, x).result()
+        held = [encoder]
+        del encoder
+        pool.submit(held.clear).result()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # Chosen by a trial
