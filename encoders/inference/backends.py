@@ -141,7 +141,7 @@ def _place() -> Path | None:
 
 
 def _key(fused: GoogLeNetTrunk, dtype: torch.dtype) -> str:
-    """What a trial's result depends on."""
+    """Name all that a trial's result depends on."""
     spec = fused.spec
     network = f"{spec.architecture} {spec.stem} stride {spec.stride} {spec.depth}"
     parts = (_processor(), network, str(dtype), f"{torch.get_num_threads()} threads")

@@ -95,7 +95,7 @@ class OpenVinoTrunk(nn.Module):
         return read_out(made, grid) if grid > 1 else made
 
     def _request(self, side: int, cells: bool) -> Any:
-        """What this thread infers with: a request serves one call at a time."""
+        """Return the request of this thread, since one serves a single call at a time."""
         key = (get_ident(), side, cells)
         found = self._requests.get(key)
         if found is None:

@@ -16,3 +16,6 @@ from .live import (
 from .patches import (
     PatchSource as PatchSource,  # patches cut from the images of a data set
 )
+from .recurrent import (
+    RecurrentObserver as RecurrentObserver,  # observations from a recurrent encoder
+)

@@ -8,10 +8,12 @@ from functools import cache
 import torch
 
 from encoders.bank.feature_bank import FeatureBank
+from encoders.recurrent import is_recurrent
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.observers.bank import BankObserver
 from glimpse_env.observers.base import Observer
 from glimpse_env.observers.live import LiveObserver
+from glimpse_env.observers.recurrent import RecurrentObserver
 from glimpse_env.options import EnvOptions
 
 
@@ -39,7 +41,8 @@ def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> 
         num_envs: B, environments served at once.
 
     Returns:
-        A bank's observer if the encoder is a bank, else a live one.
+        A bank's observer if the encoder is a bank, a recurrent one's if it has a state, else a live
+        one.
 
     Raises:
         ValueError: If a bank does not fit the dataset or the other options.
@@ -51,6 +54,8 @@ def make_observer(options: EnvOptions, dataset: ImageDataset, num_envs: int) -> 
     draws = {"flips": flips, "random_context": random_context}
     if options.observation != "pixels" and isinstance(options.encoder, FeatureBank):
         return BankObserver(options, dataset, num_envs, options.encoder, **draws)
+    if options.observation != "pixels" and is_recurrent(options.encoder):
+        return RecurrentObserver(options, dataset, num_envs, **draws)
     return LiveObserver(options, dataset, num_envs, **draws)
 
 

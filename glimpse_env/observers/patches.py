@@ -113,7 +113,7 @@ class PatchSource:
 
     def context_fixations(self, contexts: Gaze) -> Float64[np.ndarray, "n 2"]:
         """Return the fixations of contexts, so that the patch lies inside its image."""
-        return context_fixations(self._image_shapes(contexts), contexts.fixation)
+        return context_fixations(self.image_shapes(contexts), contexts.fixation)
 
     def cut_contexts(
         self,
@@ -149,8 +149,8 @@ class PatchSource:
             images, fixation, gaze.scale, gaze.mirror, noise_key, self.resolutions
         )
 
-    def _image_shapes(self, gaze: Gaze) -> Int64[np.ndarray, "n 2"]:
-        """Height and width of the images looked at."""
+    def image_shapes(self, gaze: Gaze) -> Int64[np.ndarray, "n 2"]:
+        """Return the height and width of the images looked at."""
         shapes = self._arena.image_shape[gaze.image]
         for place in np.flatnonzero(~self._arena.holds(gaze.image)).tolist():
             pyramid = self._pyramid(int(gaze.rows[place]), int(gaze.image[place]))

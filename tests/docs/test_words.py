@@ -23,6 +23,7 @@ BUILT_BY_THE_ENVIRONMENT = {
     "LiveObserver",
     "Observer",
     "PatchSource",
+    "RecurrentObserver",
     "make_observer",
     "MappedPyramids",
     "open_mapped",

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from encoders.inference.openvino_form import openvino_obstacle
 from experiments.benchmarks import encoder, environment, peak, pyramids
 from experiments.benchmarks.environment import Free
 from experiments.benchmarks.timing import Rate
@@ -40,6 +41,20 @@ def test_retina(tmp_path: Path) -> None:
     over = record["ours_over"]
     peer = over.get("ap_gym", 0) >= 100  # without ap_gym the claim is not shown
     assert record["holds"] == (peer and over["grid_sample"] >= 10 and over["memcpy"] >= 0.5)
+
+
+def test_backends(tmp_path: Path) -> None:
+    if openvino_obstacle(torch.float32) is not None:
+        pytest.skip(str(openvino_obstacle(torch.float32)))
+    record = run("backends", tmp_path)
+    rates = record["patches_a_second"]
+    for name, ratio in record["openvino_over_torch"].items():
+        one, other = (rates[f"{who}, {name}"]["clock"]["median"] for who in ("openvino", "torch"))
+        assert ratio["clock"] == pytest.approx(one / other, rel=1e-2, abs=1e-3)
+    assert record["holds"] == all(
+        ratio["clock"] > 1 for ratio in record["openvino_over_torch"].values()
+    )
+    assert record["relative_error"]["openvino, fp32"] < 1e-4
 
 
 def test_environment(tmp_path: Path) -> None:
