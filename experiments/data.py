@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+from annotated_types import Ge, Le
 
 from agents.checked import Checked
 
 if TYPE_CHECKING:
     from glimpse_env.datasets.base import ImageDataset
 
+PatchSide = Annotated[int, Ge(64), Le(224)]
+"""Side of a patch in pixels, as the environments take it."""
 Resolution = Literal["low", "medium", "high"]
 RESOLUTIONS: tuple[Resolution, ...] = get_args(Resolution)
 """Every resolution, in the order of the axis S."""

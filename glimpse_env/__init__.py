@@ -15,7 +15,7 @@ The shape key, for every module of the project:
     B  batch (environments, or images)      D  features per patch
     T  glimpses (`num_glimpses`)            N  hidden units
     S  resolutions in use                   K  classes
-    P  patch side, 96 pixels                L  lattice points
+    P  patch side, 96 by default            L  lattice points
     G  cells a side of a context            C  channels of the encoder's last feature map
 
 Trajectories are time-major, `[T, B, ...]`.

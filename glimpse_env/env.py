@@ -169,7 +169,7 @@ class DogsGlimpseEnv(GlimpseEnv, gym.Env):
 
     ## Observation space
 
-    `Dict` of (S resolutions, D features a patch, G x G cells of C channels, P = 96)
+    `Dict` of (S resolutions, D features a patch, G x G cells of C channels, P = `patch_side`)
 
     | key | space | meaning |
     |---|---|---|
@@ -253,6 +253,7 @@ class DogsGlimpseEnv(GlimpseEnv, gym.Env):
     | `data_dir` | folder of Stanford Dogs | `$GLIMPSE_DATA`/stanford_dogs, else the user cache |
     | `split` | `train`, `val`, `trainval`, `test` | `train` |
     | `resolutions` | any of `low`, `medium`, `high`; the order is that of axis S | all three |
+    | `patch_side` | P, side of a patch in pixels, from 64 to 224 | 96 |
     | `num_glimpses` | integer from 1 | 3 |
     | `encoder` | registered name, `EncoderSpec`, `FeatureBank`, `torch.nn.Module` | by the id |
     | `observation` | `features`, `pixels` (the encoder is ignored), `both` | `features` |

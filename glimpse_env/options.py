@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.datasets.registry import available_names, dataset_names, open_dataset
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, check_patch_side
 from glimpse_env.pyramids.storage import STORAGES
 from glimpse_env.retina.rules import RESOLUTIONS
 
@@ -43,6 +44,10 @@ class EnvOptions:
     """`train`, `val`, `trainval` or `test`; None: `train`, or the split of a dataset object."""
     resolutions: Sequence[str] = RESOLUTIONS
     """Patches of a glimpse, any of `low`, `medium`, `high`; axis S follows the order given."""
+    patch_side: int = PATCH_SIDE
+    """P, side of a patch in pixels, from 64 to 224. The area that a patch shows does not depend on
+    it: more pixels show it more sharply. Decoded images and the encoder's work grow with its
+    square; a `FeatureBank` holds the features of patches of one side."""
     num_glimpses: int = 3
     """Looks before the answer, T."""
     encoder: Any = "googlenet"
@@ -80,6 +85,7 @@ class EnvOptions:
     def __post_init__(self) -> None:
         """Check every field, and give each its canonical form."""
         self._set("resolutions", _resolutions(self.resolutions))
+        self._set("patch_side", check_patch_side(self.patch_side))
         self._set("num_glimpses", _integer("num_glimpses", self.num_glimpses, least=1))
         if self.order_seed is not None:
             self._set("order_seed", _integer("order_seed", self.order_seed, least=0))

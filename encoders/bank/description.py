@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-_ADDED = ("context_grid", "context_channels", "low_fixations")
+_ADDED = ("context_grid", "context_channels", "low_fixations", "patch_side")
 _TEXTS = ("split", "dataset", "encoder", "encoder_name", "precision")
 
 
@@ -65,6 +65,8 @@ class BankDescription:
     """C, numbers a cell; 0 without cells."""
     low_fixations: tuple[tuple[float, float], ...] = ()
     """Lattice points of the resolution `low`, if it has a lattice of its own."""
+    patch_side: int = 96
+    """P, side of the patches that were encoded; banks of earlier versions have no other."""
 
     def __post_init__(self) -> None:
         """Check the sizes, which the arrays on disk follow from, and the types of the rest.
@@ -93,7 +95,7 @@ class BankDescription:
                 raise ValueError(f"{name} of a bank are one or more points in [-1, 1] x [-1, 1]")
         if self.low_fixations and "low" not in self.resolutions:
             raise ValueError("low_fixations are of a bank that holds the resolution 'low'")
-        for name, least in (("context_grid", 1), ("context_channels", 0)):
+        for name, least in (("context_grid", 1), ("context_channels", 0), ("patch_side", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(

@@ -223,6 +223,7 @@ class FeatureBank:
         split: str | None = None,
         encoder: str | None = None,
         resolutions: tuple[str, ...] | None = None,
+        patch_side: int | None = None,
     ) -> None:
         """Compare with what is wanted; whatever is None is not compared.
 
@@ -246,6 +247,12 @@ class FeatureBank:
             raise BankMismatchError(
                 f"the bank in {self.folder} was made by encoder {d.encoder_name!r} (fingerprint "
                 f"{d.encoder[:12]}, wanted {encoder[:12]}): make it again with `glimpse bank`"
+            )
+        if patch_side is not None and patch_side != d.patch_side:
+            raise BankMismatchError(
+                f"the bank in {self.folder} was made of patches of {d.patch_side} pixels, not of "
+                f"{patch_side}: pass patch_side={d.patch_side} (--patch-side), or make another "
+                f"with `glimpse bank --patch-side {patch_side}`"
             )
         absent = [r for r in resolutions or () if r not in d.resolutions]
         if absent:

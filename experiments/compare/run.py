@@ -271,11 +271,13 @@ def prepare_banks(run: TrainConfig) -> None:
                 data=run.data,
                 encoder=run.encoder,
                 resolutions=run.resolutions,
+                patch_side=run.patch_side,
                 side=_SYNTHETIC_SIDE,
                 mirror=False,
                 context="center",
             )
-            build_bank(config, split, make_encoder(run.encoder, device=run.device))
+            encoder = make_encoder(run.encoder, device=run.device, patch_side=run.patch_side)
+            build_bank(config, split, encoder)
 
 
 def read_at(curve: list[dict[str, Any]], key: str, budget: float) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from experiments.prepare.config import BankConfig
 from experiments.prepare.leases import Leases
 from experiments.runtime.runs import sole_user
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramids.pyramid import PATCH_SIDE, dataset_pyramid
+from glimpse_env.pyramids.pyramid import dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
 
 
@@ -64,6 +64,7 @@ def describe(config: BankConfig, dataset: ImageDataset, encoder: Encoder) -> Ban
         context_grid=grid,
         context_channels=encoder.context_shape(grid)[-1] if grid > 1 else 0,
         low_fixations=_pairs(low) if own_low else (),
+        patch_side=config.patch_side,
     )
 
 
@@ -121,7 +122,8 @@ class BankBuilder:
         own = np.flatnonzero(~self.shared)
         fine, grid = bank.description.fine_resolutions, bank.context_grid
         low = bank.low_fixations if bank.low is not None else bank.low_fixations[:0]
-        pyramid = dataset_pyramid(self.dataset, image, self.levels)
+        side = bank.description.patch_side
+        pyramid = dataset_pyramid(self.dataset, image, self.levels, side)
         for mirror in range(bank.description.num_mirrors):
 
             def cut(
@@ -133,7 +135,7 @@ class BankBuilder:
             ) -> UInt8[np.ndarray, "n P P 3"]:
                 count = len(point) if resolutions else 0
                 if not count:
-                    return np.empty((0, PATCH_SIDE, PATCH_SIDE, 3), np.uint8)
+                    return np.empty((0, side, side, 3), np.uint8)
                 keys = noise_keys(np.full(count, image), np.full(count, mirror), point)
                 patches = cut_patches(
                     [pyramid] * count, places, np.full(count, bool(mirror)), keys, resolutions
@@ -185,7 +187,11 @@ def _start_worker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     encoder = build_encoder(
-        config.encoder, config.data, device=devices.get(), precision=config.precision
+        config.encoder,
+        config.data,
+        device=devices.get(),
+        precision=config.precision,
+        patch_side=config.patch_side,
     )
     _BUILDER = BankBuilder(bank, dataset, encoder)
 
@@ -263,9 +269,9 @@ def build_chunks(
         pool.shutdown(cancel_futures=True)
 
 
-def _seconds_per_patch(encoder: Encoder, workers: int) -> float:
+def _seconds_per_patch(encoder: Encoder, workers: int, side: int) -> float:
     """Time a patch takes, in batches of 32, with this many workers of one thread each (CPU)."""
-    patches = torch.randint(0, 256, (32, PATCH_SIDE, PATCH_SIDE, 3), dtype=torch.uint8)
+    patches = torch.randint(0, 256, (32, side, side, 3), dtype=torch.uint8)
     threads, times = torch.get_num_threads(), []
     if workers > 1:
         torch.set_num_threads(1)
@@ -325,7 +331,8 @@ def _compute(config: BankConfig, builder: BankBuilder) -> None:
     images = sum(min(description.chunk, total - chunk * description.chunk) for chunk in left)
     workers = min(len(worker_devices(config, encoder.device)), len(left))
     patches = images * builder.patches_per_image
-    seconds = patches * _seconds_per_patch(encoder, workers) if left else 0.0
+    side = description.patch_side
+    seconds = patches * _seconds_per_patch(encoder, workers, side) if left else 0.0
     grid = description.context_grid
     cells = f", {grid} x {grid} cells each" if grid > 1 else ""
     tqdm.write(
@@ -369,7 +376,11 @@ def bank(config: BankConfig) -> None:
         finished = shares.build_on_cluster(config)
     else:
         encoder = build_encoder(
-            config.encoder, config.data, device=config.device, precision=config.precision
+            config.encoder,
+            config.data,
+            device=config.device,
+            precision=config.precision,
+            patch_side=config.patch_side,
         )
         finished = [build_bank(config, split, encoder) for split in config.splits]
     for each in finished:

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from agents.checked import Count, NotEmpty, Whole
 from encoders.spec import Precision
 from experiments.cluster.config import ClusterConfig
-from experiments.data import RESOLUTIONS, DataConfig, Options, Resolution
+from experiments.data import RESOLUTIONS, DataConfig, Options, PatchSide, Resolution
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ class PyramidsConfig(Options):
     """Splits to build, in order."""
     resolutions: Annotated[tuple[Resolution, ...], NotEmpty] = RESOLUTIONS
     """Levels to build; the context needs `low`."""
+    patch_side: PatchSide = 96
+    """P, side of the patches to be cut, in pixels; the room on disk grows with its square."""
     workers: Whole = 0
     """Threads (0: one a core)."""
     on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
@@ -98,6 +100,8 @@ class BankConfig(Options):
     """Name of a registered encoder."""
     resolutions: Annotated[tuple[Resolution, ...], NotEmpty] = RESOLUTIONS
     """Resolutions to compute."""
+    patch_side: PatchSide = 96
+    """P, side of the patches in pixels; the time to encode them grows with its square."""
     side: Count = 5
     """Lattice points a side."""
     extent: float | None = None

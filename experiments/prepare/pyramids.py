@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -32,16 +33,20 @@ def build_pyramids(config: PyramidsConfig, split: str) -> MappedPyramids:
     folder = config.out / split
     config.out.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(config.out).free
-    needed = usual_bytes(len(dataset), config.resolutions)
+    needed = usual_bytes(len(dataset), config.resolutions, config.patch_side)
     if not (folder / "pyramids.json").exists() and needed > free:
         raise OSError(
             f"the pyramids of {split} take about {needed / 1e9:.1f} GB and {config.out} has "
             f"{free / 1e9:.1f} GB free: build fewer --resolutions, or take another --out"
         )
     with sole_user(folder):
-        mapped = MappedPyramids.create(folder, dataset, config.resolutions)
+        mapped = _create(config, dataset, folder)
         _build(config, dataset, mapped)
     return mapped
+
+
+def _create(config: PyramidsConfig, dataset: ImageDataset, folder: Path) -> MappedPyramids:
+    return MappedPyramids.create(folder, dataset, config.resolutions, patch_side=config.patch_side)
 
 
 def _build(config: PyramidsConfig, dataset: ImageDataset, mapped: MappedPyramids) -> None:
@@ -71,7 +76,7 @@ def _check_folder(config: PyramidsConfig) -> None:
     for split in config.splits:
         folder = config.out / split
         if (folder / "pyramids.json").exists():
-            MappedPyramids.create(folder, build_dataset(config.data, split), config.resolutions)
+            _create(config, build_dataset(config.data, split), folder)
 
 
 def pyramids(config: PyramidsConfig) -> None:

@@ -38,7 +38,11 @@ def _leases(folder: Path) -> Leases:
 
 def _encoder(config: BankConfig) -> Encoder:
     return build_encoder(
-        config.encoder, config.data, device=config.device, precision=config.precision
+        config.encoder,
+        config.data,
+        device=config.device,
+        precision=config.precision,
+        patch_side=config.patch_side,
     )
 
 

@@ -13,7 +13,7 @@ from tyro.conf import OmitArgPrefixes
 
 from agents.checked import Count, NotEmpty, Positive, Share, Whole
 from encoders.spec import Precision, get_spec
-from experiments.data import RESOLUTIONS, DataConfig, Options, Resolution
+from experiments.data import RESOLUTIONS, DataConfig, Options, PatchSide, Resolution
 
 # Of the synthetic dogs, where --num-images does not say: as many as the shipped encoder saw.
 NUM_SYNTHETIC = 2400
@@ -108,6 +108,8 @@ class ProbeConfig(Options):
     """Split to measure on."""
     resolutions: Annotated[tuple[Resolution, ...], NotEmpty] = RESOLUTIONS
     """Patches to read, each alone and all together."""
+    patch_side: PatchSide = 96
+    """P, side of the patches in pixels; with a bank it must be the bank's."""
     bank: Path | None = None
     """Read the central point of these banks (`glimpse bank --out`), computing no features."""
     cells: tuple[int, ...] = ()

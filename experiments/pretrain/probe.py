@@ -32,7 +32,7 @@ from experiments.pretrain.linear import (
 )
 from experiments.runtime.runs import environment_record, write_json
 from glimpse_env.datasets.base import ImageDataset, size_of
-from glimpse_env.pyramids.pyramid import dataset_pyramid
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, dataset_pyramid
 from glimpse_env.retina.rules import cut_patches
 
 DECAYS = (1e2, 1e3, 1e4, 1e5)
@@ -79,6 +79,7 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
         "precision": banks[0].description.precision,
         "fixation": [0.0, 0.0],
         "resolutions": list(config.resolutions),
+        "patch_side": config.patch_side,
         "splits": {
             which: {
                 "split": each.split,
@@ -106,11 +107,10 @@ def _read_cells(
     if config.bank is not None:
         fitted, measured = (_stored_cells(bank, grid) for bank in banks)
     else:
-        encoder = build_encoder(
-            config.encoder, config.data, device=config.device, precision=config.precision
-        )
+        encoder = _encoder(config)
         fitted, measured = (
-            central_cells(dataset, encoder, grid, config.resolutions) for dataset in sets
+            central_cells(dataset, encoder, grid, config.resolutions, config.patch_side)
+            for dataset in sets
         )
     found: dict[str, Any] = {}
     for level, name in enumerate(config.resolutions):
@@ -128,8 +128,22 @@ def _read_cells(
     return found
 
 
+def _encoder(config: ProbeConfig) -> Encoder:
+    return build_encoder(
+        config.encoder,
+        config.data,
+        device=config.device,
+        precision=config.precision,
+        patch_side=config.patch_side,
+    )
+
+
 def central_cells(
-    dataset: ImageDataset, encoder: Encoder, grid: int, resolutions: tuple[str, ...]
+    dataset: ImageDataset,
+    encoder: Encoder,
+    grid: int,
+    resolutions: tuple[str, ...],
+    patch_side: int = PATCH_SIDE,
 ) -> Float16[np.ndarray, "N S X"]:
     """Cells of the central patches of every image, X = G * G * C.
 
@@ -142,7 +156,7 @@ def central_cells(
     centre, plain, key = np.zeros((1, 2)), np.zeros(1, bool), np.zeros(1, np.uint64)
     for start in tqdm(range(0, len(dataset), _BATCH), desc=f"{grid} x {grid} cells", leave=False):
         images = range(start, min(start + _BATCH, len(dataset)))
-        pyramids = [dataset_pyramid(dataset, image, resolutions) for image in images]
+        pyramids = [dataset_pyramid(dataset, image, resolutions, patch_side) for image in images]
         cut = [cut_patches([each], centre, plain, key, resolutions)[0] for each in pyramids]
         cells = encoder.encode(torch.from_numpy(np.concatenate(cut)), grid)[1]
         found[images.start : images.stop] = cells.cpu().view(len(cut), len(resolutions), -1)
@@ -232,17 +246,23 @@ def _banks(config: ProbeConfig, sets: list[ImageDataset]) -> list[FeatureBank]:
                 dataset=dataset.fingerprint,
                 encoder=spec.fingerprint,
                 resolutions=config.resolutions,
+                patch_side=config.patch_side,
             )
         return banks
-    encoder = build_encoder(
-        config.encoder, config.data, device=config.device, precision=config.precision
-    )
+    encoder = _encoder(config)
     return [_centre_bank(config, dataset, encoder) for dataset in sets]
 
 
 def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -> FeatureBank:
     """The bank of the centre alone."""
-    what = (encoder.fingerprint, encoder.precision, dataset.fingerprint, config.resolutions)
+    what: tuple[Any, ...] = (
+        encoder.fingerprint,
+        encoder.precision,
+        dataset.fingerprint,
+        config.resolutions,
+    )
+    if config.patch_side != PATCH_SIDE:
+        what = (*what, config.patch_side)
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
     centre = BankConfig(
         out=config.out.parent / "features" / key,
@@ -250,6 +270,7 @@ def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -
         splits=(dataset.split,),
         encoder=config.encoder,
         resolutions=config.resolutions,
+        patch_side=config.patch_side,
         side=1,
         mirror=False,
         context="center",

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from agents.checked import Count, Whole
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from experiments.data import DataConfig, Options, Resolution
+from experiments.data import DataConfig, Options, PatchSide, Resolution
 from experiments.runtime.determinism import Matmul
 
 
@@ -39,6 +39,8 @@ class TrainConfig(Options):
     """Split to evaluate on after training; choose everything on `val`."""
     resolutions: tuple[Resolution, ...] = ("low", "medium", "high")
     """Patches of a glimpse."""
+    patch_side: PatchSide = 96
+    """P, side of a patch in pixels; with a bank it must be the bank's."""
     num_glimpses: Count = 3
     """Looks before the answer."""
     choose_scale: bool = False

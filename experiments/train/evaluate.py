@@ -38,7 +38,7 @@ from experiments.train.factory import (
 from experiments.train.loop import batches, episodes
 from experiments.train.side_channel import side_channel
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramids.pyramid import build_pyramid
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, build_pyramid
 from glimpse_env.rendering.scanpath import scanpath_panel
 from glimpse_env.retina.rules import cut_patches, cut_scaled_patches
 
@@ -330,7 +330,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     print(f"written: {path}")
     if config.examples:
         examples = out / "examples"
-        draw_examples(env.dataset, answers["learned"], run.resolutions, examples, config.examples)
+        draw_examples(
+            env.dataset,
+            answers["learned"],
+            run.resolutions,
+            examples,
+            config.examples,
+            patch_side=run.patch_side,
+        )
         print(f"examples: {examples}")
     return record
 
@@ -342,6 +349,7 @@ def draw_examples(
     folder: Path,
     count: int,
     seed: int = 0,
+    patch_side: int = PATCH_SIDE,
 ) -> list[Path]:
     """Draw random images of a split with their scanpath, glimpses and composite.
 
@@ -352,6 +360,7 @@ def draw_examples(
         folder: Where the PNG files go.
         count: How many.
         seed: Of the choice, so that two agents can be shown on the same images.
+        patch_side: P, of the glimpses.
 
     Returns:
         The files, by image; those of an earlier call are gone.
@@ -369,9 +378,10 @@ def draw_examples(
         scales = None if answers.scales is None else answers.scales[:, index]
         rest = np.zeros(looks, bool), np.arange(looks, dtype=np.uint64), tuple(resolutions)
         if scales is None:
-            patches = cut_patches([build_pyramid(image)] * looks, fixations, *rest)
+            pyramid = build_pyramid(image, patch_side=patch_side)
+            patches = cut_patches([pyramid] * looks, fixations, *rest)
         else:
-            patches = cut_scaled_patches([image] * looks, fixations, scales, *rest)
+            patches = cut_scaled_patches([image] * looks, fixations, scales, *rest, patch_side)
         right = bool(answers.predictions[index] == answers.labels[index])
         panel = scanpath_panel(
             image, fixations, patches, resolutions=resolutions, scales=scales, correct=right

@@ -45,6 +45,7 @@ def _bank_command(config: TrainConfig) -> str:
         "--data-dir": data.data_dir,
         "--num-images": data.num_images,
         "--short-side": data.short_side,
+        "--patch-side": None if config.patch_side == 96 else config.patch_side,
     }
     for flag, value in given.items():
         words += [] if value is None else [flag, str(value)]
@@ -68,7 +69,12 @@ def build_source(
         FileNotFoundError, BankMismatchError, BankIncompleteError: see `FeatureBank`.
     """
     if config.bank is None:
-        return make_encoder(config.encoder, device=config.device, precision=config.precision)
+        return make_encoder(
+            config.encoder,
+            device=config.device,
+            precision=config.precision,
+            patch_side=config.patch_side,
+        )
     try:
         bank = FeatureBank.open(config.bank / split)
     except FileNotFoundError as error:
@@ -77,7 +83,11 @@ def build_source(
             f"no feature bank in {config.bank / split}: make one with `{command}`, or encode live "
             "with --bank None"
         ) from error
-    bank.check(split=split, encoder=fingerprint or get_spec(config.encoder).fingerprint)
+    bank.check(
+        split=split,
+        encoder=fingerprint or get_spec(config.encoder).fingerprint,
+        patch_side=config.patch_side,
+    )
     return bank
 
 
@@ -130,6 +140,7 @@ def build_env(
         config.batch_size,
         dataset=build_dataset(config.data, split) if dataset is None else dataset,
         resolutions=config.resolutions,
+        patch_side=config.patch_side,
         num_glimpses=config.num_glimpses,
         choose_scale=config.choose_scale,
         encoder=build_source(config, split) if source is None and features else source,

@@ -41,7 +41,7 @@ class DogsLookEnv(gym.Env):
 
     ## Observation space
 
-    `Dict` of (S resolutions, D features a patch, G x G cells of C channels, P = 96)
+    `Dict` of (S resolutions, D features a patch, G x G cells of C channels, P = `patch_side`)
 
     | key | space | meaning |
     |---|---|---|

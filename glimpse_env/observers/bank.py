@@ -39,11 +39,17 @@ class BankObserver:
         """Check that the bank fits.
 
         Raises:
-            BankMismatchError: If it was made from another dataset, split or set of resolutions.
+            BankMismatchError: If it was made from another dataset, split or set of resolutions, or
+                from patches of another side.
             ValueError: If it cannot do what the other options ask.
         """
         self.resolutions = tuple(options.resolutions)
-        bank.check(split=dataset.split, dataset=dataset.fingerprint, resolutions=self.resolutions)
+        bank.check(
+            split=dataset.split,
+            dataset=dataset.fingerprint,
+            resolutions=self.resolutions,
+            patch_side=options.patch_side,
+        )
         self._zooms = bank.zooms(self.resolutions, RESOLUTIONS)
         if options.choose_scale and len(self._zooms) < 2:
             raise ValueError(

@@ -28,13 +28,17 @@ def shared_encoder(options: EnvOptions) -> Encoder:
     """Return the encoder; environments of one process that name the same one share it."""
     given = options.encoder
     spec = get_spec(given) if isinstance(given, str) else given
+    how: dict[str, Any] = {
+        "device": options.device,
+        "precision": options.precision,
+        "patch_side": options.patch_side,
+    }
     if not isinstance(spec, EncoderSpec):
-        return make_encoder(spec, device=options.device, precision=options.precision)  # type: ignore[arg-type]
-    key = (spec, options.device, options.precision)
+        return make_encoder(spec, **how)
+    key = (spec, *how.values())
     encoder = _live_encoders.get(key)
     if encoder is None:
-        encoder = make_encoder(spec, device=options.device, precision=options.precision)  # type: ignore[arg-type]
-        _live_encoders[key] = encoder
+        encoder = _live_encoders[key] = make_encoder(spec, **how)
     return encoder
 
 

@@ -16,7 +16,7 @@ from glimpse_env.options import EnvOptions
 from glimpse_env.pyramids.pyramid import Pyramid, dataset_pyramid
 from glimpse_env.pyramids.storage import choose_storage, make_arena
 from glimpse_env.retina.batch import cut_from_arena
-from glimpse_env.retina.rules import PATCH_SIDE, RESOLUTIONS, cut_patches, cut_scaled_patches
+from glimpse_env.retina.rules import RESOLUTIONS, cut_patches, cut_scaled_patches
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class PatchSource:
             free_zoom: Cut any zoom from the image itself; else a zoom is one of the levels.
         """
         self.resolutions = tuple(options.resolutions)
+        self._side = options.patch_side
         self._dataset = dataset
         self._keep_images = options.choose_scale and free_zoom
         every_level = options.choose_scale and not free_zoom
@@ -63,7 +64,7 @@ class PatchSource:
         self._suffix = "" if options.observation == "pixels" else "_pixels"
         self.shapes: dict[str, tuple[tuple[int, ...], str]] = {}
         if options.observation != "features":
-            patch = (PATCH_SIDE, PATCH_SIDE, 3)
+            patch = (self._side, self._side, 3)
             self.shapes[f"context{self._suffix}"] = (patch, "uint8")
             self.shapes[f"glimpse{self._suffix}"] = ((len(self.resolutions), *patch), "uint8")
         self.storage = choose_storage(
@@ -72,9 +73,12 @@ class PatchSource:
             resolutions=self._levels,
             num_envs=num_envs,
             device=device,
+            patch_side=self._side,
         )
         _log.info(self.storage.reason)
-        self._arena = make_arena(self.storage, options.storage, dataset, self._levels, device)
+        self._arena = make_arena(
+            self.storage, options.storage, dataset, self._levels, device, self._side
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the images."""
@@ -98,7 +102,7 @@ class PatchSource:
 
         def build(start: int, stop: int) -> None:
             for index in absent[start:stop]:
-                made[index] = dataset_pyramid(self._dataset, index, self._levels)
+                made[index] = dataset_pyramid(self._dataset, index, self._levels, self._side)
 
         if getattr(self._dataset, "concurrent", False):
             in_parts(build, len(absent))
@@ -146,7 +150,7 @@ class PatchSource:
             return self._cut(gaze, fixation, noise_key, resolutions or self.resolutions)
         images = [self._image(*at) for at in _places(gaze)]
         return cut_scaled_patches(
-            images, fixation, gaze.scale, gaze.mirror, noise_key, self.resolutions
+            images, fixation, gaze.scale, gaze.mirror, noise_key, self.resolutions, self._side
         )
 
     def image_shapes(self, gaze: Gaze) -> Int64[np.ndarray, "n 2"]:
@@ -161,7 +165,7 @@ class PatchSource:
         """Pyramid of an episode's image that the arena does not hold."""
         found = self._pyramids[row]
         if found is None:  # left behind by pickling
-            found = dataset_pyramid(self._dataset, image, self._levels)
+            found = dataset_pyramid(self._dataset, image, self._levels, self._side)
             self._pyramids[row] = found
         return found
 
@@ -186,7 +190,7 @@ class PatchSource:
                 self._arena, gaze.image, fixation, gaze.mirror, noise_key, resolutions
             )
         device = self.device
-        shape = (len(kept), len(resolutions), PATCH_SIDE, PATCH_SIDE, 3)
+        shape = (len(kept), len(resolutions), self._side, self._side, 3)
         out = torch.empty(shape, dtype=torch.uint8, device=device)
         for inside in (True, False):
             chosen = np.flatnonzero(kept == inside)

@@ -10,7 +10,8 @@ from .mapped import (
     open_mapped as open_mapped,  # open the pyramids that `glimpse pyramids` has written
 )
 from .pyramid import (
-    PATCH_SIDE as PATCH_SIDE,  # P, in pixels
+    PATCH_SIDE as PATCH_SIDE,  # P where none is asked for, in pixels
+    PATCH_SIDES as PATCH_SIDES,  # smallest and largest P
     RESOLUTIONS as RESOLUTIONS,  # low, medium, high
     Pyramid as Pyramid,  # an image at three sizes
     build_pyramid as build_pyramid,  # resize an image to the three sizes

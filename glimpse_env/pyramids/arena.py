@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from glimpse_env.pyramids.pyramid import Pyramid, check_resolutions, level_shape
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, Pyramid, check_resolutions, level_shape
 
 _LEAST_ROOM = 2**20
 """Bytes below which keeping images is given up."""
@@ -35,6 +35,7 @@ class PyramidArena:
         shape: int64 [N, S, 2], height and width of each level.
         image_shape: int64 [N, 2], height and width of the image.
         used: Bytes taken.
+        patch_side: P, of the patches that are cut from it.
 
     Example:
         >>> from glimpse_env.pyramids import build_pyramid
@@ -46,7 +47,12 @@ class PyramidArena:
     """
 
     def __init__(
-        self, count: int, resolutions: Sequence[str], flat: np.ndarray | Tensor, used: int = 0
+        self,
+        count: int,
+        resolutions: Sequence[str],
+        flat: np.ndarray | Tensor,
+        used: int = 0,
+        patch_side: int = PATCH_SIDE,
     ) -> None:
         """Lay out an empty arena.
 
@@ -55,7 +61,9 @@ class PyramidArena:
             resolutions: The levels to keep.
             flat: Where to keep them.
             used: Bytes taken already, at the beginning.
+            patch_side: P.
         """
+        self.patch_side = patch_side
         self.resolutions = check_resolutions(resolutions)
         self.flat = flat
         self.used = used
@@ -70,14 +78,15 @@ class PyramidArena:
         resolutions: Sequence[str],
         capacity: int,
         device: torch.device | None = None,
+        patch_side: int = PATCH_SIDE,
     ) -> PyramidArena:
         """Make an empty arena of `capacity` bytes, in this process's memory or on a device."""
         if device is None or device.type == "cpu":
-            arena = cls(count, resolutions, _reserve(capacity))
+            arena = cls(count, resolutions, _reserve(capacity), patch_side=patch_side)
             _on_host.add(arena)
             return arena
         flat = torch.empty(capacity, dtype=torch.uint8, device=device)
-        return cls(count, resolutions, flat)
+        return cls(count, resolutions, flat, patch_side=patch_side)
 
     @staticmethod
     def promised() -> int:
@@ -91,7 +100,8 @@ class PyramidArena:
             state["flat"] = (str(self.flat.filename), self.flat.shape)
             return state
         device = self.flat.device if isinstance(self.flat, Tensor) else None
-        return {"in_memory": (len(self), self.resolutions, self.capacity, device)}
+        made = (len(self), self.resolutions, self.capacity, device, self.patch_side)
+        return {"in_memory": made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Start empty, or map the file again.
@@ -129,9 +139,15 @@ class PyramidArena:
 
         Raises:
             KeyError: If the pyramid lacks a level.
+            ValueError: If it is for patches of another side.
         """
         if self.start[index, 0] >= 0:
             return True
+        if pyramid.patch_side != self.patch_side:
+            raise ValueError(
+                f"a pyramid for patches of {pyramid.patch_side} pixels does not go into an arena "
+                f"for patches of {self.patch_side}"
+            )
         levels = [pyramid.levels[name] for name in self.resolutions]
         size = sum(level.nbytes for level in levels)
         if self.used + size > self.capacity:
@@ -166,7 +182,7 @@ class PyramidArena:
             array = part.cpu().numpy() if isinstance(part, Tensor) else part
             levels[name] = array.reshape(height, width, 3)
         height, width = self.image_shape[index].tolist()
-        return Pyramid(levels, (height, width))
+        return Pyramid(levels, (height, width), self.patch_side)
 
     def columns(self, resolutions: Sequence[str]) -> list[int]:
         """Return the positions of these resolutions along axis S.
@@ -193,12 +209,14 @@ def _reserve(capacity: int) -> np.ndarray:
 
 
 def pyramid_bytes(
-    image_shape: Int64[np.ndarray, "N 2"], resolutions: Sequence[str]
+    image_shape: Int64[np.ndarray, "N 2"],
+    resolutions: Sequence[str],
+    patch_side: int = PATCH_SIDE,
 ) -> Int64[np.ndarray, " N"]:
     """Bytes that the pyramid of each image takes."""
     names = check_resolutions(resolutions)
     sizes = [
-        sum(3 * np.prod(level_shape((height, width), name)) for name in names)
+        sum(3 * np.prod(level_shape((height, width), name, patch_side)) for name in names)
         for height, width in np.asarray(image_shape).tolist()
     ]
     return np.array(sizes, np.int64)

@@ -25,7 +25,9 @@ from encoders.folders import lay_out
 from glimpse_env.datasets.base import ImageDataset, size_of
 from glimpse_env.pyramids.arena import PyramidArena, pyramid_bytes
 from glimpse_env.pyramids.pyramid import (
+    PATCH_SIDE,
     RESOLUTIONS,
+    check_patch_side,
     check_resolutions,
     dataset_pyramid,
     level_shape,
@@ -63,11 +65,20 @@ class MappedDescription:
     """Images that are built, and marked done, together."""
     format: int = FORMAT
     """Version of the layout."""
+    patch_side: int = PATCH_SIDE
+    """P, of the patches that are cut from the levels."""
 
     @property
     def num_chunks(self) -> int:
         """Number of chunks that the folder is written in."""
         return -(-self.num_images // self.chunk)
+
+    def record(self) -> dict[str, Any]:
+        """Return the record of `pyramids.json`; the ordinary side is left out, as it always was."""
+        record = asdict(self)
+        if self.patch_side == PATCH_SIDE:
+            del record["patch_side"]
+        return record
 
 
 class MappedPyramids:
@@ -91,13 +102,14 @@ class MappedPyramids:
                 f"{folder} is damaged: an image of {sizes.min()} or {sizes.max()} pixels; delete "
                 "it and run `glimpse pyramids` again"
             )
+        side = description.patch_side
         arena = PyramidArena(
-            description.num_images, description.resolutions, flat, used=description.num_bytes
+            description.num_images, description.resolutions, flat, description.num_bytes, side
         )
         arena.image_shape[:] = sizes
         lengths = np.zeros(arena.start.shape, np.int64)
         for s, name in enumerate(description.resolutions):
-            shapes = [level_shape((height, width), name) for height, width in sizes.tolist()]
+            shapes = [level_shape((height, width), name, side) for height, width in sizes.tolist()]
             arena.shape[:, s] = np.array(shapes, np.int64).reshape(-1, 2)
             lengths[:, s] = 3 * arena.shape[:, s].prod(axis=1)
         ends = lengths.cumsum().reshape(lengths.shape)
@@ -132,16 +144,17 @@ class MappedPyramids:
         resolutions: Sequence[str] = RESOLUTIONS,
         *,
         chunk: int = 64,
+        patch_side: int = PATCH_SIDE,
     ) -> MappedPyramids:
         """Lay out a folder for a data set, or go on with the one that is there.
 
         Raises:
             PyramidsMismatchError: If the folder holds other pyramids.
         """
-        names = check_resolutions(resolutions)
+        names, side = check_resolutions(resolutions), check_patch_side(patch_side)
         if (folder / _DESCRIPTION).exists():
             found = cls(folder, _read_description(folder), "r+")
-            _check(found, dataset, names, exactly=True)
+            _check(found, dataset, names, side, exactly=True)
             return found
         folder.mkdir(parents=True, exist_ok=True)
         sizes = np.array([size_of(dataset, i)[::-1] for i in range(len(dataset))], np.int32)
@@ -151,12 +164,13 @@ class MappedPyramids:
             dataset=dataset.fingerprint,
             num_images=len(dataset),
             resolutions=names,
-            num_bytes=int(pyramid_bytes(sizes, names).sum()),
+            num_bytes=int(pyramid_bytes(sizes, names, side).sum()),
             chunk=chunk,
+            patch_side=side,
         )
         sizes.tofile(folder / "sizes.i32")
         lengths = {"levels.u8": description.num_bytes, "done.u8": description.num_chunks}
-        lay_out(folder, lengths, _DESCRIPTION, json.dumps(asdict(description), indent=1) + "\n")
+        lay_out(folder, lengths, _DESCRIPTION, json.dumps(description.record(), indent=1) + "\n")
         return cls(folder, description, "r+")
 
     def build(self, dataset: ImageDataset, workers: int) -> Iterator[int]:
@@ -187,7 +201,7 @@ class MappedPyramids:
             images = range(chunk * size, min((chunk + 1) * size, len(arena)))
             content = bytearray()
             for image in images:
-                pyramid = dataset_pyramid(dataset, image, arena.resolutions)
+                pyramid = dataset_pyramid(dataset, image, arena.resolutions, arena.patch_side)
                 if list(pyramid.image_shape) != arena.image_shape[image].tolist():
                     raise PyramidsMismatchError(
                         f"{dataset.name(image)} changed while its pyramid was built: delete "
@@ -208,24 +222,31 @@ class MappedPyramids:
         return build
 
 
-def open_mapped(folder: Path, dataset: ImageDataset, resolutions: Sequence[str]) -> PyramidArena:
+def open_mapped(
+    folder: Path,
+    dataset: ImageDataset,
+    resolutions: Sequence[str],
+    patch_side: int = PATCH_SIDE,
+) -> PyramidArena:
     """Open a finished folder of pyramids, read-only.
 
     Args:
         folder: Folder that `glimpse pyramids` wrote.
         dataset: Images that it must hold.
         resolutions: Levels that it must hold.
+        patch_side: P, of the patches that are to be cut.
 
     Returns:
         The mapped arena.
 
     Raises:
         FileNotFoundError: If the folder holds no pyramids.
-        PyramidsMismatchError: If they are of other images, or lack a resolution.
+        PyramidsMismatchError: If they are of other images, for patches of another side, or lack a
+            resolution.
         PyramidsIncompleteError: If they are not finished.
     """
     found = MappedPyramids(folder, _read_description(folder), "r")
-    _check(found, dataset, check_resolutions(resolutions), exactly=False)
+    _check(found, dataset, check_resolutions(resolutions), patch_side, exactly=False)
     missing = int((found.done == 0).sum())
     if missing:
         raise PyramidsIncompleteError(
@@ -236,7 +257,12 @@ def open_mapped(folder: Path, dataset: ImageDataset, resolutions: Sequence[str])
 
 
 def _check(
-    found: MappedPyramids, dataset: ImageDataset, resolutions: tuple[str, ...], *, exactly: bool
+    found: MappedPyramids,
+    dataset: ImageDataset,
+    resolutions: tuple[str, ...],
+    patch_side: int,
+    *,
+    exactly: bool,
 ) -> None:
     held = found.description
     if held.dataset != dataset.fingerprint or held.split != dataset.split:
@@ -245,6 +271,12 @@ def _check(
             f"{held.split!r} (fingerprint {held.dataset[:12]}), not of the {len(dataset):,} of "
             f"{dataset.split!r} asked for here ({dataset.fingerprint[:12]}): make them with "
             "`glimpse pyramids` in another folder, or open the data set that they were made of"
+        )
+    if held.patch_side != patch_side:
+        raise PyramidsMismatchError(
+            f"{found.folder} holds pyramids for patches of {held.patch_side} pixels, not of "
+            f"{patch_side}: make them with `glimpse pyramids --patch-side {patch_side}` in another "
+            "folder"
         )
     absent = [name for name in resolutions if name not in held.resolutions]
     if absent or (exactly and held.resolutions != resolutions):
@@ -267,6 +299,7 @@ def _read_description(folder: Path) -> MappedDescription:
             raise TypeError("no JSON object")
         record["resolutions"] = check_resolutions(record["resolutions"])
         description = MappedDescription(**record)
+        check_patch_side(description.patch_side)
         numbers = (description.num_images, description.num_bytes, description.chunk)
         if min(numbers[:2]) < 0 or numbers[2] < 1 or not all(type(n) is int for n in numbers):
             raise ValueError(f"numbers out of range: {numbers}")

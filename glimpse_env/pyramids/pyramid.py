@@ -1,14 +1,15 @@
 """Decoded images as multi-level pyramids, on which every retina patch is a plain copy.
 
 The sides of the paper's patches are fractions of an image's short side (paper section 2: high is a
-quarter, medium a half, low all of it) and each is resized to 96x96. So one resize of the whole
-image to short side 384, 192 or 96 serves every fixation at that resolution.
+quarter, medium a half, low all of it) and each is resized to P x P, 96 unless asked otherwise. So
+one resize of the whole image to short side 4 P, 2 P or P serves every fixation at that resolution.
 
-Shape key: H W image height and width, h w the same of a level.
+Shape key: H W image height and width, h w the same of a level, P patch side.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -19,20 +20,54 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 
 PATCH_SIDE = 96
-"""Side of a patch, in level pixels (paper section 2)."""
+"""Side of a patch where none is asked for, in level pixels (paper section 2)."""
 
-ROW_BYTES = 3 * PATCH_SIDE
-PATCH_BYTES = ROW_BYTES * PATCH_SIDE
-"""Of one row of a patch, and of all, in RGB bytes."""
+PATCH_BYTES = 3 * PATCH_SIDE**2
+"""Of such a patch, in RGB."""
+
+PATCH_SIDES = (64, 224)
+"""Smallest and largest side of a patch that can be asked for."""
 
 RESOLUTIONS: tuple[str, ...] = ("low", "medium", "high")
 """All resolutions, coarsest first."""
 
-LEVEL_SHORT_SIDE: dict[str, int] = {"low": 96, "medium": 192, "high": 384}
-"""Short side of each level in pixels: the patch side over the patch's share of the short side."""
+_PATCHES_ACROSS: dict[str, int] = {"low": 1, "medium": 2, "high": 4}
+
+LEVEL_SHORT_SIDE: dict[str, int] = {name: PATCH_SIDE * n for name, n in _PATCHES_ACROSS.items()}
+"""Short side of each level in pixels, for patches of the ordinary side; see `short_side`."""
 
 MAX_ASPECT = 1024
-"""Longest accepted long side over short side; a high level of it takes 450 MB."""
+"""Longest accepted long side over short side; a high level of it takes 450 MB at P = 96."""
+
+
+def check_patch_side(patch_side: int) -> int:
+    """Returns the side of patches as a plain integer.
+
+    Raises:
+        ValueError: If it is no whole number from 64 to 224.
+    """
+    least, most = PATCH_SIDES
+    try:
+        side = operator.index(patch_side)
+    except TypeError:
+        side = 0
+    if isinstance(patch_side, bool) or not least <= side <= most:
+        raise ValueError(f"patch_side is a whole number from {least} to {most}, not {patch_side!r}")
+    return side
+
+
+def short_side(resolution: str, patch_side: int = PATCH_SIDE) -> int:
+    """Short side of a level in pixels: the patch side over the patch's share of the short side.
+
+    Args:
+        resolution: One of `RESOLUTIONS`.
+        patch_side: P.
+
+    Example:
+        >>> short_side("high"), short_side("high", 128)
+        (384, 512)
+    """
+    return patch_side * _PATCHES_ACROSS[resolution]
 
 
 def check_resolutions(resolutions: Sequence[str]) -> tuple[str, ...]:
@@ -51,14 +86,17 @@ def check_resolutions(resolutions: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def level_shape(image_shape: tuple[int, int], resolution: str) -> tuple[int, int]:
+def level_shape(
+    image_shape: tuple[int, int], resolution: str, patch_side: int = PATCH_SIDE
+) -> tuple[int, int]:
     """Height and width of a level: the short side is exact, the long one rounded.
 
     Args:
         image_shape: Height and width of the image in pixels.
         resolution: One of `RESOLUTIONS`.
+        patch_side: P.
     """
-    side, short = LEVEL_SHORT_SIDE[resolution], min(image_shape)
+    side, short = short_side(resolution, patch_side), min(image_shape)
     # Integer arithmetic (round half up) so that every machine agrees.
     height, width = ((2 * side * length + short) // (2 * short) for length in image_shape)
     return height, width
@@ -69,8 +107,9 @@ class Pyramid:
     """One image at the resolutions asked for.
 
     Attributes:
-        levels: By resolution, the image resized to short side 96, 192 or 384 (RGB).
+        levels: By resolution, the image resized to short side P, 2 P or 4 P (RGB).
         image_shape: Height and width of the original in pixels.
+        patch_side: P, of the patches that are cut from it.
 
     Example:
         >>> pyramid = build_pyramid(np.zeros((100, 200, 3), np.uint8), ("low",))
@@ -80,6 +119,7 @@ class Pyramid:
 
     levels: dict[str, UInt8[np.ndarray, "_ _ 3"]]
     image_shape: tuple[int, int]
+    patch_side: int = PATCH_SIDE
 
     @property
     def nbytes(self) -> int:
@@ -88,7 +128,9 @@ class Pyramid:
 
 
 def build_pyramid(
-    image: UInt8[np.ndarray, "H W 3"], resolutions: Sequence[str] = RESOLUTIONS
+    image: UInt8[np.ndarray, "H W 3"],
+    resolutions: Sequence[str] = RESOLUTIONS,
+    patch_side: int = PATCH_SIDE,
 ) -> Pyramid:
     """Resizes an image once per resolution, anti-aliased.
 
@@ -100,20 +142,21 @@ def build_pyramid(
     Args:
         image: RGB image of any size.
         resolutions: The levels to build; leave out those never looked at.
+        patch_side: P, of the patches to be cut; the bytes of a level grow with its square.
 
     Returns:
         The levels asked for.
 
     Raises:
         ValueError: On an unknown resolution, an empty image, one more elongated than
-            `MAX_ASPECT`, or an array that is no RGB image.
+            `MAX_ASPECT`, an array that is no RGB image, or a side out of `PATCH_SIDES`.
 
     Example:
         >>> pyramid = build_pyramid(np.zeros((100, 200, 3), np.uint8))
         >>> pyramid.levels["low"].shape, pyramid.levels["high"].shape
         ((96, 192, 3), (384, 768, 3))
     """
-    names = check_resolutions(resolutions)
+    names, side = check_resolutions(resolutions), check_patch_side(patch_side)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
             f"an image is uint8 [height, width, 3], this one is {image.dtype} {list(image.shape)}"
@@ -133,17 +176,20 @@ def build_pyramid(
     for name in names:
         level = F.interpolate(
             pixels.permute(0, 3, 1, 2),
-            level_shape(shape, name),
+            level_shape(shape, name, side),
             mode="bilinear",
             antialias=True,
             align_corners=False,
         )
         levels[name] = level[0].permute(1, 2, 0).contiguous().numpy()
-    return Pyramid(levels, shape)
+    return Pyramid(levels, shape, side)
 
 
 def dataset_pyramid(
-    dataset: SupportsImages, index: int, resolutions: Sequence[str] = RESOLUTIONS
+    dataset: SupportsImages,
+    index: int,
+    resolutions: Sequence[str] = RESOLUTIONS,
+    patch_side: int = PATCH_SIDE,
 ) -> Pyramid:
     """Build the pyramid of a data set's image, and name the image where that cannot be done.
 
@@ -151,13 +197,14 @@ def dataset_pyramid(
         dataset: Where the image is from; its `path(index)` or `name(index)` is what errors say.
         index: Which image.
         resolutions: The levels to build.
+        patch_side: P, of the patches to be cut.
 
     Raises:
         ValueError: As `build_pyramid`.
     """
     image = dataset.image(index)
     try:
-        return build_pyramid(image, resolutions)
+        return build_pyramid(image, resolutions, patch_side)
     except ValueError as error:
         called = getattr(dataset, "path", None) or getattr(dataset, "name", None)
         name = f"image {index}" if called is None else called(index)

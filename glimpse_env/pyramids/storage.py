@@ -26,7 +26,7 @@ except ImportError:  # Windows
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.arena import PyramidArena
 from glimpse_env.pyramids.mapped import open_mapped
-from glimpse_env.pyramids.pyramid import LEVEL_SHORT_SIDE
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, short_side
 
 STORAGES = ("auto", "device", "host", "demand")
 # One environment among many (a process each, say) must not hoard images; a batch may take half
@@ -58,6 +58,7 @@ def choose_storage(
     resolutions: Sequence[str],
     num_envs: int,
     device: torch.device,
+    patch_side: int = PATCH_SIDE,
 ) -> StorageChoice:
     """Choose among device, host and demand, or take the user at their word.
 
@@ -67,6 +68,7 @@ def choose_storage(
         resolutions: Levels to keep.
         num_envs: Environments that share the store.
         device: Of the encoder.
+        patch_side: P, with whose square the room grows.
 
     Returns:
         The place, its capacity and the reason.
@@ -76,7 +78,7 @@ def choose_storage(
     """
     if asked not in STORAGES:
         return StorageChoice("mapped", 0, f"images are mapped from {os.fspath(asked)}")
-    needed = usual_bytes(count, resolutions)
+    needed = usual_bytes(count, resolutions, patch_side)
     size = f"{count:,} images need about {_amount(needed)}"
     if asked == "demand":
         return StorageChoice("demand", 0, f"{size}, none are kept: each is decoded when it comes")
@@ -116,6 +118,7 @@ def make_arena(
     dataset: ImageDataset,
     resolutions: Sequence[str],
     device: torch.device,
+    patch_side: int = PATCH_SIDE,
 ) -> PyramidArena:
     """Make the arena of a choice.
 
@@ -123,14 +126,14 @@ def make_arena(
         FileNotFoundError, PyramidsMismatchError, PyramidsIncompleteError: see `open_mapped`.
     """
     if choice.kind == "mapped":
-        return open_mapped(Path(asked), dataset, resolutions)
+        return open_mapped(Path(asked), dataset, resolutions, patch_side)
     target = device if choice.kind == "device" else None
-    return PyramidArena.in_memory(len(dataset), resolutions, choice.capacity, target)
+    return PyramidArena.in_memory(len(dataset), resolutions, choice.capacity, target, patch_side)
 
 
-def usual_bytes(count: int, resolutions: Sequence[str]) -> int:
+def usual_bytes(count: int, resolutions: Sequence[str], patch_side: int = PATCH_SIDE) -> int:
     """Bytes that the pyramids of images of usual aspect take, and some more."""
-    pixels = sum(LEVEL_SHORT_SIDE[name] ** 2 for name in resolutions) * _USUAL_ASPECT
+    pixels = sum(short_side(name, patch_side) ** 2 for name in resolutions) * _USUAL_ASPECT
     return int(1.05 * 3 * pixels * count) + 2**20
 
 

@@ -199,6 +199,7 @@ def composite(
     scales: Float[np.ndarray, " T"] | None = None,
     size: tuple[int, int] | None = None,
     noise_key: int = 0,
+    patch_side: int = PATCH_SIDE,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Compose what was seen: at each pixel the sharpest pixel of any glimpse (Figure 3).
 
@@ -209,6 +210,7 @@ def composite(
         scales: Zoom of each glimpse, if it was chosen.
         size: Height and width of the result; those of the image by default.
         noise_key: Decides the noise where no glimpse looked.
+        patch_side: P, of the glimpses.
 
     Returns:
         The image as seen. A pixel of a coarse patch shows as a block.
@@ -220,9 +222,9 @@ def composite(
     height, width = size or image.shape[:2]
     seen = np.random.default_rng(noise_key).integers(0, 256, (height, width, 3), dtype=np.uint8)
     if scales is not None:
-        _paint_zoomed(seen, image, fixations, resolutions, scales)
+        _paint_zoomed(seen, image, fixations, resolutions, scales, patch_side)
         return seen
-    pyramid = build_pyramid(image, resolutions)
+    pyramid = build_pyramid(image, resolutions, patch_side)
     for name in sorted(pyramid.levels, key=RESOLUTIONS.index):
         level = pyramid.levels[name]
         shape = np.array([level.shape[:2]] * len(fixations), np.int64).reshape(-1, 2)
@@ -230,9 +232,10 @@ def composite(
             np.minimum((np.arange(n) + 0.5) * m / n, m - 1).astype(np.int64)
             for n, m in zip((height, width), level.shape[:2], strict=True)
         )
-        for top, left in patch_origins(fixations, shape, np.zeros(len(fixations), bool)).tolist():
-            y = np.flatnonzero((rows >= top) & (rows < top + PATCH_SIDE))
-            x = np.flatnonzero((columns >= left) & (columns < left + PATCH_SIDE))
+        plain = np.zeros(len(fixations), bool)
+        for top, left in patch_origins(fixations, shape, plain, patch_side).tolist():
+            y = np.flatnonzero((rows >= top) & (rows < top + patch_side))
+            x = np.flatnonzero((columns >= left) & (columns < left + patch_side))
             seen[np.ix_(y, x)] = level[np.ix_(rows[y], columns[x])]
     return seen
 
@@ -243,22 +246,23 @@ def _paint_zoomed(
     fixations: np.ndarray,
     resolutions: Sequence[str],
     scales: np.ndarray,
+    side: int,
 ) -> None:
     """Paint every patch of zoomed glimpses into `seen`, the widest first."""
     looks, (height, width) = len(fixations), seen.shape[:2]
     nothing = np.zeros(looks, bool), np.zeros(looks, np.uint64)
-    patches = cut_scaled_patches([image] * looks, fixations, scales, *nothing, resolutions)
-    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, resolutions, scales)
+    patches = cut_scaled_patches([image] * looks, fixations, scales, *nothing, resolutions, side)
+    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, resolutions, scales, side)
     boxes = (boxes * np.tile([width / image.shape[1], height / image.shape[0]], 2)).reshape(-1, 4)
-    patches = patches.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)
+    patches = patches.reshape(-1, side, side, 3)
     for i in np.argsort(boxes[:, 0] - boxes[:, 2], kind="stable").tolist():
         left, top, right, bottom = boxes[i]
         rows, columns = (
-            np.floor((np.arange(n) + 0.5 - low) / (high - low) * PATCH_SIDE).astype(np.int64)
+            np.floor((np.arange(n) + 0.5 - low) / (high - low) * side).astype(np.int64)
             for n, low, high in ((height, top, bottom), (width, left, right))
         )
-        y = np.flatnonzero((rows >= 0) & (rows < PATCH_SIDE))
-        x = np.flatnonzero((columns >= 0) & (columns < PATCH_SIDE))
+        y = np.flatnonzero((rows >= 0) & (rows < side))
+        x = np.flatnonzero((columns >= 0) & (columns < side))
         seen[np.ix_(y, x)] = patches[i][np.ix_(rows[y], columns[x])]
 
 
@@ -293,10 +297,11 @@ def scanpath_panel(
     """
     names = check_resolutions(resolutions)
     margin, caption, looks = 14, 20, len(fixations)
+    own = PATCH_SIDE if patches is None or not looks else patches.shape[2]
     body = max(320, looks * 60)
     ratio = min(body / image.shape[0], 1.6 * body / image.shape[1])
     height, width = (max(1, round(side * ratio)) for side in image.shape[:2])
-    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, names, scales)
+    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, names, scales, own)
     boxes = boxes * np.tile([width / image.shape[1], height / image.shape[0]], 2)
     source = Image.fromarray(np.ascontiguousarray(image))
     fitted = np.asarray(source.resize((width, height), Image.Resampling.LANCZOS))
@@ -304,7 +309,7 @@ def scanpath_panel(
     if patches is not None and looks:
         side = min((body - 4 * (looks - 1)) // looks, 150)
         parts.append(("", glimpse_strip(patches, names, side=side)))
-    whole = composite(image, fixations, names, scales=scales, size=(height, width))
+    whole = composite(image, fixations, names, scales=scales, size=(height, width), patch_side=own)
     parts.append(("composite", whole))
 
     tallest = max(part.shape[0] + (caption if label else 0) for label, part in parts)

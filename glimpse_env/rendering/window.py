@@ -50,7 +50,11 @@ def draw_frame(dynamics: GlimpseDynamics, row: int) -> UInt8[np.ndarray, "480 48
     taken = min(looks, dynamics.num_glimpses)
     fixations = dynamics.scanpath[row, :taken]
     boxes = patch_boxes(
-        (height, width), fixations, dynamics.observer.resolutions, dynamics.zooms[row, :taken]
+        (height, width),
+        fixations,
+        dynamics.observer.resolutions,
+        dynamics.zooms[row, :taken],
+        dynamics.options.patch_side,
     )
     correct = bool(dynamics.correct[row]) if looks > dynamics.num_glimpses else None
     drawn = draw_scanpath(fitted, fixations, boxes, correct=correct)

@@ -3,7 +3,7 @@
 `plan_patches` decides where every patch comes from, by the rules of `rules.py`; a kernel copies.
 `cut_patches`, image by image, is the plain path that the tests compare this with.
 
-Shape key: B batch, S resolutions, P patch side (96), N = B * S patches.
+Shape key: B batch, S resolutions, P patch side, N = B * S patches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from encoders.inference.fused import kernels_available
 from glimpse_env.pyramids.arena import PyramidArena
-from glimpse_env.pyramids.pyramid import PATCH_SIDE, RESOLUTIONS, check_resolutions
+from glimpse_env.pyramids.pyramid import RESOLUTIONS, check_resolutions
 from glimpse_env.retina.rules import (
     cut_patches,
     noise_offsets,
@@ -38,7 +38,7 @@ def cut_from_arena(
     """Cut what `cut_patches` cuts, from an arena: the fast path.
 
     Args:
-        arena: Holds the images.
+        arena: Holds the images, and says of which side the patches are.
         image: Index of each image.
         fixation: As for `cut_patches`, like all that follow.
         mirror: Whether to see the mirrored image.
@@ -61,13 +61,14 @@ def cut_from_arena(
         >>> cut_from_arena(arena, image, np.zeros((1, 2)), flags, keys, ("low",)).shape
         (1, 1, 96, 96, 3)
     """
-    names = check_resolutions(resolutions)
+    names, side = check_resolutions(resolutions), arena.patch_side
     plan = plan_patches(arena, image, fixation, mirror, noise_key, names)
     if isinstance(arena.flat, Tensor):
         from glimpse_env.retina import kernel_torch as retina_device
 
-        return retina_device.cut(arena.flat, plan).unflatten(0, (len(image), len(names)))
-    out = prepare_out(out, len(image), len(names))
+        patches = retina_device.cut(arena.flat, plan, side)
+        return patches.unflatten(0, (len(image), len(names)))
+    out = prepare_out(out, len(image), len(names), side)
     if not kernels_available():
         return cut_patches(
             [arena.pyramid(index) for index in image.tolist()],
@@ -79,7 +80,7 @@ def cut_from_arena(
         )
     from glimpse_env.retina.kernel_numba import cut
 
-    patches = out.reshape(-1, PATCH_SIDE, PATCH_SIDE, 3)
+    patches = out.reshape(-1, side, side, 3)
     cut(arena.flat, noise_table(), *plan, patches)
     return out
 
@@ -114,6 +115,7 @@ def plan_patches(
     count = len(columns)
     shape = arena.shape[image][:, columns].reshape(-1, 2)
     flipped = np.repeat(np.asarray(mirror, bool), count)
-    origin = patch_origins(np.repeat(np.asarray(fixation), count, axis=0), shape, flipped)
-    offset = noise_offsets(noise_key, resolutions).reshape(-1)
+    side = arena.patch_side
+    origin = patch_origins(np.repeat(np.asarray(fixation), count, axis=0), shape, flipped, side)
+    offset = noise_offsets(noise_key, resolutions, side).reshape(-1)
     return start, shape, origin, flipped, offset

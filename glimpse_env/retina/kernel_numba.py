@@ -7,6 +7,8 @@ touched per image. `tests/glimpse_env/pyramids/test_arena.py` compares it, byte 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,6 @@ from numba.extending import intrinsic
 
 from encoders.inference.kernels import compiled
 from encoders.threads import in_parts
-from glimpse_env.pyramids.pyramid import PATCH_SIDE, ROW_BYTES
 
 # A glimpse is some microseconds of copying, a thread's call some tens of them.
 _FEWEST_PATCHES = 32
@@ -65,53 +66,57 @@ _copy: Any = intrinsic(_emit_copy)
 _reverse_five: Any = intrinsic(_emit_reverse_five)
 
 
-def _cut(flat, table, start, shape, origin, mirror, offset, out, begin, end):
-    """Patches begin to end of `cut`, each row by row."""
-    target = out.reshape(-1)
-    for patch in range(begin, end):
-        height, width = shape[patch, 0], shape[patch, 1]
-        top, left = origin[patch, 0], origin[patch, 1]
-        # Columns of the patch that lie inside, in the level as stored; seen mirrored, the others.
-        first, last = max(-left, 0), min(width - left, PATCH_SIDE)
-        if last < first:
-            first = last = 0
-        before, after = (PATCH_SIDE - last, first) if mirror[patch] else (first, PATCH_SIDE - last)
-        for row in range(PATCH_SIDE):
-            line = (patch * PATCH_SIDE + row) * ROW_BYTES
-            noise = offset[patch] + row * ROW_BYTES
-            y = top + row
-            if y < 0 or y >= height or last == first:
-                _copy(target, line, table, noise, ROW_BYTES)
-                continue
-            if before:
-                _copy(target, line, table, noise, 3 * before)
-            seen = start[patch] + (y * width + left + first) * 3
-            if last - first == PATCH_SIDE and not mirror[patch]:
-                # A length known to the compiler is copied without a call.
-                _copy(target, line, flat, seen, ROW_BYTES)
-            elif not mirror[patch]:
-                _copy(target, line + 3 * before, flat, seen, 3 * (last - first))
-            else:
-                here, left_over = line + 3 * before, last - first
-                # Groups move sixteen bytes, one more than they mean: the pixel before the first
-                # group was there to be read, the pixel after the last will overwrite it.
-                left_over -= 1
-                _copy(target, here, flat, seen + 3 * left_over, 3)
-                here += 3
-                while left_over > 5:
-                    left_over -= 5
-                    _reverse_five(target, here, flat, seen + 3 * left_over)
-                    here += 15
-                while left_over > 0:
+@cache
+def _kernel(side: int) -> Callable[..., None]:
+    """Compile the kernel for patches of one side, which it knows as a constant."""
+    row_bytes = 3 * side
+
+    def work(flat, table, start, shape, origin, mirror, offset, out, begin, end):
+        """Patches begin to end of `cut`, each row by row."""
+        target = out.reshape(-1)
+        for patch in range(begin, end):
+            height, width = shape[patch, 0], shape[patch, 1]
+            top, left = origin[patch, 0], origin[patch, 1]
+            # Columns of the patch that lie inside, as stored; seen mirrored, the others.
+            first, last = max(-left, 0), min(width - left, side)
+            if last < first:
+                first = last = 0
+            before, after = (side - last, first) if mirror[patch] else (first, side - last)
+            for row in range(side):
+                line = (patch * side + row) * row_bytes
+                noise = offset[patch] + row * row_bytes
+                y = top + row
+                if y < 0 or y >= height or last == first:
+                    _copy(target, line, table, noise, row_bytes)
+                    continue
+                if before:
+                    _copy(target, line, table, noise, 3 * before)
+                seen = start[patch] + (y * width + left + first) * 3
+                if last - first == side and not mirror[patch]:
+                    # A length known to the compiler is copied without a call.
+                    _copy(target, line, flat, seen, row_bytes)
+                elif not mirror[patch]:
+                    _copy(target, line + 3 * before, flat, seen, 3 * (last - first))
+                else:
+                    here, left_over = line + 3 * before, last - first
+                    # Groups move sixteen bytes, one more than they mean: the pixel before the first
+                    # group was there to be read, the pixel after the last will overwrite it.
                     left_over -= 1
                     _copy(target, here, flat, seen + 3 * left_over, 3)
                     here += 3
-            if after:
-                edge = ROW_BYTES - 3 * after
-                _copy(target, line + edge, table, noise + edge, 3 * after)
+                    while left_over > 5:
+                        left_over -= 5
+                        _reverse_five(target, here, flat, seen + 3 * left_over)
+                        here += 15
+                    while left_over > 0:
+                        left_over -= 1
+                        _copy(target, here, flat, seen + 3 * left_over, 3)
+                        here += 3
+                if after:
+                    edge = row_bytes - 3 * after
+                    _copy(target, line + edge, table, noise + edge, 3 * after)
 
-
-_cut = compiled(_cut)
+    return compiled(work)
 
 
 def cut(
@@ -136,8 +141,9 @@ def cut(
         offset: int64 [N], where its noise begins in `table`.
         out: uint8 [N, P, P, 3], written.
     """
+    kernel = _kernel(out.shape[2])
 
     def work(begin: int, end: int) -> None:
-        _cut(flat, table, start, shape, origin, mirror, offset, out, begin, end)
+        kernel(flat, table, start, shape, origin, mirror, offset, out, begin, end)
 
     in_parts(work, len(out), least=_FEWEST_PATCHES)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from glimpse_env.pyramids.pyramid import PATCH_BYTES, PATCH_SIDE
+from glimpse_env.pyramids.pyramid import PATCH_SIDE
 from glimpse_env.retina.rules import noise_table
 
 _BLOCK = 1024
@@ -30,17 +30,20 @@ def device_noise(device: torch.device) -> Tensor:
     return torch.from_numpy(noise_table().copy()).to(device)
 
 
-def cut(flat: Tensor, plan: tuple[np.ndarray, ...]) -> UInt8[Tensor, "N P P 3"]:
+def cut(
+    flat: Tensor, plan: tuple[np.ndarray, ...], side: int = PATCH_SIDE
+) -> UInt8[Tensor, "N P P 3"]:
     """Cut N patches by whichever kernel the device has.
 
     Args:
         flat: uint8, the levels.
         plan: Of `batch_retina.plan_patches`.
+        side: P.
     """
     table, packed = device_noise(flat.device), pack(plan, flat.device)
     if kernel_name(flat.device) == "triton":
-        return cut_by_triton(flat, table, packed)
-    return cut_by_torch(flat, table, packed)
+        return cut_by_triton(flat, table, packed, side)
+    return cut_by_torch(flat, table, packed, side)
 
 
 def pack(plan: tuple[np.ndarray, ...], device: torch.device) -> Int64[Tensor, "7 N"]:
@@ -61,18 +64,20 @@ def kernel_name(device: torch.device) -> Literal["triton", "torch"]:
     return "triton" if found else "torch"
 
 
-def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N P P 3"]:
+def cut_by_torch(
+    flat: Tensor, table: Tensor, plan: Tensor, side: int = PATCH_SIDE
+) -> UInt8[Tensor, "N P P 3"]:
     """Cut patches by torch's own indexing.
 
     Args:
         flat: uint8, the levels.
         table: uint8, the noise.
         plan: int64 [7, N]: start, height, width, top, left, mirror and noise offset of each patch.
+        side: P.
     """
-    side = PATCH_SIDE
     line = torch.arange(side, device=flat.device)
     channel = torch.arange(3, device=flat.device)
-    place = torch.arange(PATCH_BYTES, device=flat.device).view(side, side, 3)
+    place = torch.arange(3 * side**2, device=flat.device).view(side, side, 3)
     parts = []
     for part in plan.split(_TORCH_PORTION, dim=1):
         start, height, width, top, left, mirror, offset = part.view(7, -1, 1)
@@ -87,7 +92,13 @@ def cut_by_torch(flat: Tensor, table: Tensor, plan: Tensor) -> UInt8[Tensor, "N 
 
 
 def cut_by_triton(
-    flat: Tensor, table: Tensor, plan: Tensor, *, block: int = _BLOCK, num_warps: int = 4
+    flat: Tensor,
+    table: Tensor,
+    plan: Tensor,
+    side: int = PATCH_SIDE,
+    *,
+    block: int = _BLOCK,
+    num_warps: int = 4,
 ) -> UInt8[Tensor, "N P P 3"]:
     """Cut patches by one Triton kernel; arguments as for `cut_by_torch`.
 
@@ -95,18 +106,17 @@ def cut_by_triton(
         flat: The levels.
         table: The noise.
         plan: Of `pack`.
-        block: Bytes of a program: a power of two that divides a patch, 1,024 at most.
+        side: P.
+        block: Bytes of a program: a power of two, 1,024 at most.
         num_warps: Warps of a program.
     """
     count = plan.shape[1]
-    out = flat.new_empty((count, PATCH_SIDE, PATCH_SIDE, 3))
+    out = flat.new_empty((count, side, side, 3))
     if count:
-        grid = (count, PATCH_BYTES // block)
+        grid = (count, -(-3 * side**2 // block))
         # Triton launches on the current device, whatever the tensors'.
         with torch.cuda.device(flat.device) if flat.is_cuda else nullcontext():
-            _triton_kernel()[grid](
-                flat, table, plan, out, count, PATCH_SIDE, block, num_warps=num_warps
-            )
+            _triton_kernel()[grid](flat, table, plan, out, count, side, block, num_warps=num_warps)
     return out
 
 

@@ -10,8 +10,8 @@ import triton.language as tl
 def cut_block(flat, table, plan, out, count, side: tl.constexpr, block: tl.constexpr):
     """Write `block` bytes of one patch: program (patch, block of it).
 
-    Arguments are those of `retina_device.cut_by_torch`, `out` beside them; `side * side * 3` is a
-    multiple of `block`.
+    Arguments are those of `retina_device.cut_by_torch`, `out` beside them. The last block of a
+    patch whose bytes are no multiple of `block` is cut short.
     """
     patch = tl.program_id(0)
     start = tl.load(plan + patch)
@@ -26,7 +26,14 @@ def cut_block(flat, table, plan, out, count, side: tl.constexpr, block: tl.const
     y = top + row
     x = left + tl.where(mirror != 0, side - 1 - column, column)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    seen = tl.load(flat + start + (y * width + x) * 3 + channel, mask=inside, other=0)
-    noise = tl.load(table + offset + byte, mask=inside == 0, other=0)
     place = patch.to(tl.int64) * (3 * side * side) + byte
-    tl.store(out + place, tl.where(inside, seen, noise))
+    if (3 * side * side) % block == 0:
+        seen = tl.load(flat + start + (y * width + x) * 3 + channel, mask=inside, other=0)
+        noise = tl.load(table + offset + byte, mask=inside == 0, other=0)
+        tl.store(out + place, tl.where(inside, seen, noise))
+    else:
+        there = byte < 3 * side * side
+        inside = inside & there
+        seen = tl.load(flat + start + (y * width + x) * 3 + channel, mask=inside, other=0)
+        noise = tl.load(table + offset + byte, mask=there & (inside == 0), other=0)
+        tl.store(out + place, tl.where(inside, seen, noise), mask=there)

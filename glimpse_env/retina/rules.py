@@ -2,12 +2,12 @@
 
 Convention:
     A fixation (x, y) is the centre of a patch: -1 is the left or top edge of the image, +1 the
-    right or bottom edge. Beyond that it is clipped. On a level of w pixels a 96-pixel patch starts
-    at floor((x + 1) / 2 * w - 48 + 1/2), so its centre is within half a patch pixel of the
-    fixation. Pixels outside the image are uniform noise, a function of a key and the resolution
-    alone. Looking at the mirrored image is, to the byte, looking at image[:, ::-1].
+    right or bottom edge. Beyond that it is clipped. On a level of w pixels a patch of P pixels
+    starts at floor((x + 1) / 2 * w - P / 2 + 1/2), so its centre is within half a patch pixel of
+    the fixation. Pixels outside the image are uniform noise, a function of a key, the resolution
+    and P alone. Looking at the mirrored image is, to the byte, looking at image[:, ::-1].
 
-Shape key: B batch, S resolutions, P patch side (96).
+Shape key: B batch, S resolutions, P patch side (96 by default).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from PIL import Image
 
 from glimpse_env.pyramids.pyramid import (
     LEVEL_SHORT_SIDE,
-    PATCH_BYTES,
     PATCH_SIDE,
     RESOLUTIONS,
     Pyramid,
+    check_patch_side,
     check_resolutions,
     level_shape,
 )
@@ -79,15 +79,16 @@ def _clip_fixation(fixation: np.ndarray) -> np.ndarray:
     return np.clip(fixation.astype(np.float64), -1.0, 1.0)
 
 
-def _snap(fixation: np.ndarray, size: np.ndarray) -> np.ndarray:
+def _snap(fixation: np.ndarray, size: np.ndarray, patch_side: int) -> np.ndarray:
     """First pixel of the patch nearest to a fixation, on an axis of `size` patch pixels."""
-    return np.floor((fixation + 1.0) / 2.0 * size - PATCH_SIDE / 2 + 0.5)
+    return np.floor((fixation + 1.0) / 2.0 * size - patch_side / 2 + 0.5)
 
 
 def patch_origins(
     fixation: Float[np.ndarray, "B 2"],
     level_shape: Int[np.ndarray, "B 2"],
     mirror: Bool[np.ndarray, " B"],
+    patch_side: int = PATCH_SIDE,
 ) -> Int64[np.ndarray, "B 2"]:
     """Top left corner of the patch at each fixation, in pixels of the level as stored.
 
@@ -96,6 +97,7 @@ def patch_origins(
         level_shape: Height and width of each level.
         mirror: Whether the image is seen mirrored. The corner is found in the mirrored level and
             then reflected, so that ties snap as they would on an image mirrored beforehand.
+        patch_side: P.
 
     Returns:
         (top, left); negative where the patch starts outside.
@@ -108,8 +110,8 @@ def patch_origins(
         [[144, 336]]
     """
     size = np.asarray(level_shape, dtype=np.int64)
-    origin = _snap(_clip_fixation(fixation)[:, ::-1], size).astype(np.int64)
-    origin[:, 1] = np.where(mirror, size[:, 1] - PATCH_SIDE - origin[:, 1], origin[:, 1])
+    origin = _snap(_clip_fixation(fixation)[:, ::-1], size, patch_side).astype(np.int64)
+    origin[:, 1] = np.where(mirror, size[:, 1] - patch_side - origin[:, 1], origin[:, 1])
     return origin
 
 
@@ -120,34 +122,37 @@ def noise_table() -> np.ndarray:
     return np.frombuffer(table, np.uint8)
 
 
-def noise_offsets(noise_key: np.ndarray, resolutions: Sequence[str]) -> np.ndarray:
+def noise_offsets(
+    noise_key: np.ndarray, resolutions: Sequence[str], patch_side: int = PATCH_SIDE
+) -> np.ndarray:
     """Find where each patch's noise starts in the table, [B, S]. The same whichever else is cut."""
     salts = np.array([LEVEL_SHORT_SIDE[name] for name in resolutions], np.uint64)
     hashed = splitmix64(splitmix64(noise_key)[:, None] + salts)
-    return (hashed % np.uint64(_NOISE_TABLE_BYTES - PATCH_BYTES + 1)).astype(np.int64)
+    return (hashed % np.uint64(_NOISE_TABLE_BYTES - 3 * patch_side**2 + 1)).astype(np.int64)
 
 
 def noise_patches(
-    noise_key: UInt64[np.ndarray, " B"], resolutions: Sequence[str] = RESOLUTIONS
+    noise_key: UInt64[np.ndarray, " B"],
+    resolutions: Sequence[str] = RESOLUTIONS,
+    patch_side: int = PATCH_SIDE,
 ) -> UInt8[np.ndarray, "B S P P 3"]:
     """The noise that each patch shows where it leaves the image (paper section 2)."""
     table, names = noise_table(), check_resolutions(resolutions)
-    shape = (len(noise_key), len(names), PATCH_SIDE, PATCH_SIDE, 3)
+    shape, size = (len(noise_key), len(names), patch_side, patch_side, 3), 3 * patch_side**2
     noise = np.empty(shape, np.uint8)
-    for patch, offset in zip(
-        noise.reshape(-1, PATCH_BYTES), noise_offsets(noise_key, names).ravel(), strict=True
-    ):
-        patch[:] = table[offset : offset + PATCH_BYTES]
+    offsets = noise_offsets(noise_key, names, patch_side)
+    for patch, offset in zip(noise.reshape(-1, size), offsets.ravel(), strict=True):
+        patch[:] = table[offset : offset + size]
     return noise
 
 
-def prepare_out(out: np.ndarray | None, batch: int, count: int) -> np.ndarray:
+def prepare_out(out: np.ndarray | None, batch: int, count: int, patch_side: int) -> np.ndarray:
     """Return `out`, or a fresh array of B glimpses of S patches.
 
     Raises:
         ValueError: If `out` does not fit.
     """
-    shape = (batch, count, PATCH_SIDE, PATCH_SIDE, 3)
+    shape = (batch, count, patch_side, patch_side, 3)
     if out is None:
         return np.empty(shape, np.uint8)
     if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
@@ -168,7 +173,8 @@ def cut_patches(
     """Cut one glimpse from each image: its patches at every resolution asked for.
 
     Args:
-        pyramids: B images, of any sizes, with at least the levels asked for.
+        pyramids: B images, of any sizes, with at least the levels asked for; the side of the
+            patches is that which they were built for.
         fixation: (x, y) in [-1, 1], clipped; in the mirrored image where `mirror` is set.
         mirror: Whether to see the mirrored image.
         noise_key: Decides the noise outside the image.
@@ -179,8 +185,8 @@ def cut_patches(
         RGB patches; `out` if it was given.
 
     Raises:
-        ValueError: If a fixation is NaN, the batch sizes differ, a resolution is unknown or `out`
-            does not fit.
+        ValueError: If a fixation is NaN, the batch sizes differ, a resolution is unknown, pyramids
+            are for patches of several sides or `out` does not fit.
         KeyError: If a pyramid lacks a level.
 
     Example:
@@ -197,16 +203,20 @@ def cut_patches(
             f"{batch} pyramids, {len(fixation)} fixations, {len(mirror)} mirror flags and "
             f"{len(noise_key)} noise keys: one of each per image is needed"
         )
-    out = prepare_out(out, batch, count)
+    sides = {pyramid.patch_side for pyramid in pyramids} or {PATCH_SIDE}
+    if len(sides) > 1:
+        raise ValueError(f"the pyramids are for patches of several sides: {sorted(sides)}")
+    (side,) = sides
+    out = prepare_out(out, batch, count, side)
     try:
         levels = [pyramid.levels[name] for pyramid in pyramids for name in names]
     except KeyError as error:
         raise KeyError(f"a pyramid lacks the level {error}: build it with all of {names}") from None
     shapes = np.array([level.shape[:2] for level in levels], np.int64).reshape(-1, 2)
     origins = patch_origins(
-        np.repeat(np.asarray(fixation), count, axis=0), shapes, np.repeat(mirror, count)
+        np.repeat(np.asarray(fixation), count, axis=0), shapes, np.repeat(mirror, count), side
     )
-    offsets = noise_offsets(noise_key, names)
+    offsets = noise_offsets(noise_key, names, side)
     _copy_patches(levels, shapes, origins, np.repeat(mirror, count), offsets.ravel(), out)
     return out
 
@@ -220,7 +230,7 @@ def _copy_patches(
     out: np.ndarray,
 ) -> None:
     """Copy N = B * S patches out of their levels; everything that needs thought is done."""
-    table, side = noise_table(), PATCH_SIDE
+    table, side = noise_table(), out.shape[-2]
     patches = out.reshape(-1, side, side, 3)
     first = np.maximum(-origins, 0)
     last = np.minimum(shapes - origins, side)
@@ -236,11 +246,11 @@ def _copy_patches(
         offsets.tolist(),
         strict=True,
     )
-    flip, straight, flipped = _flip_index(), *np.zeros((2, side, side, 3), np.uint8)
+    flip, straight, flipped = _flip_index(side), *np.zeros((2, side, side, 3), np.uint8)
     for level, patch, (top, left), (y0, x0), (y1, x1), is_whole, is_mirrored, offset in rows:
         if not is_whole:
             # As seen: the noise belongs to the patch, so a mirrored look does not turn it.
-            patch.reshape(-1)[:] = table[offset : offset + PATCH_BYTES]
+            patch.reshape(-1)[:] = table[offset : offset + 3 * side**2]
             if y1 <= y0 or x1 <= x0:
                 continue
         part = level[top + y0 : top + y1, left + x0 : left + x1]
@@ -256,17 +266,18 @@ def _copy_patches(
 
 
 @cache
-def _flip_index() -> np.ndarray:
+def _flip_index(side: int) -> np.ndarray:
     """Find where each byte of a mirrored patch comes from; faster than patch[:, ::-1]."""
-    order = np.arange(PATCH_BYTES).reshape(PATCH_SIDE, PATCH_SIDE, 3)
+    order = np.arange(3 * side**2).reshape(side, side, 3)
     return np.ascontiguousarray(order[:, ::-1]).reshape(-1)
 
 
 def _virtual_shape(
-    image_shape: tuple[int, int], resolutions: Sequence[str], scale: np.ndarray
+    image_shape: tuple[int, int], resolutions: Sequence[str], scale: np.ndarray, patch_side: int
 ) -> np.ndarray:
     """Height and width of the image in patch pixels, [B, S, 2]; a fraction unless scale is 0."""
-    shapes = np.array([level_shape(image_shape, name) for name in resolutions], np.float64)
+    levels = [level_shape(image_shape, name, patch_side) for name in resolutions]
+    shapes = np.array(levels, np.float64)
     return shapes / np.exp2(scale.astype(np.float64))[:, None, None]
 
 
@@ -275,6 +286,7 @@ def patch_boxes(
     fixation: Float[np.ndarray, "B 2"],
     resolutions: Sequence[str] = RESOLUTIONS,
     scale: Float[np.ndarray, " B"] | None = None,
+    patch_side: int = PATCH_SIDE,
 ) -> Float[np.ndarray, "B S 4"]:
     """Return the area of each patch, snapped as `cut_patches` and `cut_scaled_patches` snap it.
 
@@ -283,6 +295,7 @@ def patch_boxes(
         fixation: (x, y) in [-1, 1], clipped.
         resolutions: Order of axis S.
         scale: Zoom of each glimpse: every side is multiplied by 2 ** scale. None is 0.
+        patch_side: P, to whose pixels places snap; the size of an area does not depend on it.
 
     Returns:
         (xmin, ymin, xmax, ymax) in pixels of the image, float64, beyond it where the patch is.
@@ -298,10 +311,10 @@ def patch_boxes(
     names = check_resolutions(resolutions)
     fixation = _clip_fixation(np.asarray(fixation))
     zoom = np.zeros(len(fixation)) if scale is None else _clip_scale(scale)
-    shapes = _virtual_shape(image_shape, names, zoom)
+    shapes = _virtual_shape(image_shape, names, zoom, patch_side)
     pixel = np.array(image_shape, np.float64) / shapes
-    low = _snap(fixation[:, None, ::-1], shapes)
-    corners = np.concatenate([low * pixel, (low + PATCH_SIDE) * pixel], axis=-1)
+    low = _snap(fixation[:, None, ::-1], shapes, patch_side)
+    corners = np.concatenate([low * pixel, (low + patch_side) * pixel], axis=-1)
     return corners[..., [1, 0, 3, 2]]
 
 
@@ -318,6 +331,7 @@ def cut_scaled_patches(
     mirror: Bool[np.ndarray, " B"],
     noise_key: UInt64[np.ndarray, " B"],
     resolutions: Sequence[str] = RESOLUTIONS,
+    patch_side: int = PATCH_SIDE,
 ) -> UInt8[np.ndarray, "B S P P 3"]:
     """Cut glimpses whose zoom is chosen too (paper section 1, future work).
 
@@ -332,13 +346,14 @@ def cut_scaled_patches(
         mirror: Whether to see the mirrored image.
         noise_key: Decides the noise outside the image.
         resolutions: Order of axis S.
+        patch_side: P.
 
     Returns:
         RGB patches.
 
     Raises:
-        ValueError: If a fixation or scale is NaN, the batch sizes differ or a resolution is
-            unknown.
+        ValueError: If a fixation or scale is NaN, the batch sizes differ, a resolution is
+            unknown or the side out of range.
 
     Example:
         >>> image = np.zeros((100, 200, 3), np.uint8)
@@ -354,10 +369,12 @@ def cut_scaled_patches(
             "one of each per image is needed"
         )
     fixation, scale = _clip_fixation(np.asarray(fixation)), _clip_scale(np.asarray(scale))
-    out = noise_patches(noise_key, names)
+    side = check_patch_side(patch_side)
+    out = noise_patches(noise_key, names, side)
     for b, image in enumerate(images):
-        shapes = _virtual_shape((image.shape[0], image.shape[1]), names, scale[b : b + 1])[0]
-        origins = _snap(fixation[b, ::-1], shapes).astype(np.int64)
+        size = (image.shape[0], image.shape[1])
+        shapes = _virtual_shape(size, names, scale[b : b + 1], side)[0]
+        origins = _snap(fixation[b, ::-1], shapes, side).astype(np.int64)
         if mirror[b]:
             image = image[:, ::-1]
         for s in range(len(names)):
@@ -380,7 +397,7 @@ def _resample_patch(
     pixel = size / shape
     first = np.maximum(-origin, 0)
     # The tolerance keeps a pixel that ends on the border inside in spite of rounding.
-    last = np.minimum(np.floor(shape - origin + 1e-6).astype(np.int64), PATCH_SIDE)
+    last = np.minimum(np.floor(shape - origin + 1e-6).astype(np.int64), len(patch))
     if (last <= first).any():
         return
     low = (origin + first) * pixel

@@ -149,11 +149,23 @@ def test_context_shares_the_noise_of_the_lattice_point_it_lies_on(tmp_path: Path
 def test_a_bank_of_the_old_form_opens_and_is_gone_on_with_as_grid_1(tmp_path: Path) -> None:
     bank = filled(tmp_path / "b")
     record = json.loads((tmp_path / "b" / "bank.json").read_text())
-    assert not record.keys() & {"context_grid", "context_channels", "low_fixations"}
+    assert not record.keys() & {"context_grid", "context_channels", "low_fixations", "patch_side"}
     assert bank.context_grid == 1 and bank.low_fixations is bank.fixations
+    assert bank.description.patch_side == 96
+    bank.check(patch_side=96)
     assert FeatureBank.create(tmp_path / "b", description()).complete
     with pytest.raises(BankMismatchError, match="grid of 1, not 3"):
         bank.contexts(*np.zeros((3, 1), int), grid=3)
+
+
+def test_a_bank_says_of_which_side_its_patches_are(tmp_path: Path) -> None:
+    bank = filled(tmp_path / "b", patch_side=128)
+    assert json.loads((tmp_path / "b" / "bank.json").read_text())["patch_side"] == 128
+    bank.check(patch_side=128)
+    with pytest.raises(BankMismatchError, match="patches of 128 pixels, not of 96: pass patch_"):
+        bank.check(patch_side=96)
+    with pytest.raises(BankMismatchError, match="differs in: patch_side"):
+        FeatureBank.create(tmp_path / "b", description())
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,9 @@ MAPPED = {
         out=Path(), side=3, low_side=2, resolutions=("high", "low"), chunk=4, context_grid=2
     ),
     "low alone": BankConfig(out=Path(), side=3, low_side=2, resolutions=("low",), chunk=4),
+    "other side": BankConfig(
+        out=Path(), side=3, resolutions=("low", "high"), chunk=4, mirror=False, patch_side=120
+    ),
     "few": BankConfig(out=Path(), side=3, extent=0.5, resolutions=("medium",), chunk=4),
 }
 
@@ -170,7 +173,7 @@ def test_cells_and_a_coarse_low_lattice_equal_the_live_encoder(
     def live(image: int, mirror: int, place: np.ndarray, key: np.ndarray, resolution: str):
         pixels = Images().image(image)
         pixels = np.ascontiguousarray(pixels[:, ::-1] if mirror else pixels)
-        pyramid, plain = [build_pyramid(pixels)], np.zeros(1, bool)
+        pyramid, plain = [build_pyramid(pixels, patch_side=config.patch_side)], np.zeros(1, bool)
         patch = cut_patches(pyramid, place[None], plain, key, (resolution,))
         features, cells = mapped.encode(torch.from_numpy(patch[0]), grid)
         return features.numpy(), cells.numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -22,15 +23,17 @@ ROOT = Path(__file__).parents[3]
 SHAPES = [(96, 96), (30, 200), (200, 31), (1, 3), (101, 77), (384, 500)]
 
 
-def make_pyramids(shapes, resolutions=RESOLUTIONS):
+def make_pyramids(shapes, resolutions=RESOLUTIONS, side=96):
     return [
-        build_pyramid(random_image(seed, *shape), resolutions) for seed, shape in enumerate(shapes)
+        build_pyramid(random_image(seed, *shape), resolutions, side)
+        for seed, shape in enumerate(shapes)
     ]
 
 
 def fill(pyramids, resolutions=RESOLUTIONS, capacity=None):
     capacity = sum(pyramid.nbytes for pyramid in pyramids) if capacity is None else capacity
-    arena = PyramidArena.in_memory(len(pyramids), resolutions, capacity)
+    side = pyramids[0].patch_side
+    arena = PyramidArena.in_memory(len(pyramids), resolutions, capacity, patch_side=side)
     for index, pyramid in enumerate(pyramids):
         arena.add(index, pyramid)
     return arena
@@ -68,6 +71,33 @@ def test_the_kernel_cuts_what_the_plain_retina_cuts(looks, resolutions, count):
     image, *rest = parts(looks)
     plain = cut_patches([PYRAMIDS[index] for index in image], *rest, names)
     np.testing.assert_array_equal(cut_from_arena(ARENA, image, *rest, names), plain)
+
+
+@pytest.mark.parametrize("side", [64, 77, 128, 224])
+def test_patches_of_any_side_are_cut_the_same_by_every_path(side, monkeypatch):
+    pyramids = make_pyramids(SHAPES, side=side)
+    arena, generator = fill(pyramids), np.random.default_rng(side)
+    image = np.arange(24) % len(SHAPES)
+    fixation = generator.uniform(-1.1, 1.1, (24, 2))
+    rest = (fixation, np.arange(24) % 2 == 0, generator.integers(0, 2**64, 24, dtype=np.uint64))
+    plain = cut_patches([pyramids[index] for index in image], *rest)
+    assert plain.shape == (24, 3, side, side, 3)
+    np.testing.assert_array_equal(cut_from_arena(arena, image, *rest), plain)
+    tensors = PyramidArena(
+        len(SHAPES), RESOLUTIONS, torch.empty(arena.capacity, dtype=torch.uint8), patch_side=side
+    )
+    for index, pyramid in enumerate(pyramids):
+        assert tensors.add(index, pyramid)
+    np.testing.assert_array_equal(np.asarray(cut_from_arena(tensors, image, *rest)), plain)
+    monkeypatch.setattr(batch_retina, "kernels_available", lambda: False)
+    np.testing.assert_array_equal(cut_from_arena(arena, image, *rest), plain)
+    assert pickle.loads(pickle.dumps(arena)).patch_side == side
+
+
+def test_a_pyramid_of_another_side_is_refused():
+    arena = PyramidArena.in_memory(1, RESOLUTIONS, 10**6, patch_side=128)
+    with pytest.raises(ValueError, match="patches of 96 pixels .* patches of 128"):
+        arena.add(0, PYRAMIDS[0])
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

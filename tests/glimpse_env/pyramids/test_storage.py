@@ -85,8 +85,9 @@ def test_images_kept_as_tensors_look_the_same(dataset, monkeypatch):
     """What `device` does, on the CPU: the arena's bytes are a tensor."""
     plain = play(dataset, storage="demand")
 
-    def tensors(cls, count, resolutions, capacity, device=None):
-        return cls(count, resolutions, torch.empty(capacity, dtype=torch.uint8))
+    def tensors(cls, count, resolutions, capacity, device=None, patch_side=96):
+        flat = torch.empty(capacity, dtype=torch.uint8)
+        return cls(count, resolutions, flat, patch_side=patch_side)
 
     monkeypatch.setattr(PyramidArena, "in_memory", classmethod(tensors))
     same(play(dataset, storage="host"), plain)

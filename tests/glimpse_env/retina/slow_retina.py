@@ -1,12 +1,12 @@
 """An exact, slow retina, straight from the definition and sharing no code with the fast one.
 
 A patch is a square box of the original image, of side short / k (k = 1, 2, 4 for low, medium,
-high), divided into 96x96 cells. Each cell shows the average of the original pixels, weighted by a
-triangle as wide as two cells (or two pixels, where a cell is smaller than a pixel) around the
-cell's centre; weights beyond the image count as nothing and the rest are scaled to sum to one.
-A cell whose centre lies outside the image shows no image. The centre of the box is the corner
-of the cell grid of the whole image nearest to the fixation; on a tie, the one further right or
-down.
+high), divided into 96x96 cells (or as many as asked for). Each cell shows the average of the
+original pixels, weighted by a triangle as wide as two cells (or two pixels, where a cell is
+smaller than a pixel) around the cell's centre; weights beyond the image count as nothing and the
+rest are scaled to sum to one. A cell whose centre lies outside the image shows no image. The
+centre of the box is the corner of the cell grid of the whole image nearest to the fixation; on a
+tie, the one further right or down.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ SHARE = {"low": 1, "medium": 2, "high": 4}
 CELLS = 96
 
 
-def nearest_corner(coordinate: float, length: int, short: int, share: int) -> float:
+def nearest_corner(
+    coordinate: float, length: int, short: int, share: int, side: int = CELLS
+) -> float:
     """The grid corner nearest to a fixation's coordinate, in original pixels."""
-    cells = int(np.floor(length * CELLS * share / short + 0.5))
+    cells = int(np.floor(length * side * share / short + 0.5))
     corners = np.arange(cells, -1, -1)
     wanted = (coordinate + 1) / 2 * cells
     return float(corners[np.argmin(np.abs(corners - wanted))]) * length / cells
@@ -55,17 +57,17 @@ def apply_weights(rows: np.ndarray, columns: np.ndarray, image: np.ndarray) -> n
 
 
 def slow_patch(
-    image: np.ndarray, fixation: tuple[float, float], resolution: str
+    image: np.ndarray, fixation: tuple[float, float], resolution: str, cells: int = CELLS
 ) -> tuple[np.ndarray, np.ndarray]:
     """One patch [96, 96, 3] in float64, and which of its cells show the image [96, 96]."""
     height, width = image.shape[:2]
     short, share = min(height, width), SHARE[resolution]
     side = short / share
-    cell = side / CELLS
+    cell = side / cells
     axes = []
     for coordinate, length in ((fixation[1], height), (fixation[0], width)):
-        middle = nearest_corner(coordinate, length, short, share)
-        centres = middle - side / 2 + (np.arange(CELLS) + 0.5) * cell
+        middle = nearest_corner(coordinate, length, short, share, cells)
+        centres = middle - side / 2 + (np.arange(cells) + 0.5) * cell
         inside = (centres > 0) & (centres < length)
         axes.append((triangle_weights(centres, cell, length), inside))
     (rows, rows_inside), (columns, columns_inside) = axes

@@ -24,16 +24,16 @@ from glimpse_env.retina.kernel_torch import (
     pack,
 )
 from glimpse_env.retina.rules import cut_patches
-from tests.glimpse_env.pyramids.test_arena import PYRAMIDS, looks, parts
+from tests.glimpse_env.pyramids.test_arena import PYRAMIDS, SHAPES, looks, make_pyramids, parts
 
 ROOT = Path(__file__).parents[3]
 
 
-def on_device(device: str) -> PyramidArena:
-    size = sum(pyramid.nbytes for pyramid in PYRAMIDS)
+def on_device(device: str, pyramids=PYRAMIDS) -> PyramidArena:
+    size = sum(pyramid.nbytes for pyramid in pyramids)
     flat = torch.empty(size, dtype=torch.uint8, device=device)
-    arena = PyramidArena(len(PYRAMIDS), RESOLUTIONS, flat)
-    for index, pyramid in enumerate(PYRAMIDS):
+    arena = PyramidArena(len(pyramids), RESOLUTIONS, flat, patch_side=pyramids[0].patch_side)
+    for index, pyramid in enumerate(pyramids):
         assert arena.add(index, pyramid)
     return arena
 
@@ -69,9 +69,10 @@ def test_images_come_back_from_tensors():
             np.testing.assert_array_equal(level, pyramid.levels[name])
 
 
-def compare_kernels(device: str) -> None:
+def compare_kernels(device: str, side: int = 96) -> None:
     """Triton's patches against torch's, on whatever Triton runs on."""
-    arena = on_device(device)
+    pyramids = PYRAMIDS if side == 96 else make_pyramids(SHAPES, side=side)
+    arena = on_device(device, pyramids)
     generator = np.random.default_rng(1)
     image = np.arange(12) % len(PYRAMIDS)
     fixation = generator.uniform(-1, 1, (12, 2))
@@ -83,23 +84,24 @@ def compare_kernels(device: str) -> None:
     packed = pack(plan, torch.device(device))
     np.testing.assert_array_equal(packed.cpu().numpy(), [list(map(int, row)) for row in rows])
     table = device_noise(torch.device(device))
-    expected = cut_by_torch(arena.flat, table, packed)
+    expected = cut_by_torch(arena.flat, table, packed, side)
     assert expected.float().std() > 10
     for sizes in ({}, {"block": 256, "num_warps": 8}):
-        assert torch.equal(cut_by_triton(arena.flat, table, packed, **sizes), expected)
+        assert torch.equal(cut_by_triton(arena.flat, table, packed, side, **sizes), expected)
     one = packed[:, :1].contiguous()  # a count of one is compiled as a constant
-    assert torch.equal(cut_by_triton(arena.flat, table, one), expected[:1])
-    assert len(cut_by_triton(arena.flat, table, packed[:, :0])) == 0
+    assert torch.equal(cut_by_triton(arena.flat, table, one, side), expected[:1])
+    assert len(cut_by_triton(arena.flat, table, packed[:, :0], side)) == 0
     plain = cut_patches(
-        [PYRAMIDS[each] for each in image], fixation, np.arange(12) % 3 == 0, key, RESOLUTIONS
+        [pyramids[each] for each in image], fixation, np.arange(12) % 3 == 0, key, RESOLUTIONS
     )
     np.testing.assert_array_equal(expected.cpu().numpy().reshape(plain.shape), plain)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
-def test_tritons_kernel_interpreted():
+@pytest.mark.parametrize("side", [96, 65])
+def test_tritons_kernel_interpreted(side):
     """Its arithmetic, without a GPU: Triton's interpreter runs the kernel on CPU tensors."""
-    code = f"import {__name__} as own; own.compare_kernels('cpu')"
+    code = f"import {__name__} as own; own.compare_kernels('cpu', {side})"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -127,5 +129,6 @@ def test_large_noise_offsets_and_starts_stay_whole_numbers():
 
 
 @pytest.mark.cuda
-def test_tritons_kernel_on_cuda():
-    compare_kernels("cuda")
+@pytest.mark.parametrize("side", [64, 77, 96, 128, 224])
+def test_tritons_kernel_on_cuda(side):
+    compare_kernels("cuda", side)

@@ -48,10 +48,10 @@ def natural_image(seed: int, height: int, width: int) -> np.ndarray:
     return np.clip(np.rint(field), 0, 255).astype(np.uint8)
 
 
-def look(image, fixation, mirror=False, key=0, resolutions=RESOLUTIONS):
+def look(image, fixation, mirror=False, key=0, resolutions=RESOLUTIONS, side=PATCH_SIDE):
     """One glimpse [S, P, P, 3] of one image."""
     return cut_patches(
-        [build_pyramid(image, resolutions)],
+        [build_pyramid(image, resolutions, side)],
         np.array([fixation], np.float64),
         np.array([mirror]),
         np.array([key], np.uint64),
@@ -62,10 +62,10 @@ def look(image, fixation, mirror=False, key=0, resolutions=RESOLUTIONS):
 # --- Against the slow reference ---
 
 
-def assert_agrees_with_reference(image, fixation, resolution, key=7):
-    patch = look(image, fixation, key=key, resolutions=(resolution,))[0]
-    exact, inside = slow_patch(image, fixation, resolution)
-    noise = noise_patches(np.array([key], np.uint64), (resolution,))[0, 0]
+def assert_agrees_with_reference(image, fixation, resolution, key=7, side=PATCH_SIDE):
+    patch = look(image, fixation, key=key, resolutions=(resolution,), side=side)[0]
+    exact, inside = slow_patch(image, fixation, resolution, side)
+    noise = noise_patches(np.array([key], np.uint64), (resolution,), side)[0, 0]
     np.testing.assert_array_equal(patch[~inside], noise[~inside])
     assert inside.any()
     assert np.abs(patch[inside] - exact[inside]).mean() < 2.0
@@ -81,6 +81,55 @@ def test_patches_agree_with_the_slow_reference(shape, resolution):
     image = natural_image(0, *shape)
     for fixation in [(0, 0), (-1, -1), (1, 1), (-1, 0.93), (0.31, -0.77), (1, -0.2)]:
         assert_agrees_with_reference(image, fixation, resolution)
+
+
+@pytest.mark.parametrize("side", [64, 97, 128, 224])
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_patches_of_any_side_agree_with_the_slow_reference(side, resolution):
+    for seed, shape in enumerate([(60, 20), (101, 303), (288, 483)]):
+        image = natural_image(seed, *shape)
+        for fixation in [(0, 0), (-1, -1), (0.31, -0.77)]:
+            assert_agrees_with_reference(image, fixation, resolution, side=side)
+
+
+@pytest.mark.parametrize("side", [64, 97, 128, 224])
+def test_a_mirrored_look_of_any_side_is_a_look_at_the_mirrored_image(side):
+    image = random_image(4, 50, 81)
+    for fixation in [(0, 0), (-0.97, 0.4), (1, 1)]:
+        turned = look(np.ascontiguousarray(image[:, ::-1]), fixation, side=side)
+        np.testing.assert_array_equal(look(image, fixation, mirror=True, side=side), turned)
+
+
+@pytest.mark.parametrize("side", [64, 128, 224])
+def test_the_area_of_a_patch_does_not_depend_on_its_side(side):
+    fixation = np.array([[0.2, -0.3]])
+    small, usual = (patch_boxes((300, 480), fixation, patch_side=p)[0] for p in (side, PATCH_SIDE))
+    sizes = [box[:, 2:] - box[:, :2] for box in (small, usual)]
+    np.testing.assert_allclose(*sizes, rtol=0.01)
+    half = (sizes[0] / side + sizes[1] / PATCH_SIDE) / 2
+    assert (np.abs(small - usual).reshape(-1, 2, 2) <= half[:, None] * 1.01 + 0.5).all()
+
+
+@pytest.mark.parametrize("side", [64, 128, 224])
+def test_a_zoom_of_nothing_is_the_plain_patch_at_any_side(side):
+    image, key = natural_image(3, 200, 260), np.array([3], np.uint64)
+    plain = look(image, (0.4, -0.9), key=3, side=side)
+    zoomed = cut_scaled_patches(
+        [image],
+        np.array([[0.4, -0.9]]),
+        np.zeros(1),
+        np.zeros(1, bool),
+        key,
+        patch_side=side,
+    )[0]
+    assert np.abs(plain.astype(int) - zoomed).mean() < 1.5
+
+
+def test_pyramids_for_patches_of_several_sides_are_refused():
+    image, nothing = random_image(0, 30, 40), np.zeros(2, bool)
+    pyramids = [build_pyramid(image, patch_side=side) for side in (64, 96)]
+    with pytest.raises(ValueError, match=r"several sides: \[64, 96\]"):
+        cut_patches(pyramids, np.zeros((2, 2)), nothing, np.zeros(2, np.uint64))
 
 
 @pytest.mark.parametrize("shape", BIG_SHAPES)
