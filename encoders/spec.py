@@ -28,11 +28,16 @@ class Normalisation:
     """Each channel is divided by it."""
 
 
+UNIT_NORMALISATION = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+"""Pixels in 0..1, as a module of somebody's own takes them unless its builder says otherwise."""
 BVLC_NORMALISATION = Normalisation(mean=(123.0, 117.0, 104.0))
 # torchvision's GoogLeNet was ported from TensorFlow: loading its weights switches
 # `transform_input` on, which undoes the ImageNet normalisation in favour of (x - 0.5) / 0.5.
 # On 0..255 pixels the two together are this.
 TENSORFLOW_NORMALISATION = Normalisation(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
+
+
+UNKNOWN_IMAGES = "not on record: ask who trained the weights"
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class EncoderSpec:
     a function that somebody has brought; see `encoders.registry`."""
     weights: str | None
     """Weight file: a path, or a bare name looked up by `encoders.weights.files.find_weights`.
-    `None` means randomly initialised (tests and speed measurements only)."""
+    `None` means randomly initialised (tests and speed measurements only). Of a `module` where they
+    are from, if that is known."""
     sha256: str | None
     """Hash of the weight file in hex, or the first digits of it; `None`: unchecked. Of a `module`
     the hash of what it computes."""
@@ -68,7 +74,7 @@ class EncoderSpec:
     the patch into it, so that the layers above see what they were trained on."""
     depth: Literal["full", "truncated"] = "full"
     """`truncated` cuts off the last two inception blocks (the paper's first attempt)."""
-    seen: str = "not on record: ask who trained the weights"
+    seen: str = UNKNOWN_IMAGES
     """Images the weights were trained on, as a sentence for reports. No part of the fingerprint:
     it changes no feature."""
     module: str | None = None
@@ -149,8 +155,8 @@ def get_spec(name: str) -> EncoderSpec:
 
     Args:
         name: Of a registered spec; of an encoder that somebody has brought, registered, installed
-            or `module:function` (see `encoders.registry`); or the path of a `.json` file of
-            `glimpse pretrain`.
+            or `module:function` (see `encoders.registry`); of a model of timm, `timm:NAME` (see
+            `encoders.timm_models`); or the path of a `.json` file of `glimpse pretrain`.
 
     Raises:
         ValueError: if there is none, or it cannot be made; the message lists the names.
@@ -167,7 +173,7 @@ def get_spec(name: str) -> EncoderSpec:
         return spec
     raise ValueError(
         f"no encoder named {name!r}; there are: {', '.join((*spec_names(), *brought_names()))}, or "
-        "give the path of a .json file that `glimpse pretrain` wrote, or module:function"
+        "give timm:NAME, the path of a .json file that `glimpse pretrain` wrote, or module:function"
     )
 
 

@@ -37,8 +37,8 @@ from encoders.inference.fused import (
 )
 from encoders.inference.int8 import QuantisedTrunk, int8_obstacle
 from encoders.inference.modules import adopt, as_module, module_fingerprint
-from encoders.registry import build_module
-from encoders.spec import EncoderSpec, Normalisation, Precision, get_spec
+from encoders.registry import build_source
+from encoders.spec import UNIT_NORMALISATION, EncoderSpec, Normalisation, Precision, get_spec
 from encoders.torch_defaults import torch_defaults
 from encoders.weights.files import find_weights, load_state
 
@@ -271,16 +271,18 @@ def make_encoder(
 
     Args:
         encoder: name of an encoder (see `get_spec`); a spec; a `torch.nn.Module` that maps float32
-            patches [N, 3, P, P] in 0..1 to features [N, D] or to a feature map [N, C, h, w], whose
-            mean is the features, for any N (a copy is used in evaluation mode, in fp32 unless bf16
-            is asked for; TorchScript and `torch.export` programs are modules too); or an
-            `Encoder`, which is returned as it is (int8 cannot be asked of one that is there).
+            patches [N, 3, P, P] in 0..1 to features [N, D], to a feature map [N, C, h, w], whose
+            mean is the features, or to a pair of both, for any N (a copy is used in evaluation
+            mode, in fp32 unless bf16 is asked for; TorchScript and `torch.export` programs are
+            modules too); or an `Encoder`, which is returned as it is (int8 cannot be asked of one
+            that is there).
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
             multiplies bytes), which needs `calibration` and is never chosen by itself.
         compile: compile and freeze, which takes a minute or so. On CPU it is slower than the
             kernels used otherwise (`glimpse benchmark encoder`).
-        patch_side: P, to probe a module's feature size with.
+        patch_side: P, on which the shape of the feature map depends, and with which a module is
+            tried.
         calibration: uint8 [N, P, P, 3], some hundred patches like those to be encoded, of training
             images, whose largest activations are what int8 can express. Takes as long as encoding
             them in fp32, some seconds.
@@ -293,9 +295,10 @@ def make_encoder(
 
     Raises:
         TypeError: for anything else.
-        ValueError: for an unknown name, a module that cannot be copied or gives neither [N, D] nor
-            [N, C, h, w], or int8 of what is no GoogLeNet, on another device or without patches;
-            for a backend that is none, or that does not go with the rest.
+        ValueError: for an unknown name, a module that cannot be copied, cannot take patches of this
+            side or gives neither [N, D] nor [N, C, h, w], or int8 of what is no GoogLeNet, on
+            another device or without patches; for a backend that is none, or that does not go with
+            the rest.
         DeviceNotAvailableError: for int8 on a processor without instructions for it; for OpenVINO
             where it is not installed.
 
@@ -313,7 +316,7 @@ def make_encoder(
     target = resolve_device(device)
     if target.type == "cpu":
         keep_freed_memory()
-    module, spec = as_module(encoder), None
+    module, spec, scale = as_module(encoder), None, UNIT_NORMALISATION
     if module is None:
         spec = get_spec(encoder) if isinstance(encoder, str) else encoder
         if not isinstance(spec, EncoderSpec):
@@ -322,13 +325,14 @@ def make_encoder(
                 f"torch.nn.Module, not {_kind(encoder)}"
             )
         if spec.architecture == "module":
-            module = build_module(spec)
+            if precision == "int8":
+                raise ValueError(f"int8 is for GoogLeNets, and {spec.name} is none")
+            module, scale = build_source(spec, patch_side).module, spec.normalisation
     if module is not None:
         refuse_others(backend, type(module).__name__ if spec is None else repr(spec.name))
         dtype = resolve_precision("fp32" if precision == "auto" else precision, target)
         own, size, map_shape = adopt(module, target, dtype, patch_side)
-        unit = Normalisation(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
-        network: nn.Module = PlainForm(PixelScale(unit, dtype, target), own)
+        network: nn.Module = PlainForm(PixelScale(scale, dtype, target), own)
         fingerprint = module_fingerprint(module) if spec is None else spec.fingerprint
     else:
         assert spec is not None

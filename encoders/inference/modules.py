@@ -18,9 +18,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from encoders.cells import read_out
+from encoders.cells import average_cells, read_out
+from encoders.sources import update_digest
 
-_FORM = "an encoder module must map [N, 3, P, P] to features [N, D] or to a map [N, C, h, w]"
+_FORM = (
+    "an encoder module must map [N, 3, P, P] to features [N, D], to a map [N, C, h, w] or to both "
+    "as a pair"
+)
 _HOOK_HINT = (
     "; it has hooks, and what a hook refers to by a closure belongs to the module that was handed "
     "in, not to its copy: register a bound method instead"
@@ -48,8 +52,8 @@ def adopt(
     """Copy a user's module, and try the copy.
 
     Args:
-        module: Maps floats [N, 3, P, P] in 0..1 to features [N, D] or to a map [N, C, h, w]; it is
-            not changed.
+        module: Maps floats [N, 3, P, P] in 0..1 to features [N, D], to a map [N, C, h, w] whose
+            mean is the features, or to a pair of both; it is not changed.
         device: Where the copy will compute.
         dtype: In which arithmetic.
         patch_side: P.
@@ -58,7 +62,7 @@ def adopt(
         The copy in evaluation mode, its output checked at every call; D; and (h, w, C) of a map.
 
     Raises:
-        ValueError: The module cannot be copied, or gives neither [N, D] nor [N, C, h, w] for any N.
+        ValueError: The module cannot be copied, or gives none of these for any N.
     """
     for name, value in (*module.named_parameters(), *module.named_buffers()):
         if is_lazy(value):
@@ -100,9 +104,10 @@ def adopt(
             "batch (or by chance): batches of environments will differ from single ones",
             stacklevel=4,
         )
-    if made.ndim != 4:
+    last = made[1] if isinstance(made, tuple) else made
+    if last.ndim != 4:
         return own, pair.shape[1], None
-    _, channels, height, width = made.shape
+    _, channels, height, width = last.shape
     return own, pair.shape[1], (height, width, channels)
 
 
@@ -122,13 +127,26 @@ class ModuleAdapter(nn.Module):
         """Features of patches, and the cells of a map; see `read_out`.
 
         Raises:
-            ValueError: The output is neither [N, D] nor [N, C, h, w].
+            ValueError: The output is neither [N, D] nor [N, C, h, w], nor a pair of both.
         """
         found = self.module(x)
+        if isinstance(found, tuple):
+            return self._of_pair(found, len(x), grid)
         if not isinstance(found, Tensor) or found.ndim not in (2, 4) or len(found) != len(x):
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise _WrongShape(f"{_FORM}; for N={len(x)} it gave {got}")
         return found if found.ndim == 2 else read_out(found, grid)
+
+    @staticmethod
+    def _of_pair(found: tuple[Any, ...], count: int, grid: int) -> Tensor:
+        shapes = [tuple(part.shape) for part in found if isinstance(part, Tensor)]
+        if [len(shape) for shape in shapes] != [2, 4] or {shape[0] for shape in shapes} != {count}:
+            got = f"a pair of {shapes[0]} and {shapes[1]}" if len(shapes) == 2 else "a tuple"
+            raise _WrongShape(f"{_FORM}; for N={count} it gave {got}")
+        features, last = found
+        if grid == 1:
+            return features
+        return torch.cat([features.float(), average_cells(last, grid).flatten(1)], 1)
 
     def train(self, mode: bool = True) -> ModuleAdapter:
         """Switch the mode, where the module has one: programs of `torch.export` have none."""
@@ -149,12 +167,7 @@ def module_fingerprint(module: nn.Module) -> str:
     # Where a function or an object is printed with its address, that is another in each process.
     structure = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(module))
     digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}\n{structure}".encode())
-    for name, value in module.state_dict().items():
-        if not isinstance(value, Tensor):  # a module's extra state may be anything
-            digest.update(f"\n{name} {value!r}".encode())
-            continue
-        digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(_bytes(value))
+    update_digest(digest, module.state_dict())
     for name, part in module.named_modules():
         if isinstance(part, (torch.jit.ScriptModule, torch.fx.GraphModule)):
             try:
@@ -168,15 +181,6 @@ def said(error: Exception) -> str:
     """Kind and first line of an error, to stand within a sentence."""
     lines = str(error).strip().splitlines() or ["no message"]
     return f"{type(error).__name__}: {lines[0].rstrip('.')}"
-
-
-def _bytes(value: Tensor) -> bytes:
-    value = value.detach().cpu()
-    if value.is_quantized:
-        value = value.dequantize()
-    if value.layout != torch.strided:
-        value = value.to_dense()
-    return value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -233,6 +237,8 @@ def _agrees(module: nn.Module, own: ModuleAdapter, patches: Tensor) -> bool:
     finally:
         for part, mode in modes:
             part.training = mode
+    if isinstance(expected, tuple):
+        expected, found = expected[0], found[0]
     expected, found = expected.detach().float().cpu(), found.float().cpu()
     low = torch.bfloat16 in (held.dtype, parameter.dtype)
     tolerance = (0.1 if low else 1e-2) * float(expected.abs().max())

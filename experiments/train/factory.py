@@ -254,7 +254,11 @@ def describe_encoder(name: str, *, live: bool) -> dict[str, Any]:
     spec = get_spec(name)
     record = {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen}
     if spec.module is not None:
-        return record | {"weights": f"made by {spec.module}", "weights_sha256": None}
+        weights = spec.weights or f"made by {spec.module}"
+        return record | {
+            "weights": weights,
+            "weights_sha256": spec.sha256 if spec.weights else None,
+        }
     if spec.weights is None:
         return record | {"weights": "random", "weights_sha256": None}
     try:

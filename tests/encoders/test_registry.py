@@ -13,7 +13,8 @@ from torch import nn
 from encoders import registry
 from encoders.inference.engine import build_network, make_encoder
 from encoders.registry import register_encoder
-from encoders.spec import EncoderSpec, get_spec, spec_names
+from encoders.sources import ModuleSource
+from encoders.spec import EncoderSpec, Normalisation, get_spec, spec_names
 
 OUTSIDE = """
 from torch import nn
@@ -119,6 +120,34 @@ def test_what_is_no_encoder_is_told_in_a_sentence(name: str, words: str) -> None
     with pytest.raises(ValueError, match=words) as raised:
         get_spec(name)
     assert name in str(raised.value)
+
+
+class Whole(nn.Module):
+    """Serves patches of one side alone, as a network with weights a place does."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(0, 1, side * side).view(side, side))
+
+    def forward(self, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen = patches * self.weight
+        return seen.amax((2, 3)), nn.functional.adaptive_avg_pool2d(seen, 6)
+
+
+def test_a_builder_may_ask_for_the_side_of_patches() -> None:
+    @register_encoder("whole")
+    def whole(patch_side: int = 128) -> ModuleSource:
+        scale = Normalisation(mean=(0.0, 0.0, 0.0), std=(51.0, 51.0, 51.0))
+        return ModuleSource(Whole(patch_side), scale, seen="nothing", weights="a ramp")
+
+    spec = get_spec("whole")
+    assert (spec.feature_size, spec.seen, spec.weights) == (3, "nothing", "a ramp")
+    for side in (64, 96, 128, 224):
+        encoder = make_encoder("whole", device="cpu", patch_side=side)
+        assert encoder.fingerprint == spec.fingerprint and encoder.map_shape == (6, 6, 3)
+        features, cells = encoder.encode(torch.full((1, side, side, 3), 255, dtype=torch.uint8), 3)
+        torch.testing.assert_close(features, torch.full((1, 3), 5.0))
+        assert (cells.diff(dim=1) > 0).all()
 
 
 def test_an_encoder_that_changed_is_not_taken_for_what_it_was(
