@@ -154,7 +154,7 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def _cached(timm: Any, called: str) -> tuple[dict[str, Any], str | None]:
-    """Where the weights of a registered model are cached, so that no network is asked.
+    """Find the weights of a registered model in the cache, so that no network is asked.
 
     Returns:
         What to lay over timm's configuration, and the commit of the weights; neither if they are

@@ -185,3 +185,25 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise damaged(path, TypeError("no JSON object"))
     return record
+
+
+def read_description(path: Path, version: int) -> BankDescription:
+    """Read a `bank.json` of one version of the format.
+
+    Raises:
+        BankMismatchError: if it is of another format, or no description.
+    """
+    try:
+        record = read_record(path)
+        if record.pop("format") != version:
+            raise BankMismatchError(f"{path} is of another format: make the bank again")
+        for key in ("fixations", "context_fixations", "low_fixations"):
+            record[key] = tuple((float(x), float(y)) for x, y in record.get(key, ()))
+        if not isinstance(record["resolutions"], list):
+            raise TypeError("resolutions are a list")
+        record["resolutions"] = tuple(record["resolutions"])
+        return BankDescription(**record)
+    except BankMismatchError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise damaged(path, error) from error

@@ -25,7 +25,7 @@ from jaxtyping import Float, Integer, UInt64
 from encoders.bank.description import (
     BankDescription,
     BankMismatchError,
-    damaged,
+    read_description,
     read_record,
 )
 from encoders.bank.points import coinciding, nearest, noise_keys
@@ -139,21 +139,7 @@ class FeatureBank:
             raise FileNotFoundError(
                 f"no feature bank in {folder} (no {_DESCRIPTION}): make one with `glimpse bank`"
             )
-        try:
-            record = read_record(path)
-            if record.pop("format") != FORMAT:
-                raise BankMismatchError(f"{path} is of another format: make the bank again")
-            for key in ("fixations", "context_fixations", "low_fixations"):
-                record[key] = tuple((float(x), float(y)) for x, y in record.get(key, ()))
-            if not isinstance(record["resolutions"], list):
-                raise TypeError("resolutions are a list")
-            record["resolutions"] = tuple(record["resolutions"])
-            description = BankDescription(**record)
-        except BankMismatchError:
-            raise
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise damaged(path, error) from error
-        bank = cls(folder, description, "r")
+        bank = cls(folder, read_description(path, FORMAT), "r")
         if not allow_incomplete and not bank.complete:
             raise BankIncompleteError(
                 f"the bank in {folder} has {int(bank.done.sum())} of {len(bank.done)} chunks: run "

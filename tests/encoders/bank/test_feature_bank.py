@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from encoders.bank.feature_bank import (
@@ -83,6 +83,7 @@ def test_answers_are_fresh_arrays(tmp_path: Path) -> None:
     assert (bank.glimpses(one, one == 0, one, ("low",)) >= 0).all()
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # machines may be busy
 @given(arrays(np.float32, (4, 2), elements=st.floats(-1, 1, width=32)))
 def test_snap_is_the_nearest_point(fixation: np.ndarray) -> None:
     bank = object.__new__(FeatureBank)
