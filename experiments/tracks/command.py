@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from experiments.cluster.job import Job
@@ -81,6 +82,8 @@ def _compare_names(config: TrackConfig, track: Track) -> dict[str, Any]:
     run = track.run
     own: dict[str, Any] = {"agents": config.players} if config.players else {}
     images = config.num_images or track.num_images
+    # Other images are another bank; it must not take the place of the track's.
+    bank = run.bank if config.num_images is None else Path("banks") / f"synthetic-{images}"
     return compare(
         CompareConfig(
             track.experiment,
@@ -93,7 +96,7 @@ def _compare_names(config: TrackConfig, track: Track) -> dict[str, Any]:
             evaluations=track.evaluations,
             only_table=config.only_table,
             data=type(run.data)(run.data.dataset, data_dir=config.data_dir, num_images=images),
-            bank=config.bank or run.bank,
+            bank=config.bank or bank,
             device=config.device,
             jobs=config.jobs,
             on=config.on,

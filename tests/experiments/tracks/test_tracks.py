@@ -265,6 +265,31 @@ def test_a_track_may_name_its_encoder_by_hash(
         open_game(replace(track, encoder="0" * 64), config, 0)
 
 
+@pytest.mark.parametrize(
+    ("options", "bank"),
+    [
+        ({}, "banks/synthetic-1800"),
+        ({"num_images": 256}, "banks/synthetic-256"),
+        ({"num_images": 256, "bank": Path("mine")}, "mine"),
+    ],
+)
+def test_the_names_track_is_a_comparison_by_its_protocol(
+    options: dict[str, Any], bank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from experiments.compare import compare as module
+    from experiments.tracks.command import compare_track
+
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "compare", lambda config: asked.append(config) or {})
+    compare_track(TrackConfig("name-synthetic", players=("ppo",), seeds=2, **options))
+    (found,) = asked
+    track = find_track("name-synthetic")
+    assert found.bank == Path(bank)
+    assert found.data.num_images == options.get("num_images", track.num_images)
+    assert (found.agents, found.seeds, found.steps) == (("ppo",), 2, track.steps)
+    assert found.clock == "processor" and found.minutes == track.minutes
+
+
 def test_a_track_is_a_record_that_json_gives_back() -> None:
     for name, track in TRACKS.items():
         assert json.loads(json.dumps(track.record())) == track.record()
