@@ -14,16 +14,22 @@ from tests.cluster.slurm_here import free_ports
 pytest.importorskip("ray", reason="no Ray: pip install 'glimpse-env[ray]'")
 
 
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head and a node, of one CPU each."""
+    """A head and a node, of one CPU each; their tasks do not stand back behind other programs."""
     from ray.cluster_utils import Cluster
 
-    running = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    running.add_node(num_cpus=1)
-    running.wait_for_nodes()
-    yield running
-    running.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        running = Cluster(initialize_head=True, head_node_args=NODE)
+        running.add_node(**NODE)
+        running.wait_for_nodes(timeout=600)
+        yield running
+        running.shutdown()
 
 
 def started(out: Path) -> list[Path]:
@@ -46,7 +52,7 @@ def test_a_node_that_dies_costs_its_jobs_another_start(
         said, _ = sweep.communicate(timeout=1800)
     finally:
         sweep.kill()
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(**NODE)
     assert sweep.returncode == 0, said
     assert "started again" in said
     assert table(out) == here
