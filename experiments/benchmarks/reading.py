@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 
 from agents.configs import TwoDeckConfig
 from agents.reinforce import ReinforceAgent
@@ -184,9 +185,11 @@ def _reader(env: DogsGlimpseVectorEnv) -> Callable[[], Any]:
 
 def _learner(env: DogsGlimpseVectorEnv, hidden: int) -> Callable[[], Any]:
     """A rollout and its update."""
+    shown, done = env.single_observation_space, env.single_action_space
+    assert isinstance(shown, spaces.Dict) and isinstance(done, spaces.Dict)
     agent = ReinforceAgent.from_spaces(
-        env.single_observation_space,
-        env.single_action_space,
+        shown,
+        done,
         network=TwoDeckConfig(hidden_size=hidden, num_glimpses=GLIMPSES),
         device="cpu",
     )
