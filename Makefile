@@ -125,8 +125,11 @@ test-cluster: install
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
 			DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes slurm-wlm munge >/dev/null; } || \
 		echo "test-cluster: no SLURM; as root: apt-get install slurm-wlm munge" >&2
-	$(BIN)/python -m pip install --quiet 'moto[server]>=5' || echo "test-cluster: no moto, so S3 is not tested" >&2
-	GLIMPSE_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs tests/cluster tests/experiments/prepare/test_shares.py
+	@for tool in 'moto[server]>=5' optuna-dashboard; do \
+		$(BIN)/python -m pip install --quiet "$$tool" || \
+		echo "test-cluster: $$tool cannot be installed here" >&2; done
+	GLIMPSE_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs tests/cluster \
+		tests/experiments/prepare/test_shares.py tests/experiments/compare/test_tune.py
 
 # All that wants an NVIDIA GPU, by the machine's own Python and torch: nothing is installed but the
 # wheels in GPU_WHEELS, if there are some. Started again it goes on. GPU="--stage NAME" chooses.
