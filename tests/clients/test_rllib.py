@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import runpy
 
+import pytest
+
 from tests.clients.helpers import GAME, ROOT, client
 
 
@@ -12,7 +14,11 @@ def test_ppo_on_the_flat_face() -> None:
     import ray
 
     example = runpy.run_path(str(ROOT / "experiments" / "examples" / "rllib_ppo.py"))
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    settings = {"num_cpus": 1, "include_dashboard": False, "log_to_driver": False}
+    try:
+        ray.init(**settings, object_store_memory=10**8)
+    except Exception as error:  # no memory to share, no ports, or a machine that is too slow for it
+        pytest.skip(f"Ray does not start here: {error}")
     try:
         algorithm = example["build"](**GAME, context_grid=1)
         found = algorithm.train()["env_runners"]
