@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,26 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def _own_store(store: dist.Store, rank: int, count: int) -> dist.Store:
+    """Part of torchrun's store for the processes that live now.
+
+    Started again, processes may find the addresses of the dead in it. So the first one names a part
+    after itself, and the others take it once it has seen them.
+    """
+    own = uuid.uuid4().hex
+    if rank == 0:
+        store.set("first", own)
+        seen = [store.get(f"{own}/{other}").decode() for other in range(1, count)]
+        store.set(f"{own}/seen", " ".join(seen))
+        return dist.PrefixStore(own, store)
+    while True:
+        first = store.get("first").decode()
+        store.set(f"{first}/{rank}", own)
+        if store.check([f"{first}/seen"]) and own in store.get(f"{first}/seen").decode().split():
+            return dist.PrefixStore(first, store)
+        time.sleep(0.05)
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the other processes that torchrun has started, or be alone without it.
@@ -110,7 +133,13 @@ def joined(device: torch.device) -> Iterator[Ranks]:
                 f"{torch.cuda.device_count()}: give torchrun a smaller --nproc-per-node"
             )
         torch.cuda.set_device(ranks.local)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, count = next(rendezvous("env://"))
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=_own_store(store, rank, count),
+        rank=rank,
+        world_size=count,
+    )
     try:
         yield ranks
     finally:
