@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed import (
+    PrefixStore,  # pyright: ignore[reportPrivateImportUsage]
+    Store,  # pyright: ignore[reportPrivateImportUsage]
+)
 from torch.distributed.rendezvous import rendezvous
 
 
@@ -88,7 +92,7 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def _own_store(store: dist.Store, rank: int, count: int) -> dist.Store:
+def _own_store(store: Store, rank: int, count: int) -> Store:
     """Part of torchrun's store for the processes that live now.
 
     Started again, processes may find the addresses of the dead in it. So the first one names a part
@@ -99,12 +103,12 @@ def _own_store(store: dist.Store, rank: int, count: int) -> dist.Store:
         store.set("first", own)
         seen = [store.get(f"{own}/{other}").decode() for other in range(1, count)]
         store.set(f"{own}/seen", " ".join(seen))
-        return dist.PrefixStore(own, store)
+        return PrefixStore(own, store)
     while True:
         first = store.get("first").decode()
         store.set(f"{first}/{rank}", own)
         if store.check([f"{first}/seen"]) and own in store.get(f"{first}/seen").decode().split():
-            return dist.PrefixStore(first, store)
+            return PrefixStore(first, store)
         time.sleep(0.05)
 
 
