@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 
 from encoders.recurrent import RecurrentEncoder
+    from encoders.bank.prefetch import Prefetch
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.observers.base import Gaze
 from glimpse_env.observers.patches import PatchSource
@@ -44,7 +45,8 @@ class RecurrentObserver:
                 f"a context grid of {options.context_grid} needs an encoder with a feature map, "
                 "and a recurrent one gives features alone: take a grid of 1"
             )
-        self.flips, self.random_context, self.ahead = flips, random_context, None
+        self.flips, self.random_context = flips, random_context
+        self.ahead: Prefetch | None = None
         self.resolutions = tuple(options.resolutions)
         count = len(self.resolutions)
         self.encoder = RecurrentEncoder(
