@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 
+from encoders.bank.prefetch import Prefetch
 from encoders.recurrent import RecurrentEncoder
-    from encoders.bank.prefetch import Prefetch
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.observers.base import Gaze
 from glimpse_env.observers.patches import PatchSource
