@@ -110,16 +110,24 @@ class SB3Learner:
 
     def train(self, tick: Tick) -> None:
         """Learn until `tick` says to stop."""
-        # The length given shapes DQN's exploration; the budget ends the training.
-        while True:
-            watch = _Watch(tick)
-            self.model.learn(self.steps, callback=watch, reset_num_timesteps=False)
-            if watch.over:
-                return
+        learn_until(self.model, self.steps, tick)
 
     def player(self) -> AttentionPolicy:
         """The policy that plays in an evaluation."""
         return SB3Player(self.model, self.codec)
+
+
+def learn_until(model: Any, steps: int, tick: Tick) -> None:
+    """Train a model of Stable-Baselines3 until `tick` says to stop.
+
+    Args:
+        model: The algorithm.
+        steps: The length it is told; it shapes DQN's exploration, and ends nothing.
+        tick: Called with the steps taken so far.
+    """
+    watch = _Watch(tick)
+    while not watch.over:
+        model.learn(steps, callback=watch, reset_num_timesteps=False)
 
 
 class _Watch(BaseCallback):

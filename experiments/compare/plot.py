@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.compare.report import best_first, interquartile_mean
+from experiments.compare.report import best_first
+from experiments.run_statistics import interquartile_mean
 
 
 def draw_comparison(record: dict[str, Any], path: Path) -> None:

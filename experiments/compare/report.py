@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import trim_mean
 
 from experiments.cluster.job import Job
 from experiments.compare.run import read_at
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.metrics import Estimate
+from experiments.run_statistics import interquartile_mean, resample, stratified_bootstrap
 from experiments.runtime.markdown import table
 from experiments.runtime.runs import RunError, differences, read_json, stands_on, to_record
 
@@ -24,41 +24,17 @@ _BUSY = 0.8
 _AGAIN = "run `glimpse compare` again"
 
 
-def interquartile_mean(scores: Float[np.ndarray, " N"]) -> float:
-    """Mean of the middle half of the scores (Agarwal et al. 2021, as in `rliable`).
-
-    Whole scores are left out at either end, a quarter each, rounded down: of three or fewer none
-    is.
-    """
-    return float(trim_mean(np.asarray(scores, np.float64), 0.25))
-
-
-def bootstrap_iqm(scores: Float[np.ndarray, " N"], seed: int = 0) -> Estimate:
-    """Interquartile mean and its 95% percentile bootstrap interval over runs.
-
-    The strata of `rliable`'s bootstrap are tasks; here there is one, so runs are resampled.
-    """
-    drawn = _resampled(scores, np.random.default_rng(seed))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(interquartile_mean(scores), float(low), float(high))
-
-
 def bootstrap_difference(
     scores: Float[np.ndarray, " N"], others: Float[np.ndarray, " M"], seed: int = 0
 ) -> Estimate:
     """Difference of two interquartile means; each side's runs are resampled by themselves."""
     rng = np.random.default_rng(seed)
-    drawn = _resampled(scores, rng) - _resampled(others, rng)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(
-        interquartile_mean(scores) - interquartile_mean(others), float(low), float(high)
+    drawn, other = (
+        interquartile_mean(resample(each[:, None], rng, _RESAMPLES)) for each in (scores, others)
     )
-
-
-def _resampled(scores: Float[np.ndarray, " N"], rng: np.random.Generator) -> np.ndarray:
-    values = np.asarray(scores, np.float64)
-    draws = rng.integers(len(values), size=(_RESAMPLES, len(values)))
-    return np.asarray(trim_mean(values[draws], 0.25, axis=1))
+    low, high = np.quantile(drawn - other, [0.025, 0.975])
+    value = interquartile_mean(scores) - interquartile_mean(others)
+    return Estimate(float(value), float(low), float(high))
 
 
 def check_settings(jobs: Sequence[Job]) -> None:
@@ -175,7 +151,8 @@ def _at_budget(agent: dict[str, Any], key: str, budget: float) -> dict[str, Any]
         rows = [read_at(curve, key, budget) for curve in agent["curves"]]
     used = [row or end for row, end in zip(rows, ends, strict=True)]
     scores = np.array([row["ma"] for row in used])
-    estimate = bootstrap_iqm(scores)
+    # One task is one stratum.
+    estimate = stratified_bootstrap(scores[:, None], resamples=_RESAMPLES)
     return {
         "iqm": estimate.value,
         "low": estimate.low,

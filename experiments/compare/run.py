@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from agents.policy import AttentionPolicy
-from agents.reinforce import ReinforceAgent
 from encoders.bank.feature_bank import BankIncompleteError, FeatureBank
 from encoders.inference.engine import make_encoder
 from experiments.compare.agents import build_learner
@@ -30,7 +27,14 @@ from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.compare.study import make_pruner
 from experiments.metrics import accuracy, mean_class_accuracy
 from experiments.prepare.bank import BankConfig, build_bank
-from experiments.runtime.runs import LOCK, environment_record, sole_user, to_record, write_json
+from experiments.runtime.runs import (
+    check_unfinished,
+    environment_record,
+    remove_unfinished,
+    sole_user,
+    to_record,
+    write_json,
+)
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import episodes, fixation_facts
 from experiments.train.external_policy import describe_policy
@@ -105,25 +109,29 @@ class Meter:
 
 
 @contextmanager
-def _own_draws(player: AttentionPolicy, seed: int) -> Iterator[None]:
+def own_draws(player: AttentionPolicy, seed: int) -> Iterator[None]:
     """Draw from a seed meanwhile, and leave the training's draws where they were.
 
     An external policy with a generator of its own goes on drawing from that.
+
+    Args:
+        player: Its `generator`, if it has one, is seeded and put back.
+        seed: Of the draws meanwhile.
     """
-    agent = player if isinstance(player, ReinforceAgent) else None
-    before = None if agent is None else agent.generator.get_state()
+    generator = getattr(player, "generator", None)
+    before = generator.get_state() if isinstance(generator, torch.Generator) else None
     arrays, plain = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
-        if agent is not None:
-            agent.seed(seed)
+        if before is not None:
+            generator.manual_seed(seed)  # type: ignore[union-attr]
         yield
     np.random.set_state(arrays)
     random.setstate(plain)
-    if agent is not None and before is not None:
-        agent.generator.set_state(before)
+    if before is not None:
+        generator.set_state(before)  # type: ignore[union-attr]
 
 
 def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[str, Any]:
@@ -133,7 +141,7 @@ def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[s
         mA and accuracy in percent, and where the agent looked.
     """
     labels, answers, fixations = [], [], []
-    with torch.no_grad(), _own_draws(player, seed):
+    with torch.no_grad(), own_draws(player, seed):
         for played, count in episodes(player, env, np.arange(len(env.dataset)), seed=seed):
             labels.append(played.labels[:count].cpu())
             answers.append(played.answers[:count].cpu())
@@ -151,17 +159,17 @@ def train_agent(config: AgentRunConfig) -> dict[str, Any]:
     """Train and score one agent; writes its curve and `evaluation-<split>.json`.
 
     Raises:
-        ValueError: `out` holds something else than an unfinished run.
+        RunError: `out` holds something else than an unfinished run.
         ValueError, FileNotFoundError: see what environment, banks and agents raise.
     """
-    _check_removable(config.out)
+    check_unfinished(config.out, _UNFINISHED)
     with sole_user(config.out):
         return _train_agent(config)
 
 
 def _train_agent(config: AgentRunConfig) -> dict[str, Any]:
     path = config.out / f"evaluation-{config.eval_split}.json"
-    _remove_unfinished(config.out)
+    remove_unfinished(config.out, _UNFINISHED)
     run = config.run()
     prepare_banks(run)
     torch.manual_seed(config.seed)
@@ -229,30 +237,6 @@ def _train_agent(config: AgentRunConfig) -> dict[str, Any]:
     print(f"mA {curve[-1]['ma']:.1f} after {meter.steps} steps, {meter.seconds:.0f} s")
     print(f"run: {config.out}")
     return record
-
-
-def _check_removable(out: Path) -> None:
-    """Check that a folder holds nothing, or what a run cut short left.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    if not out.exists():
-        return
-    # A file that was being written is called so, with a suffix.
-    names = sorted(path.name for path in out.iterdir() if path.suffix != ".part")
-    if any(name.startswith("evaluation-") for name in names):
-        raise ValueError(f"{out} holds a finished run: give another --out")
-    others = [name for name in names if name not in (*_UNFINISHED, LOCK)]
-    if others:
-        raise ValueError(f"{out} holds other files ({', '.join(others[:3])}): give another --out")
-
-
-def _remove_unfinished(out: Path) -> None:
-    """Remove what a run cut short left in a folder, all but the lock held on it."""
-    for path in out.iterdir():
-        if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def prepare_banks(run: TrainConfig) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -81,6 +82,43 @@ def sole_user(folder: Path, *, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_unfinished(out: Path, own: Collection[str]) -> None:
+    """Check that a folder holds nothing, or what a run cut short left.
+
+    Args:
+        out: The folder; it need not be there.
+        own: Names of what such a run leaves.
+
+    Raises:
+        RunError: It holds a finished run, or something else.
+    """
+    if not out.exists():
+        return
+    # A file that was being written is called so, with a suffix.
+    names = sorted(path.name for path in out.iterdir() if path.suffix != ".part")
+    if any(name.startswith("evaluation-") for name in names):
+        raise RunError(f"{out} holds a finished run: give another --out")
+    others = [name for name in names if name not in (*own, LOCK)]
+    if others:
+        raise RunError(f"{out} holds other files ({', '.join(others[:3])}): give another --out")
+
+
+def remove_unfinished(out: Path, own: Collection[str]) -> None:
+    """Remove what a run cut short left in a folder, all but the lock held on it.
+
+    Args:
+        out: The folder.
+        own: See `check_unfinished`.
+
+    Raises:
+        RunError: See `check_unfinished`.
+    """
+    check_unfinished(out, own)
+    for path in out.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_json(path: Path, record: Any) -> None:

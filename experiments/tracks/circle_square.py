@@ -20,8 +20,8 @@ from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from experiments.publish.command import without_paths
+from experiments.run_statistics import stratified_bootstrap
 from experiments.runtime.runs import environment_record, read_json, write_json
-from experiments.tracks.statistics import stratified_bootstrap
 from glimpse_env.wrappers import from_ap_gym
 
 PUBLISHED = {"CrossQ after 250,000 steps": 96.7, "PPO after 10,000,000 steps": 78.6}

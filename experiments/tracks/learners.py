@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 
 from agents.policy import AttentionPolicy, load_policy, required_by
 from agents.reinforce import ReinforceAgent
 from agents.sb3 import FlatGlimpseExtractor, GlimpseExtractor, SB3VecEnv
-from experiments.compare.agents import SB3Player
+from experiments.compare.agents import SB3Player, learn_until
 from experiments.compare.settings import LogRange
 from experiments.tracks.game import Game
 from experiments.tracks.players import (
@@ -343,11 +342,7 @@ class SB3LookPlayer:
 
     def train(self, tick: Tick) -> None:
         """Learn until `tick` says to stop."""
-        while True:
-            watch = _Watch(tick)
-            self.model.learn(self.steps, callback=watch, reset_num_timesteps=False)
-            if watch.over:
-                return
+        learn_until(self.model, self.steps, tick)
 
     def policy(self) -> AttentionPolicy:
         """Return who looks in an evaluation."""
@@ -360,18 +355,6 @@ class SB3LookPlayer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take weights over."""
         self.model.policy.load_state_dict(state["policy"])
-
-
-class _Watch(BaseCallback):
-    """Asks after every step of the environments whether to go on."""
-
-    def __init__(self, tick: Tick) -> None:
-        super().__init__()
-        self.tick, self.over = tick, False
-
-    def _on_step(self) -> bool:
-        self.over = not self.tick(self.num_timesteps)
-        return not self.over
 
 
 def _multiple(steps: int, game: Game) -> int:

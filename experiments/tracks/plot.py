@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from experiments.run_statistics import efficiency_curve, normalised, performance_profile
 from experiments.tracks.report import BAR, CEILING, FLOOR, ranked, scores
 from experiments.tracks.run import LOOKS
-from experiments.tracks.statistics import efficiency_curve, normalised, performance_profile
 
 _BINS = 15
 

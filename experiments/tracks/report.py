@@ -9,13 +9,13 @@ import numpy as np
 
 from experiments.cluster.job import Job
 from experiments.metrics import Estimate
-from experiments.runtime.runs import RunError, differences, read_json
-from experiments.tracks.registry import Track
-from experiments.tracks.statistics import (
+from experiments.run_statistics import (
     normalised,
     probability_of_improvement,
     stratified_bootstrap,
 )
+from experiments.runtime.runs import RunError, differences, read_json
+from experiments.tracks.registry import Track
 
 FLOOR, BAR, CEILING = "random", "best-fixed", "lattice-oracle"
 """Scores are told as shares of the way from the first to the last; a policy that looks at the

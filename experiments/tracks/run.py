@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,15 +17,15 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from agents.policy import AttentionPolicy
 from agents.tensor_store import load_checkpoint, pack_state, save_checkpoint, unpack_state
 from encoders.bank.feature_bank import FeatureBank
-from experiments.compare.run import prepare_banks
+from experiments.compare.run import own_draws, prepare_banks
 from experiments.publish.command import without_paths
+from experiments.run_statistics import has_converged
 from experiments.runtime.runs import (
-    LOCK,
     RunError,
     environment_record,
+    remove_unfinished,
     sole_user,
     to_record,
     write_json,
@@ -36,7 +35,6 @@ from experiments.tracks.game import Game, Looks, eval_env, play
 from experiments.tracks.learners import build_player
 from experiments.tracks.players import PLAYERS, Player, player_settings
 from experiments.tracks.registry import Track, find_track
-from experiments.tracks.statistics import has_converged
 from experiments.train.external_policy import describe_policy
 from experiments.train.factory import describe_dataset, describe_encoder, describe_source
 
@@ -120,7 +118,7 @@ def look(config: LookConfig) -> dict[str, Any]:
         ValueError, FileNotFoundError: See what track, banks, classifiers and players raise.
     """
     with sole_user(config.out):
-        _clear(config.out)
+        remove_unfinished(config.out, _UNFINISHED)
         return _look(config, find_track(config.track))
 
 
@@ -200,20 +198,9 @@ def score_player(player: Player, env: Any, seed: int) -> Looks:
 
     The policy's own generator, if it has one, is seeded for the purpose and put back.
     """
-    policy: AttentionPolicy = player.policy()
-    generator = getattr(policy, "generator", None)
-    before = generator.get_state() if isinstance(generator, torch.Generator) else None
-    arrays = np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        if before is not None:
-            generator.manual_seed(seed)  # type: ignore[union-attr]
-        found = play(policy, env, seed)
-    np.random.set_state(arrays)
-    if before is not None:
-        generator.set_state(before)  # type: ignore[union-attr]
-    return found
+    policy = player.policy()
+    with own_draws(policy, seed):
+        return play(policy, env, seed)
 
 
 def describe_game(game: Game) -> dict[str, Any]:
@@ -282,23 +269,3 @@ def save_looks(path: Path, looks: Looks) -> None:
         "fixations": torch.from_numpy(looks.fixations).float(),
     }
     save_file({name: value.contiguous() for name, value in tensors.items()}, str(path))
-
-
-def _clear(out: Path) -> None:
-    """Remove what a run cut short left in a folder, all but the lock held on it.
-
-    Raises:
-        RunError: It holds something else.
-    """
-    names = sorted(path.name for path in out.iterdir() if path.suffix != ".part")
-    if any(name.startswith("evaluation-") for name in names):
-        raise RunError(f"{out} holds a finished run: give another --out")
-    others = [name for name in names if name not in (*_UNFINISHED, LOCK)]
-    if others:
-        raise RunError(
-            f"{out} holds what no run of a track wrote ({', '.join(others[:3])}): give another "
-            "--out"
-        )
-    for path in out.iterdir():
-        if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()

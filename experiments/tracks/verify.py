@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.metrics import Estimate
+from experiments.run_statistics import has_converged
 from experiments.runtime.runs import RunError, differences
 from experiments.tracks.config import VerifyConfig
 from experiments.tracks.entries import read_entry
@@ -23,7 +24,6 @@ from experiments.tracks.run import (
     open_game,
     score_player,
 )
-from experiments.tracks.statistics import has_converged
 
 TOLERANCE = {"information": 0.005, "ma": 0.3, "accuracy": 0.3}
 """By how much a figure may differ where another machine's arithmetic plays: nats, and percent. A

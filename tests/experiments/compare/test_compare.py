@@ -18,14 +18,13 @@ from experiments.compare.agents import build_learner
 from experiments.compare.compare import CompareConfig, agent_jobs, compare
 from experiments.compare.report import (
     bootstrap_difference,
-    bootstrap_iqm,
     collect_comparison,
     format_comparison,
-    interquartile_mean,
 )
 from experiments.compare.run import AgentRunConfig, Meter, read_at, train_agent
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.data import DataConfig
+from experiments.run_statistics import interquartile_mean, stratified_bootstrap
 from experiments.runtime.runs import RunError
 from experiments.train.factory import build_source
 from tests.experiments.conftest import SMALL_DATA as DATA
@@ -82,13 +81,13 @@ def test_interquartile_mean_is_the_mean_of_the_middle_half(
 
 def test_the_interval_of_three_runs_is_their_range() -> None:
     # All three draws are the lowest with probability 1/27 = 3.7%, more than the 2.5% left out.
-    found = bootstrap_iqm(np.array([1.0, 5.0, 3.0]))
+    found = stratified_bootstrap(np.array([[1.0], [5.0], [3.0]]))
     assert (found.value, found.low, found.high) == pytest.approx((3.0, 1.0, 5.0))
 
 
 def test_the_interval_of_many_runs_is_the_normal_one() -> None:
     scores = np.random.default_rng(0).uniform(0, 1, 400)
-    found = bootstrap_iqm(scores)
+    found = stratified_bootstrap(scores[:, None])
     # The asymptotic variance of a 25% trimmed mean is that of the winsorised sample over (1/2)^2.
     low, high = np.quantile(scores, [0.25, 0.75])
     error = np.std(np.clip(scores, low, high)) / (0.5 * np.sqrt(len(scores)))
@@ -187,9 +186,9 @@ def test_only_an_unfinished_run_is_removed(bank: Path, tmp_path: Path) -> None:
         path.parent.mkdir()
         path.write_text("{}")
         (path.parent / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds other files \(note.txt\): give another"):
+    with pytest.raises(RunError, match=r"holds other files \(note.txt\): give another"):
         train_agent(an_agent_run("center", bank, note.parent))
-    with pytest.raises(ValueError, match="holds a finished run"):  # of the other split
+    with pytest.raises(RunError, match="holds a finished run"):  # of the other split
         train_agent(an_agent_run("center", bank, done.parent))
     assert note.is_file() and done.is_file()
 

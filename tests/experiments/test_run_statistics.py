@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments.tracks.statistics import (
+from experiments.run_statistics import (
     efficiency_curve,
     has_converged,
     interquartile_mean,

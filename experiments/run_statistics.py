@@ -6,8 +6,9 @@ probability of improvement, performance profiles, sample-efficiency curves. The 
 does not import with the pandas of today (its dependency arch calls what pandas has taken out), so
 the formulas are here; tests hold them against another implementation of them.
 
-Scores are a matrix [runs, tasks] for each player; the strata of the bootstrap are the tasks, which
-are tracks here: a resample draws each task's runs anew, with replacement.
+Scores are a matrix [runs, tasks] for each player or agent; the strata of the bootstrap are the
+tasks, which are tracks, or the one environment of a comparison: a resample draws each task's runs
+anew, with replacement.
 """
 
 from __future__ import annotations
