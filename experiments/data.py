@@ -69,6 +69,19 @@ def build_dataset(config: DataConfig, split: str, *, creatures: int = 1) -> Imag
     return dataset if config.short_side is None else Degraded(dataset, config.short_side)
 
 
+def check_splits(train_split: str, eval_split: str) -> None:
+    """Check that nothing is scored on images that it was trained on.
+
+    Raises:
+        ValueError: One split contains the other.
+    """
+    if train_split == "trainval" and eval_split == "val":
+        raise ValueError(
+            "train_split 'trainval' contains the images of 'val': evaluate on 'test', or train on "
+            "'train'"
+        )
+
+
 def breed(name: str) -> str:
     """Write a class name for people: `n02085620-Chihuahua` as `Chihuahua`, `_` as a space."""
     head, _, tail = name.partition("-")

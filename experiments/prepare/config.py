@@ -135,7 +135,7 @@ class BankConfig(Options):
     """Copy the finished banks to this address (s3://, gs://, a folder; see fsspec)."""
     fetched_from: Annotated[str | None, arg(name="from")] = None
     """Compute nothing: copy finished banks from this address into --out."""
-    jobs: int | None = None
+    jobs: Count | None = None
     """Shares on a cluster (default 8)."""
     on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
     """Where they are computed."""
@@ -150,8 +150,6 @@ class BankConfig(Options):
         asked = [self.share, self.merge, self.fetched_from, self.on.cluster != "local"]
         if sum(map(bool, asked)) > 1:
             raise ValueError("--share, --merge, --from and --cluster exclude one another")
-        if self.jobs is not None and self.jobs < 1:
-            raise ValueError(f"--jobs is at least 1, not {self.jobs}")
         if self.share is not None:
             parse_share(self.share)
         if self.low_side is not None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated
 
+from annotated_types import Ge
 from tyro.conf import OmitArgPrefixes, Positional
 
+from agents.checked import Count, Positive, Share, Weight
 from experiments.cluster.config import ClusterConfig
-from experiments.data import DataConfig, Resolution
+from experiments.data import DataConfig, Options, Resolution
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(Options):
     """Train the frozen classifiers of the look track: one a fold, and one of all images."""
 
     bank: Path
@@ -23,44 +26,28 @@ class ClassifierConfig:
     """Which images; they must be the bank's."""
     resolutions: tuple[Resolution, ...] | None = None
     """Patches of a glimpse, out of the bank's (default: all of them)."""
-    folds: int = 5
+    folds: Annotated[int, Ge(2)] = 5
     """k; the classifier that answers for a training image was trained on the other k - 1 folds."""
-    num_glimpses: int = 3
+    num_glimpses: Count = 3
     """Most glimpses that it learns to answer after; it answers after each."""
-    hidden: int = 256
+    hidden: Count = 256
     """Units of the layer for each glimpse."""
-    epochs: int = 30
+    epochs: Count = 30
     """Passes over the training images, each at fresh random fixations."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Images a step."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's step size at the start; it falls to nothing along a cosine."""
-    dropout: float = 0.3
+    dropout: Share = 0.3
     """Share of the units left out in training."""
-    weight_decay: float = 0.1
+    weight_decay: Weight = 0.1
     """AdamW's, on matrices."""
     seed: int = 0
     """Seed of weights, order, fixations and dropout."""
 
-    def __post_init__(self) -> None:
-        """Check the numbers before anything is opened.
-
-        Raises:
-            ValueError: naming the option.
-        """
-        least = {"folds": 2, "num_glimpses": 1, "hidden": 1, "epochs": 1, "batch_size": 1}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} is at least {value}, not {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--dropout lies in [0, 1), not {self.dropout}")
-        if not self.learning_rate > 0 or not self.weight_decay >= 0:
-            raise ValueError("--learning-rate is above 0, --weight-decay at least 0")
-
 
 @dataclass(frozen=True, kw_only=True)
-class PlayConfig:
+class PlayConfig(Options):
     """Options that a run and a comparison on a track share."""
 
     bank: Path | None = None
@@ -71,9 +58,9 @@ class PlayConfig:
     """Folder of the images (default: $GLIMPSE_DATA/stanford_dogs, else the user cache)."""
     allow_missing: bool = False
     """Do without listed images that are absent; the record says how many."""
-    steps: int | None = None
+    steps: Count | None = None
     """To try out: other looks a run than the track gives. Such runs are no entries."""
-    num_images: int | None = None
+    num_images: Count | None = None
     """To try out: other synthetic images than the track's. Such runs are no entries."""
     set: tuple[str, ...] = ()
     """Arguments of a policy of your own, as NAME=VALUE; or, for one run, settings of a track's own
@@ -98,11 +85,13 @@ class PlayConfig:
         """Whether the track's own protocol is kept."""
         return self.steps is None and self.num_images is None
 
-    def _check(self) -> None:
-        for name in ("steps", "num_images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is at least 1, not {value}")
+    def __post_init__(self) -> None:
+        """Check before anything is opened.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        super().__post_init__()
         self.options  # noqa: B018  raises what is wrong
 
 
@@ -118,9 +107,9 @@ class LookConfig(PlayConfig):
     """Run folder; an unfinished run in it is begun again."""
     seed: int = 0
     """Seed of everything."""
-    minutes: float | None = None
+    minutes: Positive | None = None
     """To try out: other processor time than the track gives. Such runs are no entries."""
-    evaluations: int | None = None
+    evaluations: Count | None = None
     """To try out: other evaluations on the way than the track's. Such runs are no entries."""
 
     def __post_init__(self) -> None:
@@ -132,11 +121,7 @@ class LookConfig(PlayConfig):
         from experiments.tracks.registry import find_track
 
         find_track(self.track)
-        self._check()
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"--minutes is above 0, not {self.minutes}")
-        if self.evaluations is not None and self.evaluations < 1:
-            raise ValueError(f"--evaluations is at least 1, not {self.evaluations}")
+        super().__post_init__()
 
     @property
     def by_the_rules(self) -> bool:
@@ -169,7 +154,7 @@ class TrackConfig(PlayConfig):
     """Which (default: all of the track's own); also policies of yours, `module:Class`."""
     out: Path | None = None
     """Folder of the runs, the tables and the plot (default: runs/tracks and the track's name)."""
-    seeds: int | None = None
+    seeds: Count | None = None
     """Runs a player, with seeds 0, 1, ... (default: the track's)."""
     submit: Path | None = None
     """Folder for each player's record and checkpoints, as an entry for the leaderboard."""
@@ -177,7 +162,7 @@ class TrackConfig(PlayConfig):
     """Who enters, for the record."""
     only_table: bool = False
     """Run nothing: lay out what is there."""
-    jobs: int | None = None
+    jobs: Count | None = None
     """Runs side by side (default: one a core)."""
     on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
     """Where they run."""
@@ -191,11 +176,7 @@ class TrackConfig(PlayConfig):
         from experiments.tracks.registry import FIXED, LEARNED, find_track
 
         track = find_track(self.track)
-        self._check()
-        for name in ("seeds", "jobs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} is at least 1, not {value}")
+        super().__post_init__()
         if len(set(self.players)) != len(self.players):
             raise ValueError("--players names each once")
         own = (*FIXED, *LEARNED)
@@ -237,15 +218,15 @@ class TrackTuneConfig(PlayConfig):
     """Which (default: all of the track's own that learn)."""
     out: Path | None = None
     """Folder of the trials and the record (default: runs/tune-tracks and the track's name)."""
-    trials: int = 6
+    trials: Count = 6
     """Trials a player."""
-    steps: int | None = field(default=60_000, kw_only=True)
+    steps: Count | None = field(default=60_000, kw_only=True)
     """Looks a trial."""
-    minutes: float = 0.5
+    minutes: Positive = 0.5
     """Processor time a trial: it ends when either is used."""
     seed: int = 1000
     """Seed of the draws and of every trial."""
-    jobs: int | None = None
+    jobs: Count | None = None
     """Trials side by side (default: one a core)."""
     on: OmitArgPrefixes[ClusterConfig] = field(default_factory=ClusterConfig)
     """Where they run."""
@@ -260,11 +241,9 @@ class TrackTuneConfig(PlayConfig):
 
         if find_track(self.track).game != "look":
             raise ValueError(f"{self.track} is searched by `glimpse tune`, by its environment")
-        self._check()
+        super().__post_init__()
         if self.set:
             raise ValueError("--set is for `glimpse look`: a search draws the settings")
-        if self.trials < 1 or (self.jobs is not None and self.jobs < 1) or not self.minutes > 0:
-            raise ValueError("--trials and --jobs are at least 1, --minutes is above 0")
         others = [each for each in self.players if each not in LEARNED]
         if others or len(set(self.players)) != len(self.players):
             raise ValueError(f"--players are some of {', '.join(LEARNED)}, each once")

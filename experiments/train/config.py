@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from agents.checked import Count, Whole
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from experiments.data import DataConfig, Options, PatchSide, Resolution
+from experiments.data import DataConfig, Options, PatchSide, Resolution, check_splits
 from experiments.runtime.determinism import Matmul
 
 
@@ -96,11 +96,7 @@ class TrainConfig(Options):
                 contradict each other.
         """
         super().__post_init__()
-        if self.train_split == "trainval" and self.eval_split == "val":
-            raise ValueError(
-                "train_split 'trainval' contains the images of 'val': evaluate on 'test', or "
-                "train on 'train'"
-            )
+        check_splits(self.train_split, self.eval_split)
         if self.network.choose_scale and not self.choose_scale:
             raise ValueError(
                 "network.choose_scale follows the environment: set choose_scale (--choose-scale) "

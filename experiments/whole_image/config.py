@@ -10,7 +10,7 @@ from annotated_types import Interval
 from tyro.conf import OmitArgPrefixes
 
 from agents.checked import Count, Share, Whole
-from experiments.data import DataConfig, Options
+from experiments.data import DataConfig, Options, check_splits
 from experiments.train.cells import expected
 
 
@@ -92,11 +92,7 @@ class WholeImageConfig(Options):
         super().__post_init__()
         if self.epochs == 0 and self.layer_steps == 0:
             raise ValueError("with no epochs and no layer_steps nothing is learned: give either")
-        if self.train_split == "trainval" and self.eval_split == "val":
-            raise ValueError(
-                "train_split 'trainval' contains the images of 'val': evaluate on 'test', or "
-                "train on 'train'"
-            )
+        check_splits(self.train_split, self.eval_split)
 
 
 def _named(name: str, config: WholeImageConfig) -> tuple[str, WholeImageConfig]:
