@@ -27,7 +27,7 @@ from experiments.attention.measures import (
     summarise,
     survey,
 )
-from experiments.attention.moves import at_centre, frame_histogram, moved, under_a_mirror
+from experiments.attention.moves import frame_histogram, moved, under_a_mirror
 from experiments.attention.people import PEOPLE, Played, is_record, read_people, tabulate_people
 from experiments.attention.plot import PlotData, draw_attention
 from experiments.attention.report import format_attention
@@ -43,6 +43,7 @@ from experiments.metrics import (
 )
 from experiments.runtime.runs import to_record, write_json
 from experiments.train.cells import model_title
+from experiments.train.evaluate import at_centre
 from experiments.train.factory import describe_dataset
 from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
 from glimpse_env.pyramids.pyramid import PATCH_SIDE

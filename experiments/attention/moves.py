@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from agents.reference.agent import ReferenceAgent, center
 from agents.reinforce import ReinforceAgent
 from encoders.bank.feature_bank import FeatureBank
 from experiments.attention.measures import as_record
@@ -67,13 +66,6 @@ def frame_histogram(places: Float[np.ndarray, "n 2"]) -> dict[str, Any]:
         "beyond": round(1.0 - float(counts.sum()) / len(places), 5),
         "upper_half": as_record(mean_estimate(upper)) if len(inside) else None,
     }
-
-
-def at_centre(agent: ReinforceAgent) -> ReferenceAgent:
-    """The agent's own network, made to look at the centre: what looking is worth to it."""
-    probe = ReferenceAgent(center, agent.config, agent.learning, device=agent.device)
-    probe.network = agent.network
-    return probe
 
 
 def under_a_mirror(

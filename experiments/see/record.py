@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.see.config import RecordConfig
-from experiments.train.evaluate import batches
+from experiments.train.loop import batches
 from experiments.train.playback import OpenRun, open_run
 
 

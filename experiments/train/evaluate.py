@@ -93,6 +93,13 @@ def monte_carlo(agent: Agent, env: PlayEnv, scanpaths: int, seed: int = 0) -> An
     return replace(played[0], log_probs=mean)
 
 
+def at_centre(agent: ReinforceAgent) -> ReferenceAgent:
+    """Make an agent's own network look at the centre: what looking is worth to it."""
+    probe = ReferenceAgent(center, agent.config, agent.learning, device=agent.device)
+    probe.network = agent.network
+    return probe
+
+
 def oracle(
     agent: ReinforceAgent,
     env: PlayEnv,
@@ -109,8 +116,7 @@ def oracle(
         candidates: Fixations to choose from.
         seed: As for `play`.
     """
-    probe = ReferenceAgent(center, agent.config, agent.learning, device=agent.device)
-    probe.network = agent.network
+    probe = at_centre(agent)
     labels, log_probs, fixations = [], [], []
     for batch, count in batches(len(env.dataset), env.num_envs):
 
@@ -160,7 +166,7 @@ def fixation_facts(
     return facts
 
 
-def report(
+def score_agents(
     agents: dict[str, Agent],
     env: PlayEnv,
     *,
@@ -311,7 +317,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     scanpaths = own.scanpaths if config.scanpaths is None else config.scanpaths
     seed = own.seed if config.seed is None else config.seed
     candidates = oracle_lattice(source) if oracle else None
-    record, answers = report(agents, env, scanpaths=scanpaths, candidates=candidates, seed=seed)
+    record, answers = score_agents(
+        agents, env, scanpaths=scanpaths, candidates=candidates, seed=seed
+    )
     print(format_table(record, run.policy))
     settings = describe_evaluation(
         env,

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int64
 
 from agents.reinforce import ReinforceAgent
-from agents.rollout import collect
 from agents.tensor_store import RECORD
 from encoders.bank.feature_bank import FeatureBank
 from encoders.inference.engine import Encoder
@@ -21,8 +20,9 @@ from experiments.runtime.hub_runs import local_run, run_name
 from experiments.runtime.runs import RunError, load_config, read_json
 from experiments.train.cells import model_title
 from experiments.train.config import TrainConfig
-from experiments.train.evaluate import batches, checkpoint_folder, load_run
+from experiments.train.evaluate import checkpoint_folder, load_run
 from experiments.train.factory import PlayEnv, build_play_env, build_source, describe_dataset
+from experiments.train.loop import episodes
 from glimpse_env.datasets.base import ImageDataset
 
 
@@ -197,14 +197,7 @@ def play_back(
     agent.seed(seed)
     chosen = np.arange(len(env.dataset)) if images is None else np.asarray(images, np.int64)
     labels, log_probs, fixations, intended, scales = [], [], [], [], []
-    for positions, count in batches(len(chosen), env.num_envs):
-        trajectory = collect(
-            env,
-            agent,
-            seed=seed + int(positions[0]),
-            options={"image": chosen[positions]},
-            deterministic=True,
-        )
+    for trajectory, count in episodes(agent, env, chosen, seed=seed):
         with torch.no_grad():
             each = [agent.class_log_probs(state) for state in trajectory.states[1:]]
         labels.append(trajectory.labels[:count])

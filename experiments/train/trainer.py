@@ -42,8 +42,8 @@ from experiments.train.evaluate import (
     format_table,
     oracle_lattice,
     play,
-    report,
     restore_saved,
+    score_agents,
 )
 from experiments.train.external_policy import Agent, ExternalPolicy, describe_policy, learns
 from experiments.train.factory import (
@@ -363,11 +363,11 @@ class Trainer:
         spread = fixation_facts(answers.fixations)["spread"]
         return answers, {"eval_ma": answers.score().ma, "eval_spread": float(np.mean(spread))}
 
-    def report(self) -> dict[str, Any]:
+    def evaluate_all(self) -> dict[str, Any]:
         """Evaluate all agents at the end, write evaluation-<split>.json, print the table."""
         config = self.config
         candidates = oracle_lattice(self.eval_source) if config.references else None
-        record, _ = report(
+        record, _ = score_agents(
             self.agents,
             self.eval_env,
             scanpaths=config.scanpaths,
@@ -430,6 +430,6 @@ def _train(config: TrainConfig, ranks: Ranks) -> dict[str, Any]:
             epochs = ", ".join(f"{name} {agent.epoch}" for name, agent in trainer.agents.items())
             print(f"\nwhole epochs saved in {config.out}: {epochs}")
             raise
-        record = trainer.report()
+        record = trainer.evaluate_all()
     print(f"run: {config.out}")
     return record

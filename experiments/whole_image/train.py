@@ -297,7 +297,7 @@ class Finetuning:
             for name, log_probs in found.items()
         }
 
-    def report(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """Evaluate at the end, write evaluation-<split>.json, print the scores."""
         config = self.config
         record = {
@@ -333,6 +333,6 @@ def whole_image(config: WholeImageConfig) -> dict[str, Any]:
     with sole_user(config.out):
         folder.begin(config, environment_record(**run.facts()), resume=config.resume)
         run.train()
-        record = run.report()
+        record = run.evaluate()
     print(f"run: {config.out}")
     return record
