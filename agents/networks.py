@@ -50,8 +50,8 @@ def dropout(values: Tensor, rate: float, generator: torch.Generator | None) -> T
     """
     if generator is None or rate == 0.0:
         return values
-    kept = torch.rand(values.shape, device=values.device, generator=generator) >= rate
-    return values * kept / (1.0 - rate)
+    kept = torch.rand(values.shape, device=generator.device, generator=generator) >= rate
+    return values * kept.to(values.device) / (1.0 - rate)
 
 
 class GlimpseNetwork(nn.Module):

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from agents.networks import dropout
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inference.engine import Encoder, build_network, fast_form
 from encoders.inference.fused import fuse_googlenet
@@ -71,13 +72,6 @@ class WholeImageNetwork(nn.Module):
         """Device that the network is on."""
         return self.layer.weight.device
 
-    def drop(
-        self, features: Float[Tensor, "B D"], generator: torch.Generator
-    ) -> Float[Tensor, "B D"]:
-        """Dropout from a CPU generator of one's own, so that no global state decides it."""
-        kept = torch.rand(features.shape, generator=generator) >= self.dropout
-        return features * kept.to(features.device) / (1 - self.dropout)
-
     def forward(
         self, pixels: UInt8[Tensor, "B S S 3"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "B K"]:
@@ -91,7 +85,7 @@ class WholeImageNetwork(nn.Module):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             features = self.trunk(x)
         features = features.float()
-        return self.layer(features if generator is None else self.drop(features, generator))
+        return self.layer(dropout(features, self.dropout, generator))
 
     def frozen(self) -> Encoder:
         """The trunk as it is now, copied into the fast form for inference."""
@@ -167,7 +161,7 @@ def fit_layer(
         chosen = torch.from_numpy(rng.integers(0, len(labels), min(_LAYER_BATCH, len(labels))))
         view = torch.from_numpy(rng.integers(0, len(views), len(chosen)))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        features = network.drop(views[view, chosen] / scale, generator)
+        features = dropout(views[view, chosen] / scale, network.dropout, generator)
         scores, truth = F.linear(features, weight, bias), labels[chosen]
         loss = F.cross_entropy(scores, truth, label_smoothing=label_smoothing)
         for group in optimizer.param_groups:
