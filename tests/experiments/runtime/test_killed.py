@@ -20,20 +20,31 @@ from typing import Any
 import pytest
 import torch
 
-from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.tensor_store import load_checkpoint
 from experiments.data import DataConfig
 from experiments.paper.table1 import Table1Config, table1
-from experiments.prepare.bank import BankConfig, bank
 from experiments.prepare.pyramids import PyramidsConfig, pyramids
 from experiments.pretrain.config import PretrainConfig
 from experiments.pretrain.train import pretrain
 from experiments.train.config import TrainConfig
 from experiments.train.trainer import train
+from tests.experiments.conftest import SMALL_NETWORK, small_banks, small_run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 DATA = DataConfig(dataset="synthetic", num_images=32)
+PRETRAIN = PretrainConfig(
+    data=DATA,
+    resolutions=("low",),
+    steps=2,
+    images=2,
+    looks=1,
+    held_out=0.2,
+    probe=0,
+    precision="fp32",
+    checkpoint_every=2,
+    device="cpu",
+)
 TIMES = ("seconds", "glimpses_per_second")
 
 
@@ -91,38 +102,18 @@ def killing(module: Any, name: str, number: int, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = BankConfig(
-        out=tmp_path_factory.mktemp("banks"),
-        data=DATA,
-        encoder="inception_mini",
-        resolutions=("low", "high"),
-        side=2,
-        context="center",
-        workers=1,
-        precision="fp32",
-    )
-    bank(config)
-    return config.out
+    return small_banks(tmp_path_factory.mktemp("banks"), DATA, resolutions=("low", "high"))
 
 
 def training(banks: Path, out: Path) -> TrainConfig:
-    return TrainConfig(
-        out=out,
-        data=DATA,
-        encoder="inception_mini",
-        bank=banks,
-        resolutions=("high",),
-        num_glimpses=2,
-        context="center",
+    return small_run(
+        out,
+        banks,
+        DATA,
         epochs=4,
-        batch_size=8,
-        scanpaths=1,
         references=False,
         device="cpu",
-        network=TwoDeckConfig(
-            hidden_size=16, image_width=16, glimpse_width=16, location_width=8, dropout=0.2
-        ),
-        learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2),
+        network=replace(SMALL_NETWORK, dropout=0.2),
     )
 
 
@@ -252,18 +243,7 @@ def test_a_signal_in_the_midst_of_an_epoch_saves_and_says_where(
 
 @pytest.mark.slow
 def test_pretraining_killed_anywhere(tmp_path) -> None:
-    base = PretrainConfig(
-        data=DATA,
-        resolutions=("low",),
-        steps=6,
-        images=3,
-        looks=2,
-        held_out=0.2,
-        probe=0,
-        precision="fp32",
-        checkpoint_every=2,
-        device="cpu",
-    )
+    base = replace(PRETRAIN, steps=6, images=3, looks=2)
     start = time.monotonic()
     assert run_child(lambda: pretrain(replace(base, out=tmp_path / "whole"))) == 0
     seconds = time.monotonic() - start
@@ -279,19 +259,7 @@ def test_pretraining_killed_anywhere(tmp_path) -> None:
 
 
 def test_pretraining_killed_before_its_first_checkpoint_begins_again(tmp_path, monkeypatch) -> None:
-    config = PretrainConfig(
-        data=DATA,
-        resolutions=("low",),
-        steps=2,
-        images=2,
-        looks=1,
-        held_out=0.2,
-        probe=0,
-        precision="fp32",
-        checkpoint_every=2,
-        device="cpu",
-        out=tmp_path / "run",
-    )
+    config = replace(PRETRAIN, out=tmp_path / "run")
     with monkeypatch.context() as patched:
         killing(os, "fsync", 1, patched)
         assert run_child(lambda: pretrain(config)) == -signal.SIGKILL
@@ -305,21 +273,7 @@ def test_banks_and_pyramids_killed_anywhere(tmp_path, kind) -> None:
     def start(out: Path) -> Any:
         if kind == "pyramids":
             return pyramids(PyramidsConfig(out=out, data=DATA, splits=("train",), workers=1))
-        return bank(
-            BankConfig(
-                out=out,
-                data=DATA,
-                encoder="inception_mini",
-                resolutions=("high",),
-                side=1,
-                context="center",
-                workers=1,
-                precision="fp32",
-                splits=("train",),
-                chunk=4,
-                device="cpu",
-            )
-        )
+        return small_banks(out, DATA, side=1, splits=("train",), chunk=4, device="cpu")
 
     begun = time.monotonic()
     assert run_child(lambda: start(tmp_path / "whole")) == 0

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
-from experiments.prepare.bank import BankConfig, build_bank
 from experiments.tracks import registry
 from experiments.tracks.classifier import classifier
 from experiments.tracks.config import ClassifierConfig
+from tests.experiments.conftest import small_banks
 
 IMAGES = 96
 
@@ -20,20 +19,12 @@ IMAGES = 96
 @pytest.fixture(scope="session")
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Banks of a few synthetic images, 3 x 3 fixations."""
-    config = BankConfig(
-        out=tmp_path_factory.mktemp("tracks") / "banks",
-        data=DataConfig(dataset="synthetic", num_images=IMAGES),
-        encoder="inception_mini",
-        resolutions=("high",),
+    return small_banks(
+        tmp_path_factory.mktemp("tracks") / "banks",
+        DataConfig(dataset="synthetic", num_images=IMAGES),
         side=3,
         mirror=False,
-        context="center",
-        workers=1,
     )
-    encoder = make_encoder("inception_mini", precision="fp32")
-    for split in ("train", "val"):
-        build_bank(config, split, encoder)
-    return config.out
 
 
 @pytest.fixture(scope="session")

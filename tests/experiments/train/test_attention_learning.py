@@ -10,21 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from agents.configs import ReinforceConfig, TwoDeckConfig
+from agents.configs import ReinforceConfig
 from agents.reference.agent import ReferenceAgent, given
 from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from agents.tensor_store import load_checkpoint
-from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
-from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import RunFolder
 from experiments.train.config import TrainConfig
 from experiments.train.factory import build_env, build_source
 from experiments.train.lattice_reader import LatticeReader
 from experiments.train.side_channel import AT_CENTRE, ELSEWHERE, UNTOLD, read_again, side_channel
 from experiments.train.trainer import Trainer, train
-from tests.experiments.conftest import interrupt_after
+from tests.experiments.conftest import SMALL_NETWORK, interrupt_after, small_banks, small_run
 
 DATA = DataConfig(dataset="synthetic", num_images=48)
 WAYS = {
@@ -36,45 +34,21 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("banks")
-    config = BankConfig(
-        out=folder,
-        data=DATA,
-        encoder="inception_mini",
-        resolutions=("medium", "high"),
-        side=2,
-        context="center",
-        workers=1,
-        precision="fp32",
-    )
-    encoder = make_encoder("inception_mini", precision="fp32")
-    for split in ("train", "val"):
-        build_bank(config, split, encoder)
-    return folder
+    out = tmp_path_factory.mktemp("banks")
+    return small_banks(out, DATA, resolutions=("medium", "high"))
 
 
 @pytest.fixture
 def config(banks: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        out=tmp_path / "run",
-        data=DATA,
-        encoder="inception_mini",
-        bank=banks,
+    return small_run(
+        tmp_path / "run",
+        banks,
+        DATA,
         resolutions=("medium", "high"),
-        num_glimpses=2,
-        context="center",
         epochs=3,
-        batch_size=8,
-        scanpaths=1,
         references=False,
-        network=TwoDeckConfig(
-            hidden_size=16,
-            image_width=16,
-            location_width=8,
-            glimpse_width=16,
-            dropout=0.2,
-            location_input="observed",
-            location_head="plain",
+        network=replace(
+            SMALL_NETWORK, dropout=0.2, location_input="observed", location_head="plain"
         ),
         learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2, location_gradient="policy"),
     )

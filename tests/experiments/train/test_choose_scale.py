@@ -11,12 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.tensor_store import load_checkpoint
-from encoders.inference.engine import make_encoder
 from experiments.data import DataConfig
 from experiments.metrics import Answers
-from experiments.prepare.bank import BankConfig, build_bank
 from experiments.train import trainer as train_module
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import (
@@ -30,45 +27,21 @@ from experiments.train.evaluate import (
 from experiments.train.factory import build_env
 from experiments.train.trainer import train
 from glimpse_env.datasets.synthetic import SyntheticDogs
+from tests.experiments.conftest import small_banks, small_run
 
 DATA = DataConfig(dataset="synthetic", num_images=16)
 
 
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("banks")
-    config = BankConfig(
-        out=folder,
-        data=DATA,
-        encoder="inception_mini",
-        resolutions=("low", "medium", "high"),
-        side=2,
-        context="center",
-        workers=1,
-        precision="fp32",
-    )
-    encoder = make_encoder("inception_mini", precision="fp32")
-    for split in ("train", "val"):
-        build_bank(config, split, encoder)
-    return folder
+    out = tmp_path_factory.mktemp("banks")
+    return small_banks(out, DATA, resolutions=("low", "medium", "high"))
 
 
 @pytest.fixture
 def config(banks: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        out=tmp_path / "run",
-        data=DATA,
-        encoder="inception_mini",
-        bank=banks,
-        resolutions=("medium",),
-        choose_scale=True,
-        num_glimpses=2,
-        context="center",
-        epochs=2,
-        batch_size=8,
-        scanpaths=2,
-        network=TwoDeckConfig(hidden_size=16, image_width=16, location_width=8, glimpse_width=16),
-        learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2),
+    return small_run(
+        tmp_path / "run", banks, DATA, resolutions=("medium",), choose_scale=True, scanpaths=2
     )
 
 

@@ -12,14 +12,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.configs import ReinforceConfig, TwoDeckConfig
 from agents.reinforce import ReinforceAgent
 from agents.tensor_store import load_checkpoint
 from encoders.inference.engine import make_encoder
 from encoders.spec import get_spec
 from encoders.weights.files import WeightsNotFoundError
 from experiments.data import DataConfig
-from experiments.prepare.bank import BankConfig, build_bank
 from experiments.prepare.pyramids import PyramidsConfig, pyramids
 from experiments.runtime.runs import RunError
 from experiments.train import factory as environment_module, trainer as train_module
@@ -28,47 +26,25 @@ from experiments.train.evaluate import EvaluateConfig, batches, evaluate, load_r
 from experiments.train.factory import build_env
 from experiments.train.side_channel import AT_CENTRE, ELSEWHERE, UNTOLD
 from experiments.train.trainer import train
-from tests.experiments.conftest import interrupt_after
+from tests.experiments.conftest import SMALL_NETWORK, interrupt_after, small_banks, small_run
 
 DATA = DataConfig(dataset="synthetic", num_images=48)
 
 
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("banks")
-    config = BankConfig(
-        out=folder,
-        data=DATA,
-        encoder="inception_mini",
-        resolutions=("high",),
-        side=2,
-        context="center",
-        workers=1,
-        precision="fp32",
-    )
-    encoder = make_encoder("inception_mini", precision="fp32")
-    for split in ("train", "val"):
-        build_bank(config, split, encoder)
-    return folder
+    return small_banks(tmp_path_factory.mktemp("banks"), DATA)
 
 
 @pytest.fixture
 def config(banks: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        out=tmp_path / "run",
-        data=DATA,
-        encoder="inception_mini",
-        bank=banks,
-        resolutions=("high",),
-        num_glimpses=2,
-        context="center",
+    return small_run(
+        tmp_path / "run",
+        banks,
+        DATA,
         epochs=3,
-        batch_size=8,
         scanpaths=2,
-        network=TwoDeckConfig(
-            hidden_size=16, image_width=16, location_width=8, glimpse_width=16, dropout=0.2
-        ),
-        learning=ReinforceConfig(optimizer="adam", learning_rate=1e-2),
+        network=replace(SMALL_NETWORK, dropout=0.2),
     )
 
 
@@ -250,23 +226,13 @@ def test_other_kinds_of_evaluation_go_elsewhere(config: TrainConfig, tmp_path: P
     config = replace(config, epochs=1, references=False, scanpaths=1, precision="fp32")
     train(config)
     written = (config.out / "evaluation-val.json").read_text()
-    finer = BankConfig(
-        out=tmp_path / "finer",
-        data=DATA,
-        encoder="inception_mini",
-        resolutions=("high",),
-        side=3,
-        context="center",
-        workers=1,
-        precision="fp32",
-    )
-    build_bank(finer, "val", make_encoder("inception_mini", precision="fp32"))
+    finer = small_banks(tmp_path / "finer", DATA, side=3)
     base = EvaluateConfig(run=config.out, examples=0)
     for other in (
         {"live": True},
         {"seed": 3},
         {"scanpaths": 2, "oracle": True},
-        {"bank": finer.out},
+        {"bank": finer},
     ):
         evaluate(replace(base, **other))
     assert (config.out / "evaluation-val.json").read_text() == written
@@ -294,19 +260,7 @@ def test_banks_may_move_but_not_change(config: TrainConfig, tmp_path: Path) -> N
     train(replace(config, bank=moved, resume=True))
     assert json.loads((config.out / "config.json").read_text())["bank"] == str(moved)
     shutil.rmtree(moved)
-    finer = BankConfig(
-        out=moved,
-        data=DATA,
-        encoder="inception_mini",
-        resolutions=("high",),
-        side=3,
-        context="center",
-        workers=1,
-        precision="fp32",
-    )
-    encoder = make_encoder("inception_mini", precision="fp32")
-    for split in ("train", "val"):
-        build_bank(finer, split, encoder)
+    small_banks(moved, DATA, side=3)
     with pytest.raises(RunError, match="bank.train.fixations.count"):
         train(replace(config, bank=moved, resume=True))
     with pytest.raises(RunError, match="other settings .bank."):
