@@ -395,6 +395,7 @@ def run(early: str, changes: dict[str, str | None], out: Path) -> subprocess.Com
     )
 
 
+@pytest.mark.slow  # each is a process that imports torch
 @pytest.mark.skipif(sys.platform != "linux", reason="the states are those of Linux")
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_state_that_a_process_begins_in_changes_nothing(
@@ -440,6 +441,7 @@ def kernels_kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.mark.slow  # kernels are compiled in processes of their own
 @pytest.mark.parametrize(
     ("suffix", "content"), [("nbi", b"\x80\x05rubbish"), ("nbc", b""), ("nbc", None)]
 )
@@ -453,6 +455,7 @@ def test_a_damaged_cache_of_kernels_is_made_anew(
     assert found.stdout == "cut\n", found.stderr
 
 
+@pytest.mark.slow  # kernels are compiled
 @pytest.mark.skipif(sys.platform != "linux", reason="limits are Linux's")
 def test_a_full_disk_costs_the_cache_and_not_the_episode(tmp_path: Path) -> None:
     pytest.importorskip("numba")

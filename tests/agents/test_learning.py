@@ -1,5 +1,7 @@
 """The agent learns to look where the context says, and a fixed gaze cannot make up for it."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -48,21 +50,24 @@ def train(agent, updates) -> tuple[float, float]:
     return trajectory.success.double().mean().item(), spread
 
 
+slowly = partial(pytest.param, marks=pytest.mark.slow)  # each trains two agents
+
+
 @pytest.mark.parametrize(
     ("changes", "learning", "updates"),
     [
-        ({}, {}, 600),
-        ({"num_glimpses": 2}, {}, 500),
-        ({}, {"location_gradient": "policy"}, 600),
-        ({}, {"reward": "log_likelihood"}, 600),
-        ({"location_density": "mixture"}, {"learning_rate": 0.03}, 800),
-        (
+        pytest.param({}, {}, 600, id="mix"),
+        slowly({"num_glimpses": 2}, {}, 500, id="two-glimpses"),
+        slowly({}, {"location_gradient": "policy"}, 600, id="policy"),
+        slowly({}, {"reward": "log_likelihood"}, 600, id="log-likelihood"),
+        slowly({"location_density": "mixture"}, {"learning_rate": 0.03}, 800, id="mixture"),
+        slowly(
             {"core": "lstm", "combine": "multiply"},
             {"optimizer": "adam", "learning_rate": 2e-3},
             600,
+            id="lstm-multiply-adam",
         ),
     ],
-    ids=["mix", "two-glimpses", "policy", "log-likelihood", "mixture", "lstm-multiply-adam"],
 )
 def test_learned_fixations_beat_the_center_by_a_wide_margin(changes, learning, updates):
     network = config(**changes)
@@ -77,6 +82,7 @@ def test_learned_fixations_beat_the_center_by_a_wide_margin(changes, learning, u
     assert spread > 0.25
 
 
+@pytest.mark.slow
 def test_without_the_policy_gradient_it_learns_far_less():
     """Pixels give no gradient: through W_loc alone the classes hardly say where to look."""
     agent = ReinforceAgent(config(), ReinforceConfig(location_gradient="backprop"), device="cpu")
@@ -84,6 +90,7 @@ def test_without_the_policy_gradient_it_learns_far_less():
     assert learned < 0.7
 
 
+@pytest.mark.slow
 def test_random_fixations_are_no_substitute():
     learned, _ = train(ReferenceAgent(uniform, config(), device="cpu"), 600)
     assert CHANCE < learned < 0.7

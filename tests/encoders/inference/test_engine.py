@@ -274,6 +274,7 @@ def test_an_encoder_that_was_used_can_be_copied() -> None:
         assert torch.equal(copied(x), features)
 
 
+@pytest.mark.slow  # GoogLeNet in emulated bf16, in a process of its own
 def test_bf16_without_instructions_for_it_computes_all_the_same() -> None:
     """As on most desktops: slow, but right. oneDNN is told of an older processor."""
     code = """

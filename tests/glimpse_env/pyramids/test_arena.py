@@ -175,6 +175,7 @@ def test_bytes_are_known_beforehand():
     assert pyramid_bytes(np.array(SHAPES), RESOLUTIONS).tolist() == expected
 
 
+@pytest.mark.slow  # a process of its own imports torch and numba
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect")
 @pytest.mark.parametrize("mirror", [False, True])
 def test_no_byte_beyond_the_arena_is_read(mirror):

@@ -97,6 +97,7 @@ def compare_kernels(device: str, side: int = 96) -> None:
     np.testing.assert_array_equal(expected.cpu().numpy().reshape(plain.shape), plain)
 
 
+@pytest.mark.slow  # an interpreter computes each patch
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("side", [96, 65])
 def test_tritons_kernel_interpreted(side):
