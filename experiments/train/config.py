@@ -165,7 +165,7 @@ class DemoConfig(Options):
     """Runs, each with another seed."""
     num_images: Annotated[int, Ge(128)] = 1800
     """Training images to draw; a quarter as many are held out."""
-    side: Count = 7
+    side: Count = 5
     """Lattice points a side of the feature banks."""
     epochs: Count = 16
     """Passes over the training images."""
