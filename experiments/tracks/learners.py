@@ -310,7 +310,7 @@ class SB3LookPlayer:
         if self.flat:
             extractor["parts"] = env.single_observation_space
             env = VectorFlatObservation(env)
-        arguments = algorithm.settings | settings
+        arguments = {**algorithm.settings, **settings}
         layers = [_WIDTH, _WIDTH] if algorithm.off_policy else [_WIDTH]
         policy: dict[str, Any] = {
             "features_extractor_class": FlatGlimpseExtractor if self.flat else GlimpseExtractor,
