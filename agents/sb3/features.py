@@ -127,7 +127,8 @@ class FlatGlimpseExtractor(BaseFeaturesExtractor):
         """
         inner = GlimpseExtractor(parts, **options)
         names = sorted(parts.spaces)
-        sizes = [int((parts[name].shape or ())[0]) for name in names]
+        shapes = [parts[name].shape or () for name in names]
+        sizes = [size for shape in shapes for size in shape]
         if observation_space.shape != (sum(sizes),):
             raise ValueError(
                 f"the parts {parts} do not fill the observation {observation_space}: give the "

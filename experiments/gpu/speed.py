@@ -203,14 +203,14 @@ def _arena(images: int, device: torch.device) -> PyramidArena:
     return arena
 
 
-def _looks(arena: PyramidArena, batch: int, seed: int = 0) -> tuple[Any, ...]:
+def _looks(arena: PyramidArena, batch: int, seed: int = 0) -> list[Any]:
     rng = np.random.default_rng(seed)
-    return (
+    return [
         rng.integers(0, len(arena), batch),
         rng.uniform(-1, 1, (batch, 2)),
         rng.random(batch) < 0.5,
         rng.integers(0, 2**64, batch, dtype=np.uint64),
-    )
+    ]
 
 
 def _exact(arena: PyramidArena, device: torch.device, quick: bool) -> dict[str, Any]:
@@ -220,12 +220,14 @@ def _exact(arena: PyramidArena, device: torch.device, quick: bool) -> dict[str, 
         ValueError: They differ.
     """
     image, *rest = _looks(arena, 4 if quick else 512, seed=1)
-    plan = plan_patches(arena, image, *rest, RESOLUTIONS)
+    plan = plan_patches(arena, image, *rest, resolutions=RESOLUTIONS)
     found = kernel_torch.cut(arena.flat, plan)  # type: ignore[arg-type]
     packed = kernel_torch.pack(plan, found.device)
     table = kernel_torch.device_noise(found.device)
     by_torch = kernel_torch.cut_by_torch(arena.flat, table, packed)  # type: ignore[arg-type]
-    plain = cut_patches([arena.pyramid(index) for index in image.tolist()], *rest, RESOLUTIONS)
+    plain = cut_patches(
+        [arena.pyramid(index) for index in image.tolist()], *rest, resolutions=RESOLUTIONS
+    )
     same = {
         "torch": torch.equal(found, by_torch),
         "plain": np.array_equal(found.cpu().numpy(), plain.reshape(found.shape)),
@@ -248,7 +250,8 @@ def _kernel(
     turn = cycle(
         [
             kernel_torch.pack(
-                plan_patches(arena, *_looks(arena, batch, seed), RESOLUTIONS), flat.device
+                plan_patches(arena, *_looks(arena, batch, seed), resolutions=RESOLUTIONS),
+                flat.device,
             )
             for seed in range(4)
         ]
@@ -266,7 +269,7 @@ def _call(arena: PyramidArena, batch: int, quick: bool) -> dict[str, Any]:
     """The whole call, with its plan on the host and the plan's copy."""
     flat: Any = arena.flat
     turn = cycle([_looks(arena, batch, seed) for seed in range(4)]).__next__
-    work = lambda: cut_from_arena(arena, *turn(), RESOLUTIONS)  # noqa: E731
+    work = lambda: cut_from_arena(arena, *turn(), resolutions=RESOLUTIONS)  # noqa: E731
     return rate(work, flat.device, 2 * PATCH_BYTES * batch * len(RESOLUTIONS), quick=quick)
 
 

@@ -52,10 +52,9 @@ def compare_track(config: TrackConfig) -> dict[str, Any]:
     print(f"{text}\n\nwritten: {config.folder}/track.json, .md, .png and maps.png")
     if config.submit is not None:
         config.submit.mkdir(parents=True, exist_ok=True)
-        for figure, kind in (("track", "curves"), ("maps", "maps")):
-            shutil.copyfile(
-                config.folder / f"{figure}.png", config.submit / figure_name(track.record(), kind)
-            )
+        own = track.record()
+        shutil.copyfile(config.folder / "track.png", config.submit / figure_name(own, "curves"))
+        shutil.copyfile(config.folder / "maps.png", config.submit / figure_name(own, "maps"))
         for player in record["players"]:
             entry = make_entry(record, player, by=config.by)
             path = config.submit / entry_name(track, player)

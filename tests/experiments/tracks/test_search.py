@@ -88,7 +88,7 @@ def test_players_train_with_the_settings_that_were_chosen(
     chosen = {"players": {"ppo": {"best": {"settings": best}}}}
     write_json(tmp_path / "chosen.json", chosen)
     monkeypatch.setattr(players_module, "CHOSEN", tmp_path / "chosen.json")
-    options = {"bank": banks, "classifier": classifiers}
+    options: dict[str, Any] = {"bank": banks, "classifier": classifiers}
     game = open_game(find_track(tiny), LookConfig(tiny, "ppo", **options), 0)
     player: Any = build_player(game, "ppo", 0, {})
     model = player.model
@@ -125,11 +125,12 @@ def test_wrong_settings_are_refused_in_one_sentence() -> None:
         player_settings("center", {"width": "3"})
     with pytest.raises(ValueError, match="learning_rate=fast: the value is of type float"):
         player_settings("sac", {"learning_rate": "fast"})
-    for changes, named in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"players": ("center",)}, "--players are some of two-deck"),
         ({"set": ("x=1",)}, "--set is for"),
         ({"trials": 0}, "--trials"),
-    ):
+    ]
+    for changes, named in wrong:
         with pytest.raises(ValueError, match=named):
             TrackTuneConfig("look-synthetic", **changes)
     with pytest.raises(ValueError, match="name-synthetic is searched by"):

@@ -185,7 +185,7 @@ def test_a_table_an_entry_and_its_verification(finished: TrackConfig) -> None:
     for name in ("tiny-v1-curves.png", "tiny-v1-maps.png"):
         assert (finished.submit / name).stat().st_size > 0
     entry = finished.submit / "tiny-v1-best-fixed.json"
-    folders = {"bank": finished.bank, "classifier": finished.classifier}
+    folders: dict[str, Any] = {"bank": finished.bank, "classifier": finished.classifier}
     found = verify(VerifyConfig(entry, **folders))
     assert set(found["runs"]) == {"0"}
 
