@@ -92,6 +92,21 @@ def test_engine_equals_plain_module_on_random_weights(
     assert relative_error(got, plain_features(spec, state, x)) < bound
 
 
+@pytest.mark.parametrize("side", [64, 128, 224])
+def test_engine_equals_plain_module_at_every_patch_side(side: int, tmp_path: Path) -> None:
+    """The fast forms, on patches of other sides than 96; the map follows the spec."""
+    state = randomly("googlenet_bvlc")
+    torch.save(state, tmp_path / "w.pth")
+    spec = replace(get_spec("googlenet"), weights=str(tmp_path / "w.pth"), sha256=None)
+    x = nn.functional.interpolate(patches(2).permute(0, 3, 1, 2).float(), size=(side, side))
+    x = x.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    encoder = make_encoder(spec, device="cpu", precision="fp32", patch_side=side)
+    assert encoder.map_shape == spec.map_shape(side)
+    features, cells = encoder.encode(x, 2)
+    assert relative_error(features, plain_features(spec, state, x)) < 1e-4
+    torch.testing.assert_close(cells.mean((1, 2)), features, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_compiled_equals_eager(bvlc_weights: Path, bvlc_state: dict) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
