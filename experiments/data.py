@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PatchSide = Annotated[int, Ge(64), Le(224)]
 """Side of a patch in pixels, as the environments take it."""
 Resolution = Literal["low", "medium", "high"]
+Matmul = Literal["highest", "high", "medium"]
+"""Names that torch has for the precision of float32 matrix products."""
 RESOLUTIONS: tuple[Resolution, ...] = get_args(Resolution)
 """Every resolution, in the order of the axis S."""
 

@@ -10,9 +10,8 @@ from tyro.conf import Positional
 
 from agents.checked import Count, NotEmpty
 from experiments.cluster.config import SweepConfig
-from experiments.data import Options
+from experiments.data import Matmul, Options
 from experiments.paper.variant_changes import VARIANTS
-from experiments.runtime.determinism import Matmul
 from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
+
+from experiments.data import Matmul
 
 
 @contextmanager
@@ -38,10 +39,6 @@ def deterministic(on: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.backends.cudnn.benchmark = before[2]
-
-
-Matmul = Literal["highest", "high", "medium"]
-"""Names that torch has for the precision of float32 matrix products."""
 
 
 @contextmanager

@@ -11,8 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from agents.checked import Count, Whole
 from agents.configs import ReinforceConfig, TwoDeckConfig
-from experiments.data import DataConfig, Options, PatchSide, Resolution, check_splits
-from experiments.runtime.determinism import Matmul
+from experiments.data import DataConfig, Matmul, Options, PatchSide, Resolution, check_splits
 
 
 @dataclass(frozen=True)
