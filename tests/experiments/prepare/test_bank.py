@@ -335,10 +335,10 @@ def test_the_estimate_knows_slow_beginnings_and_worker_threads(
         return torch.zeros(len(patches), 1)
 
     before = torch.get_num_threads()
-    alone = _seconds_per_patch(encode, 1)  # type: ignore[arg-type]
+    alone = _seconds_per_patch(encode, 1, 96)  # type: ignore[arg-type]
     assert alone == pytest.approx(0.002) and set(seen) == {before}
     seen.clear()
-    assert _seconds_per_patch(encode, 2) == pytest.approx(0.001)  # type: ignore[arg-type]
+    assert _seconds_per_patch(encode, 2, 96) == pytest.approx(0.001)  # type: ignore[arg-type]
     assert set(seen) == {1} and torch.get_num_threads() == before
 
 

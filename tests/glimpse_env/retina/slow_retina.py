@@ -6,7 +6,8 @@ original pixels, weighted by a triangle as wide as two cells (or two pixels, whe
 smaller than a pixel) around the cell's centre; weights beyond the image count as nothing and the
 rest are scaled to sum to one. A cell whose centre lies outside the image shows no image. The
 centre of the box is the corner of the cell grid of the whole image nearest to the fixation; on a
-tie, the one further right or down.
+tie, the one further right or down. With an odd number of cells a side, a patch has a middle cell:
+its centre then is the centre of the nearest cell of that grid.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def nearest_corner(
 ) -> float:
     """The grid corner nearest to a fixation's coordinate, in original pixels."""
     cells = int(np.floor(length * side * share / short + 0.5))
-    corners = np.arange(cells, -1, -1)
+    corners = np.arange(cells, -1, -1) + (side % 2) / 2  # of an odd side, the cells' centres
     wanted = (coordinate + 1) / 2 * cells
     return float(corners[np.argmin(np.abs(corners - wanted))]) * length / cells
 
