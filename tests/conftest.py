@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+if sys.platform == "linux":
+    # A forked child holds the pipes of this process, so whoever reads them would wait for a child
+    # that hangs, long after this process was ended. It ends with its parent instead.
+    _prctl, _SET_DEATH_SIGNAL = ctypes.CDLL(None).prctl, 1
+    os.register_at_fork(after_in_child=lambda: _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,7 @@ from encoders.googlenet import LocalResponseNorm
 from encoders.inference import fused
 from encoders.inference.engine import keep_freed_memory
 from encoders.threads import _openmp, in_parts
+from tests.children import ended_pid
 
 kernels = pytest.importorskip("encoders.inference.kernels", reason="numba is not installed")
 
@@ -237,7 +238,7 @@ def test_a_forked_child_has_threads_of_its_own(threads) -> None:
 
         in_parts(work, 4, amid_torch=True)
         os._exit(0 if (seen == 1).all() else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ended_pid(child) == 0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")

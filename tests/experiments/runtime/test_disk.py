@@ -19,6 +19,7 @@ from experiments.runtime.runs import LOCK, RunError, load_config, sole_user
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import EvaluateConfig, evaluate
 from experiments.train.trainer import Trainer, train
+from tests.children import ended
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_the_second_process_is_refused(config, monkeypatch, capsys) -> None:
         assert [path.name for path in config.out.iterdir()] == [LOCK]
     finally:
         leave.set()
-        other.join()
+        ended(other)
     assert run(config, monkeypatch) == 0
 
 
@@ -174,7 +175,7 @@ def test_a_lock_ends_with_its_process(tmp_path) -> None:
     other.start()
     assert held.wait(60)
     other.kill()
-    other.join()
+    ended(other)
     with sole_user(tmp_path):
         pass
 

@@ -28,6 +28,7 @@ from experiments.pretrain.config import PretrainConfig
 from experiments.pretrain.train import pretrain
 from experiments.train.config import TrainConfig
 from experiments.train.trainer import train
+from tests.children import ended
 from tests.experiments.conftest import SMALL_NETWORK, small_banks, small_run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -66,12 +67,10 @@ def run_child(work: Callable[[], Any], *, kill_after: float | None = None) -> in
 
     child = multiprocessing.get_context("fork").Process(target=quietly)
     child.start()
-    child.join(kill_after)
-    if child.is_alive():
-        os.kill(child.pid or 0, signal.SIGKILL)
-        child.join()
-    assert child.exitcode is not None
-    return child.exitcode
+    if kill_after is not None:
+        child.join(kill_after)
+        child.kill()
+    return ended(child)
 
 
 def until_done(start: Callable[[bool], Any], begun: Callable[[], bool], kills: list[float]) -> int:
@@ -232,8 +231,7 @@ def test_a_signal_in_the_midst_of_an_epoch_saves_and_says_where(
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join()
-    assert process.exitcode == 128 + number
+    assert ended(process) == 128 + number
     assert "saved after batch 2 of 4 of epoch 2" in capfd.readouterr().out
     _, metadata = load_checkpoint(config.out / "checkpoint")
     assert metadata["progress"]["batches"] == 2
