@@ -42,10 +42,10 @@ from experiments.metrics import (
     share_estimate,
 )
 from experiments.runtime.runs import to_record, write_json
-from experiments.train.cells import model_title
 from experiments.train.evaluate import at_centre
 from experiments.train.factory import describe_dataset
 from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
+from experiments.train.table1_cells import model_title
 from glimpse_env.pyramids.pyramid import PATCH_SIDE
 
 OWN_CENTRE = "own_center"

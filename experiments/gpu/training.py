@@ -106,7 +106,7 @@ def table1_jobs(setting: Setting) -> list[Any]:
     from experiments.data import DataConfig
     from experiments.paper.config import Table1Config
     from experiments.paper.table1 import cell_config
-    from experiments.train.cells import CELLS
+    from experiments.train.table1_cells import CELLS
 
     own = setting.out / "core" / "core.json"
     encoder = str(setting.core or (own if own.is_file() else "googlenet"))

@@ -12,8 +12,8 @@ from agents.checked import Count, NotEmpty
 from experiments.cluster.config import SweepConfig
 from experiments.data import Matmul, Options
 from experiments.paper.variant_changes import VARIANTS
-from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
+from experiments.train.table1_cells import FORMS, Cell, choose_cells
 
 _MOST_MODELS = 4
 
@@ -96,7 +96,7 @@ class VariantsConfig(CellsConfig):
 
     names: Positional[tuple[str, ...]] = ()
     """Which: paper, averaged, correct, one-scanpath, every-glimpse, last-glimpse, gains, whole,
-    exact, annealed, staged, hidden, norm, plain-head, scaled-head, untold, intended, mixed, lstm,
+    exact, steady, staged, hidden, norm, plain-head, scaled-head, untold, intended, mixed, lstm,
     gru, multiply, mixture, scale; all by default. What the cell does anyway is left out."""
     cell: str = "medium-2"
     """Cell of Table 1 that they are variants of, such as medium-1 or medium-1-paper."""

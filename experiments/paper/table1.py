@@ -19,8 +19,8 @@ from experiments.paper.config import Table1Config
 from experiments.paper.table1_report import format_table1, tabulate
 from experiments.runtime.runs import RunError, write_json
 from experiments.train.aggregate import read_metrics
-from experiments.train.cells import FORMS, Cell, choose_cells
 from experiments.train.config import TrainConfig
+from experiments.train.table1_cells import FORMS, Cell, choose_cells
 from experiments.whole_image.config import CLASSIFIERS, WholeImageConfig
 
 Run = TypeVar("Run", TrainConfig, WholeImageConfig)

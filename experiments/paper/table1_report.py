@@ -19,7 +19,7 @@ from experiments.train.aggregate import (
     read_metrics,
     verdict,
 )
-from experiments.train.cells import CELLS, FORMS, PAPER_WHOLE_IMAGE, ROWS, row_title
+from experiments.train.table1_cells import CELLS, FORMS, PAPER_WHOLE_IMAGE, ROWS, row_title
 
 _AGAIN = "delete the run and start again"
 # Rows closer than this in the paper, in points, are not said to be in any order.

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from experiments.train.cells import CELLS, FORMS
 from experiments.train.config import TrainConfig
+from experiments.train.table1_cells import CELLS, FORMS
 
 PLAIN = "plain"
 
@@ -49,12 +49,11 @@ def _staged(plain: TrainConfig) -> TrainConfig:
     )
 
 
-def _annealed(plain: TrainConfig) -> TrainConfig:
-    # From twice as far to half as far.
-    decay = 0.25 ** (1.0 / max(1, plain.epochs - 1))
-    network = replace(plain.network, sigma=2.0 * plain.network.sigma)
-    learning = replace(plain.learning, sigma_decay=round(decay, 4))
-    return replace(plain, network=network, learning=learning)
+def _steady(plain: TrainConfig) -> TrainConfig:
+    # The middle of the way that the plain form takes, on a scale of ratios.
+    middle = plain.network.sigma * plain.learning.sigma_decay ** ((plain.epochs - 1) / 2)
+    network = replace(plain.network, sigma=round(middle, 4))
+    return replace(plain, network=network, learning=replace(plain.learning, sigma_decay=1.0))
 
 
 def _paper(plain: TrainConfig) -> TrainConfig:
@@ -92,7 +91,7 @@ VARIANTS: dict[str, tuple[str, Change]] = {
     "gains": ("each glimpse credited with what it adds to log p(y)", _learning(reward="gain")),
     "whole": ("each glimpse credited with log p(y) in the end", _learning(reward="log_likelihood")),
     "exact": ("the exact gradient over all places, one scanpath", _exact),
-    "annealed": ("sigma from twice to half of its value", _annealed),
+    "steady": ("sigma the same from first to last epoch", _steady),
     "staged": ("a fifth of the epochs the classifier alone, then the policy alone", _staged),
     "hidden": ("a hidden layer of 256 in the location network", _network(location_hidden=256)),
     "norm": ("LayerNorm on the context's cells", _network(context_norm=True)),

@@ -15,8 +15,8 @@ from experiments.paper.variant_changes import PLAIN, VARIANTS, Change
 from experiments.runtime.markdown import table
 from experiments.runtime.runs import RunError, differences, stands_on, write_json
 from experiments.train.aggregate import difference, read_learned, verdict
-from experiments.train.cells import FORMS
 from experiments.train.config import TrainConfig
+from experiments.train.table1_cells import FORMS
 
 
 def variant_jobs(config: VariantsConfig, name: str, change: Change) -> list[Job]:

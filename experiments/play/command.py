@@ -14,9 +14,9 @@ from experiments.play.server import Served, bind, make_server, require_web
 from experiments.play.store import Store
 from experiments.runtime.hub_runs import is_published, local_run
 from experiments.runtime.runs import load_config, to_record
-from experiments.train.cells import model_title
 from experiments.train.config import TrainConfig
 from experiments.train.playback import open_run
+from experiments.train.table1_cells import model_title
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 

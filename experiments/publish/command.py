@@ -21,8 +21,8 @@ from experiments.runtime.runs import (
     write_json,
     write_whole,
 )
-from experiments.train.cells import model_title
 from experiments.train.config import TrainConfig
+from experiments.train.table1_cells import model_title
 from glimpse_env.datasets.registry import dataset_names
 from glimpse_env.pyramids.storage import STORAGES
 

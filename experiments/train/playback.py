@@ -18,11 +18,11 @@ from encoders.inference.engine import Encoder
 from experiments.data import build_dataset
 from experiments.runtime.hub_runs import local_run, run_name
 from experiments.runtime.runs import RunError, load_config, read_json
-from experiments.train.cells import model_title
 from experiments.train.config import TrainConfig
 from experiments.train.evaluate import checkpoint_folder, load_run
 from experiments.train.factory import PlayEnv, build_play_env, build_source, describe_dataset
 from experiments.train.loop import episodes
+from experiments.train.table1_cells import model_title
 from glimpse_env.datasets.base import ImageDataset
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from agents.configs import ReinforceConfig, TwoDeckConfig
 from experiments.data import DataConfig
-from experiments.train.cells import CELLS, FORMS, expected
 from experiments.train.config import TrainConfig
+from experiments.train.table1_cells import CELLS, FORMS, expected
 
 EXPERIMENTS: dict[str, tuple[str, TrainConfig]] = {
     "synthetic": (

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes
 
 from agents.checked import Count, Share, Whole
 from experiments.data import DataConfig, Options, check_splits
-from experiments.train.cells import expected
+from experiments.train.table1_cells import expected
 
 
 @dataclass(frozen=True)

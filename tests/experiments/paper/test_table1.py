@@ -33,10 +33,10 @@ from experiments.paper.variants import (
 )
 from experiments.prepare.bank import BankConfig, build_bank
 from experiments.runtime.runs import RunError
-from experiments.train import cells as cells_module
+from experiments.train import table1_cells as cells_module
 from experiments.train.aggregate import difference, verdict
-from experiments.train.cells import CELLS, FORMS, PAPER_WHOLE_IMAGE
 from experiments.train.presets import EXPERIMENTS
+from experiments.train.table1_cells import CELLS, FORMS, PAPER_WHOLE_IMAGE
 
 
 def written(job: Job) -> Any:
@@ -334,8 +334,8 @@ CHANGED: dict[str, dict[str, Any]] = {
             "policy_gradient": "exact",
         },
     },
-    "annealed": {"network": {"sigma": 0.4}, "learning": {"sigma_decay": 0.9057}},
-    "staged": {"learning": {"classifier_epochs": 3, "policy_epochs": 3}},
+    "steady": {"network": {"sigma": 0.1812}, "learning": {"sigma_decay": 1.0}},
+    "staged": {"learning": {"classifier_epochs": 4, "policy_epochs": 4}},
     "hidden": {"network": {"location_hidden": 256}},
     "norm": {"network": {"context_norm": True}},
     "scaled-head": {"network": {"location_head": "scaled"}},
@@ -379,6 +379,7 @@ def test_variants_that_a_cell_has_anyway_are_left_out(
             "one-scanpath",
             "every-glimpse",
             "last-glimpse",
+            "steady",
             "scaled-head",
             "intended",
             "mixed",
