@@ -115,6 +115,9 @@ test-clients: $(CLIENTS)/.installed
 	OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q -rs tests/clients || \
 		OMP_NUM_THREADS=1 $(CLIENTS)/bin/python -m pytest -q $(AGAIN) tests/clients
 
+ON_CLUSTERS := tests/cluster tests/experiments/prepare/test_shares.py \
+	tests/experiments/compare/test_tune.py
+
 # Sweeps and banks on a real SLURM and a real Ray of two nodes each, which are started here and
 # stopped; a node of each is killed. What cannot be had is named, and its tests are skipped.
 test-cluster: install
@@ -128,8 +131,8 @@ test-cluster: install
 	@for tool in 'moto[server]>=5' optuna-dashboard; do \
 		$(BIN)/python -m pip install --quiet "$$tool" || \
 		echo "test-cluster: $$tool cannot be installed here" >&2; done
-	GLIMPSE_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs tests/cluster \
-		tests/experiments/prepare/test_shares.py tests/experiments/compare/test_tune.py
+	GLIMPSE_TEST_CLUSTER=1 $(BIN)/python -m pytest -q -rs $(ON_CLUSTERS) || \
+		GLIMPSE_TEST_CLUSTER=1 $(BIN)/python -m pytest -q $(AGAIN) $(ON_CLUSTERS)
 
 # All that wants an NVIDIA GPU, by the machine's own Python and torch: nothing is installed but the
 # wheels in GPU_WHEELS, if there are some. Started again it goes on. GPU="--stage NAME" chooses.
