@@ -6,10 +6,12 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from tqdm import tqdm
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: processes side by side, each with the threads of all cores, wait for
@@ -23,6 +25,12 @@ if sys.platform == "linux":
     # that hangs, long after this process was ended. It ends with its parent instead.
     _prctl, _SET_DEATH_SIGNAL = ctypes.CDLL(None).prctl, 1
     os.register_at_fork(after_in_child=lambda: _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL))
+
+
+if hasattr(os, "fork"):
+    # Bars share a semaphore with forked children. One that is killed while it holds it would stop
+    # every later bar of this process, so a child gets a lock of its own.
+    os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

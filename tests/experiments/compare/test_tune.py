@@ -30,6 +30,7 @@ from experiments.compare.settings import (
 )
 from experiments.compare.tune import TuneConfig, tune
 from experiments.runtime.runs import RunError, read_json, write_json
+from tests.children import ended
 from tests.experiments.conftest import SMALL_DATA
 
 optuna = pytest.importorskip("optuna")
@@ -158,7 +159,10 @@ def test_two_workers_share_one_search(dies: bool, tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     # The first is in the midst of a trial for as long as the test takes, or until it dies.
     delays = (600.0 if dies else 0.05, 0.05)
-    workers = [fork.Process(target=search_slowly, args=(config, notes, each)) for each in delays]
+    workers = [
+        fork.Process(target=search_slowly, args=(config, notes, each), daemon=True)
+        for each in delays
+    ]
     workers[0].start()
     deadline = time.monotonic() + 300
     while not notes.exists():
@@ -170,9 +174,7 @@ def test_two_workers_share_one_search(dies: bool, tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(workers[0].pid or 0, signal.SIGKILL)
-    for each in workers:
-        each.join(300)
-    assert [each.exitcode for each in workers] == [-signal.SIGKILL if dies else 0, 0]
+    assert [ended(each) for each in workers] == [-signal.SIGKILL if dies else 0, 0]
     begun = [line.split() for line in notes.read_text().splitlines()]
     trials = sorted((agent, int(number)) for _, agent, number in begun)
     every = [(agent, number) for agent in ("a2c", "sac") for number in range(5)]

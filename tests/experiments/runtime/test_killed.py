@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from agents.tensor_store import load_checkpoint
 from experiments.data import DataConfig
@@ -102,6 +103,18 @@ def killing(module: Any, name: str, number: int, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_banks(tmp_path_factory.mktemp("banks"), DATA, resolutions=("low", "high"))
+
+
+def test_a_bar_is_not_stopped_by_a_child_killed_while_it_drew_one() -> None:
+    list(tqdm([1], disable=True))  # the lock is made
+
+    def child() -> None:
+        tqdm.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert run_child(child) == -signal.SIGKILL
+    assert run_child(lambda: list(tqdm([1], disable=True))) == 0
+    list(tqdm([1], disable=True))
 
 
 def training(banks: Path, out: Path) -> TrainConfig:
