@@ -96,6 +96,11 @@ class OpenVinoTrunk(nn.Module):
 
     def _request(self, side: int, cells: bool) -> Any:
         """Return the request of this thread, since one serves a single call at a time."""
+        if _first_process not in (None, os.getpid()):
+            raise RuntimeError(
+                "OpenVINO was used in the process that this one was forked from, and does not "
+                "survive that: start processes by 'spawn', or take backend='torch'"
+            )
         key = (get_ident(), side, cells)
         found = self._requests.get(key)
         if found is None:
@@ -136,11 +141,6 @@ def _compile(
 ) -> Any:
     """Compile the graph of a trunk for patches of a side: features, or the last map."""
     global _first_process
-    if _first_process not in (None, os.getpid()):
-        raise RuntimeError(
-            "OpenVINO was used in the process that this one was forked from, and does not survive "
-            "that: start processes by 'spawn', or take backend='torch'"
-        )
     _first_process = os.getpid()
     openvino = import_module("openvino")
     settings = {

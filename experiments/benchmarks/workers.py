@@ -129,9 +129,10 @@ def _one_and_two(make: Callable[[Sizes], Work], sizes: Sizes) -> dict[str, Rate]
         context.Process(target=_worker, args=(theirs, make, sizes), daemon=True)
         for _, theirs in pipes
     ]
-    for each in workers:
-        each.start()
     try:
+        for each, (_, theirs) in zip(workers, pipes, strict=True):
+            each.start()
+            theirs.close()  # so that reading ends when the worker does
         ours = [pipe for pipe, _ in pipes]
         for pipe in ours:
             pipe.recv()  # warm
@@ -148,10 +149,16 @@ def _one_and_two(make: Callable[[Sizes], Work], sizes: Sizes) -> dict[str, Rate]
                 units[name] += sum(done for done, _, _ in told)
         for pipe in ours:
             pipe.send(None)
+    except (EOFError, ConnectionError) as error:
+        raise ValueError(
+            "a worker of the benchmark died (killed for want of memory, perhaps): run it again, "
+            "and see above what it said"
+        ) from error
     finally:
         for each in workers:
-            each.join(10)
-            each.kill()
+            if each.pid is not None:  # it was started
+                each.kill()
+                each.join()
     return {
         name: Rate(*map(tuple, zip(*each, strict=True)), units=units[name])
         for name, each in spent.items()

@@ -6,13 +6,16 @@ import os
 import subprocess
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from queue import SimpleQueue
 
 from experiments.cluster.executor import State, order
 from experiments.cluster.job import Job
 from experiments.cluster.worker import Order, Outcome, run_task
+
+_LAST_WORD = 300.0
+"""Seconds that a job has to write its last checkpoint, once it is asked to end."""
 
 
 class LocalExecutor:
@@ -80,7 +83,8 @@ class LocalExecutor:
     def cancel(self) -> None:
         """End what runs: each keeps its last checkpoint.
 
-        By SIGTERM, since children of a process in the background (`nohup`, `&`) ignore SIGINT.
+        By SIGTERM, since children of a process in the background (`nohup`, `&`) ignore SIGINT. One
+        that does not end is killed.
         """
         for future in self._futures.values():
             future.cancel()
@@ -88,6 +92,10 @@ class LocalExecutor:
             self._cancelled = True
             for process in list(self._processes.values()):
                 process.terminate()
+        wait(self._futures.values(), _LAST_WORD)
+        with self._lock:
+            for process in list(self._processes.values()):
+                process.kill()
         self._pool.shutdown(wait=True)
 
     def close(self) -> None:

@@ -92,11 +92,18 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+_MEETING = 600.0
+"""Seconds that processes which torchrun has started wait for the first one."""
+
+
 def _own_store(store: Store, rank: int, count: int) -> Store:
     """Part of torchrun's store for the processes that live now.
 
     Started again, processes may find the addresses of the dead in it. So the first one names a part
     after itself, and the others take it once it has seen them.
+
+    Raises:
+        TimeoutError: The first one does not answer.
     """
     own = uuid.uuid4().hex
     if rank == 0:
@@ -104,12 +111,16 @@ def _own_store(store: Store, rank: int, count: int) -> Store:
         seen = [store.get(f"{own}/{other}").decode() for other in range(1, count)]
         store.set(f"{own}/seen", " ".join(seen))
         return PrefixStore(own, store)
-    while True:
+    deadline = time.monotonic() + _MEETING
+    while time.monotonic() < deadline:
         first = store.get("first").decode()
         store.set(f"{first}/{rank}", own)
         if store.check([f"{first}/seen"]) and own in store.get(f"{first}/seen").decode().split():
             return PrefixStore(first, store)
         time.sleep(0.05)
+    raise TimeoutError(
+        f"process 0 did not answer process {rank} within {_MEETING:g} s: start torchrun again"
+    )
 
 
 @contextmanager

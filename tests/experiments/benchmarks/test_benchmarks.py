@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from encoders.inference.openvino_form import openvino_obstacle
-from experiments.benchmarks import encoder, environment, peak, pyramids
+from experiments.benchmarks import encoder, environment, peak, pyramids, workers
 from experiments.benchmarks.environment import Free
 from experiments.benchmarks.timing import Rate
 from experiments.cli import main
@@ -93,6 +94,15 @@ def test_workers(tmp_path: Path) -> None:
     for name, rates in record["rates"].items():
         one, two = (rates[count]["clock"]["median"] for count in ("one", "two"))
         assert efficiency[name] == pytest.approx(two / one / 2, rel=1e-2)
+
+
+def _dies(sizes: workers.Sizes) -> workers.Work:
+    os._exit(3)
+
+
+def test_a_worker_that_dies_is_told() -> None:
+    with pytest.raises(ValueError, match="a worker of the benchmark died"):
+        workers._one_and_two(_dies, workers.QUICK)
 
 
 def test_a_free_encoder_is_free_and_right_in_shape() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,11 +270,29 @@ def test_a_job_that_starts_while_the_others_are_ended_is_ended_too() -> None:
         def terminate(self) -> None:
             self.ended = True
 
+        def kill(self) -> None:
+            pass
+
     executor, early, late = local_module.LocalExecutor(1, 1, "cpu"), Process(), Process()
     executor._started("early", early)  # type: ignore[arg-type]
     executor.cancel()
     executor._started("late", late)  # type: ignore[arg-type]
     assert early.ended and late.ended
+
+
+def test_a_job_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf(threading.Event):
+        def terminate(self) -> None:
+            pass
+
+        kill = threading.Event.set
+
+    monkeypatch.setattr(local_module, "_LAST_WORD", 0.1)
+    executor, deaf = local_module.LocalExecutor(1, 1, "cpu"), Deaf()
+    executor._futures["deaf"] = executor._pool.submit(deaf.wait, 300)  # type: ignore[arg-type]
+    executor._started("deaf", deaf)  # type: ignore[arg-type]
+    executor.cancel()
+    assert deaf.is_set()
 
 
 @pytest.mark.parametrize(

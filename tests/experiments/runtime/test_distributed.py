@@ -18,6 +18,7 @@ from experiments.data import DataConfig
 from experiments.pretrain.config import PretrainConfig, command
 from experiments.pretrain.state import Pretraining
 from experiments.pretrain.train import _pretrain, pretrain
+from experiments.runtime import distributed
 from experiments.runtime.distributed import Ranks, joined
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,6 +53,14 @@ def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch):
         assert ranks == Ranks() and ranks.first
         assert ranks.mean({"loss": 2.0}, torch.device("cpu")) == {"loss": 2.0}
     assert not torch.distributed.is_initialized()
+
+
+def test_a_first_process_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distributed, "_MEETING", 0.2)
+    store = torch.distributed.HashStore()
+    store.set("first", "one that has died")
+    with pytest.raises(TimeoutError, match="process 0 did not answer process 1"):
+        distributed._own_store(store, 1, 2)
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_told(tmp_path: Path):
