@@ -52,7 +52,7 @@ class RecurrentObserver:
         self.encoder = RecurrentEncoder(
             options.encoder,  # type: ignore[arg-type]
             (1, count),
-            getattr(options, "patch_side", _PATCH_SIDE),
+            options.patch_side,
             options.device,
             options.precision,
         )
