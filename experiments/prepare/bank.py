@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Literal
@@ -185,6 +187,7 @@ def _start_worker(
     global _BUILDER
     # Ctrl-C reaches the whole process group; the parent is the one that answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     torch.set_num_threads(1)
     encoder = build_encoder(
         config.encoder,
@@ -196,12 +199,14 @@ def _start_worker(
     _BUILDER = BankBuilder(bank, dataset, encoder)
 
 
+def _end_with(parent: BaseProcess) -> None:
+    """End this process when its parent does: nothing may go on behind its back, or wait for it."""
+    parent.join()
+    os._exit(1)
+
+
 def _work(chunk: int, leases: Leases | None) -> int:
     assert _BUILDER is not None
-    parent = parent_process()
-    if parent is not None and not parent.is_alive():
-        # Killed by something other than Ctrl-C: what is queued must not go on behind its back.
-        os._exit(1)
     return _build(_BUILDER, chunk, leases)
 
 

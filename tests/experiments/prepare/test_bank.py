@@ -20,6 +20,7 @@ from experiments.prepare.bank import (
     BankBuilder,
     BankConfig,
     WorkerDiedError,
+    _end_with,
     _seconds_per_patch,
     build_bank,
     describe,
@@ -340,6 +341,18 @@ def test_the_estimate_knows_slow_beginnings_and_worker_threads(
     seen.clear()
     assert _seconds_per_patch(encode, 2, 96) == pytest.approx(0.001)  # type: ignore[arg-type]
     assert set(seen) == {1} and torch.get_num_threads() == before
+
+
+def test_a_worker_ends_with_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    did: list[str | int] = []
+
+    class Parent:
+        def join(self) -> None:
+            did.append("waited")
+
+    monkeypatch.setattr(os, "_exit", did.append)
+    _end_with(Parent())  # type: ignore[arg-type]
+    assert did == ["waited", 1]
 
 
 WORKERS = BankConfig(
