@@ -283,5 +283,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
+        # The threads of torch's own OpenMP would not survive the fork either.
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 7, done.stderr[-1000:]
