@@ -57,7 +57,7 @@ def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_first_process_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(distributed, "_MEETING", 0.2)
-    store = torch.distributed.HashStore()
+    store = torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     store.set("first", "one that has died")
     with pytest.raises(TimeoutError, match="process 0 did not answer process 1"):
         distributed._own_store(store, 1, 2)
