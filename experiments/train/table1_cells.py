@@ -85,8 +85,8 @@ class Cell:
         """Settings that did best on the validation cut, one by one (`glimpse variants`).
 
         A context with a layout, four scanpaths an image with log p(y) as their reward and one
-        another's mean as baseline, and a noise that falls to a fifth. With several glimpses each has
-        a classification loss and is credited with what it adds.
+        another's mean as baseline, and a noise that falls to a fifth. With several glimpses each
+        has a classification loss and is credited with what it adds.
         """
         several, three = self.num_glimpses > 1, len(self.resolutions) == 3
         return self._shared(
