@@ -15,6 +15,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 """Arithmetic of an encoder; `auto` is the fastest exact enough for the device."""
 
+Backend = Literal["auto", "torch", "openvino"]
+"""Library that computes an encoder; `auto` is the faster one by a short trial."""
+
 Architecture = Literal["googlenet_bvlc", "googlenet_torchvision", "inception_mini", "module"]
 
 

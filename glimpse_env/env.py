@@ -265,6 +265,7 @@ class DogsGlimpseEnv(GlimpseEnv, gym.Env):
     | `allow_missing` | leave absent images out instead of raising | `False` |
     | `choose_scale` | let the action zoom; not from every `FeatureBank` | `False` |
     | `device`, `precision` | `auto`, `cpu`, `cuda[:i]`; `auto`, `fp32`, `bf16` | `auto` |
+    | `backend` | of a GoogLeNet on a CPU: `torch`, `openvino`, `auto` (the faster) | `torch` |
     | `storage` | `device`, `host`, `demand`, a split's folder of `glimpse pyramids` | `auto` |
     | `render_mode` | `rgb_array` (480x480), `human` (a window) | `None` |
 

@@ -7,10 +7,11 @@ import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gymnasium.vector import AutoresetMode
 
+from encoders.spec import Backend
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.datasets.registry import available_names, dataset_names, open_dataset
 from glimpse_env.pyramids.pyramid import PATCH_SIDE, check_patch_side
@@ -21,6 +22,7 @@ SPLITS = ("train", "val", "trainval", "test")
 OBSERVATIONS = ("features", "pixels", "both")
 CONTEXTS = ("auto", "random", "center")
 PRECISIONS = ("auto", "fp32", "bf16")
+BACKENDS: tuple[str, ...] = get_args(Backend)
 ARRAYS = ("numpy", "torch")
 RENDER_MODES = ("rgb_array", "human")
 
@@ -78,6 +80,10 @@ class EnvOptions:
     """Where the encoder computes: `auto`, `cpu`, `cuda` or `cuda:i`."""
     precision: str = "auto"
     """The encoder's arithmetic: `auto`, `fp32` or `bf16`."""
+    backend: str = "torch"
+    """Library that computes a GoogLeNet on a CPU: `torch`, with our kernels; `openvino` (extra
+    `openvino`); `auto`, the faster of them by a trial of a second, and `torch` for all else.
+    Ignored with a `FeatureBank`, an `Encoder` and `observation="pixels"`."""
     storage: str | os.PathLike[str] = "auto"
     """Where decoded images are kept: `device`, `host`, `demand` (nowhere), a folder made by
     `glimpse pyramids`, or `auto`; see `glimpse_env.pyramids.storage`."""
@@ -95,6 +101,7 @@ class EnvOptions:
         check_choice("observation", self.observation, OBSERVATIONS)
         check_choice("context", self.context, CONTEXTS)
         check_choice("precision", self.precision, PRECISIONS)
+        check_choice("backend", self.backend, BACKENDS)
         if not isinstance(self.mirror, bool) and self.mirror != "auto":
             raise ValueError(f"mirror is True, False or 'auto', not {self.mirror!r}")
         for name in ("allow_missing", "choose_scale"):

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-_ADDED = ("context_grid", "context_channels", "low_fixations", "patch_side")
-_TEXTS = ("split", "dataset", "encoder", "encoder_name", "precision")
+_ADDED = ("context_grid", "context_channels", "low_fixations", "patch_side", "backend")
+_TEXTS = ("split", "dataset", "encoder", "encoder_name", "precision", "backend")
 
 
 class BankMismatchError(ValueError):
@@ -67,6 +67,8 @@ class BankDescription:
     """Lattice points of the resolution `low`, if it has a lattice of its own."""
     patch_side: int = 96
     """P, side of the patches that were encoded; banks of earlier versions have no other."""
+    backend: str = "torch"
+    """Library that computed it, `torch` or `openvino`; of earlier versions no other."""
 
     def __post_init__(self) -> None:
         """Check the sizes, which the arrays on disk follow from, and the types of the rest.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
@@ -24,10 +24,7 @@ from encoders.folders import user_cache, write_whole
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inference.devices import resolve_device
 from encoders.inference.openvino_form import OpenVinoTrunk, openvino_obstacle
-from encoders.spec import Normalisation
-
-Backend = Literal["auto", "torch", "openvino"]
-"""Library that computes; `auto` is the faster one by a short trial."""
+from encoders.spec import Backend, Normalisation
 
 _FILE = "backends.json"
 _SECONDS = 1.0

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from encoders.googlenet import GoogLeNetTrunk
 from encoders.inception_mini import InceptionMini
-from encoders.inference.backends import Backend, check_backend, choose_form, refuse_others
+from encoders.inference.backends import check_backend, choose_form, refuse_others
 from encoders.inference.buckets import CPU_BUCKETS, CUDA_BUCKETS, PACKED_BUCKETS, split_batch
 from encoders.inference.cuda_graphs import GraphedForward
 from encoders.inference.devices import (
@@ -37,8 +37,16 @@ from encoders.inference.fused import (
 )
 from encoders.inference.int8 import QuantisedTrunk, int8_obstacle
 from encoders.inference.modules import adopt, as_module, module_fingerprint
+from encoders.inference.openvino_form import OpenVinoTrunk
 from encoders.registry import build_source
-from encoders.spec import UNIT_NORMALISATION, EncoderSpec, Normalisation, Precision, get_spec
+from encoders.spec import (
+    UNIT_NORMALISATION,
+    Backend,
+    EncoderSpec,
+    Normalisation,
+    Precision,
+    get_spec,
+)
 from encoders.torch_defaults import torch_defaults
 from encoders.weights.files import find_weights, load_state
 
@@ -80,6 +88,7 @@ class Encoder:
         device: where it computes and where the features are.
         dtype: of its floats (`torch.float32` or `torch.bfloat16`).
         precision: its arithmetic: `fp32`, `bf16`, or `int8:` and a hash of the calibration.
+        backend: the library that computes: `torch` or `openvino`.
         fingerprint: hash of what determines the features, arithmetic aside.
 
     Example:
@@ -113,6 +122,7 @@ class Encoder:
         self.precision = "bf16" if dtype == torch.bfloat16 else "fp32"
         if isinstance(network, KernelTrunk) and network.calibration:
             self.precision = f"int8:{network.calibration}"
+        self.backend: Backend = "openvino" if isinstance(network, OpenVinoTrunk) else "torch"
         self.compiled = compiled
         network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = network.eval().requires_grad_(False)

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from agents.policy import AttentionPolicy
 from encoders.bank.feature_bank import BankIncompleteError, FeatureBank
-from encoders.inference.engine import make_encoder
 from experiments.compare.agents import build_learner
 from experiments.compare.config import AgentRunConfig
 from experiments.compare.settings import ALGORITHMS, settings_for
 from experiments.compare.study import make_pruner
 from experiments.metrics import accuracy, mean_class_accuracy
 from experiments.prepare.bank import BankConfig, build_bank
+from experiments.prepare.calibration import build_encoder
 from experiments.runtime.runs import (
     check_unfinished,
     environment_record,
@@ -256,12 +256,12 @@ def prepare_banks(run: TrainConfig) -> None:
                 encoder=run.encoder,
                 resolutions=run.resolutions,
                 patch_side=run.patch_side,
+                device=run.device,
                 side=_SYNTHETIC_SIDE,
                 mirror=False,
                 context="center",
             )
-            encoder = make_encoder(run.encoder, device=run.device, patch_side=run.patch_side)
-            build_bank(config, split, encoder)
+            build_bank(config, split, build_encoder(config))
 
 
 def read_at(curve: list[dict[str, Any]], key: str, budget: float) -> dict[str, Any] | None:

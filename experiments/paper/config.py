@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from agents.checked import Count, NotEmpty
+from encoders.spec import Backend
 from experiments.cluster.config import SweepConfig
-from experiments.data import Matmul, Options
+from experiments.data import Matmul, Options, PatchSide
 from experiments.paper.variant_changes import VARIANTS
 from experiments.train.config import TrainConfig
 from experiments.train.table1_cells import FORMS, Cell, choose_cells
@@ -26,6 +27,10 @@ class CellsConfig(SweepConfig):
     """Feature banks (`glimpse bank`); `None` runs the encoder live."""
     encoder: str = "googlenet"
     """Encoder; with a bank it must be the bank's."""
+    patch_side: PatchSide = 96
+    """P, side of a patch in pixels; with a bank it must be the bank's."""
+    backend: Backend = "torch"
+    """Library that computes a live GoogLeNet on a CPU: `torch`, `openvino`, or `auto`."""
     seeds: Count = 2
     """Runs a cell or variant, with seeds 0, 1, ..."""
     epochs: Count | None = None
@@ -45,6 +50,8 @@ class CellsConfig(SweepConfig):
             data=self.data,
             bank=self.bank,
             encoder=self.encoder,
+            patch_side=self.patch_side,
+            backend=self.backend,
             device=self.device,
             references=False,
             matmul=self.matmul,

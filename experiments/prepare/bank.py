@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from encoders.bank.description import BankDescription
 from encoders.bank.feature_bank import FeatureBank
 from encoders.bank.points import lattice
 from encoders.inference.engine import Encoder
+from encoders.spec import Backend
 from experiments.data import build_dataset
 from experiments.prepare.calibration import build_encoder
 from experiments.prepare.config import BankConfig
@@ -67,6 +69,7 @@ def describe(config: BankConfig, dataset: ImageDataset, encoder: Encoder) -> Ban
         context_channels=encoder.context_shape(grid)[-1] if grid > 1 else 0,
         low_fixations=_pairs(low) if own_low else (),
         patch_side=config.patch_side,
+        backend=encoder.backend,
     )
 
 
@@ -189,13 +192,7 @@ def _start_worker(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
     torch.set_num_threads(1)
-    encoder = build_encoder(
-        config.encoder,
-        config.data,
-        device=devices.get(),
-        precision=config.precision,
-        patch_side=config.patch_side,
-    )
+    encoder = build_encoder(replace(config, device=devices.get()))
     _BUILDER = BankBuilder(bank, dataset, encoder)
 
 
@@ -328,6 +325,26 @@ def build_bank(config: BankConfig, split: str, encoder: Encoder) -> FeatureBank:
     return FeatureBank.open(folder)
 
 
+def settled(config: BankConfig) -> tuple[BankConfig, Encoder]:
+    """Build the encoder, and name its backend where that is `auto`.
+
+    So every process and every split computes alike, and a bank goes on as it was begun.
+
+    Raises:
+        ValueError, DeviceNotAvailableError: see `make_encoder`.
+        BankMismatchError: A folder holds what is no bank.
+    """
+    if config.backend == "auto":
+        begun = [config.out / split for split in config.splits]
+        for folder in begun:
+            if (folder / "bank.json").exists():
+                found = FeatureBank.open(folder, allow_incomplete=True).description.backend
+                config = replace(config, backend=cast(Backend, found))
+                break
+    encoder = build_encoder(config)
+    return replace(config, backend=encoder.backend), encoder
+
+
 def _compute(config: BankConfig, builder: BankBuilder) -> None:
     """Compute the chunks that are not done, with an estimate of the time and a bar."""
     description, encoder, total = builder.bank.description, builder.encoder, len(builder.dataset)
@@ -380,13 +397,7 @@ def bank(config: BankConfig) -> None:
     elif config.on.cluster != "local":
         finished = shares.build_on_cluster(config)
     else:
-        encoder = build_encoder(
-            config.encoder,
-            config.data,
-            device=config.device,
-            precision=config.precision,
-            patch_side=config.patch_side,
-        )
+        config, encoder = settled(config)
         finished = [build_bank(config, split, encoder) for split in config.splits]
     for each in finished:
         tqdm.write(f"{each.split}: complete in {each.folder}")

@@ -1,14 +1,16 @@
-"""An encoder by name, and for int8 the training patches that it is calibrated on."""
+"""The encoder that options name, and for int8 the training patches that it is calibrated on."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from encoders.inference.engine import Encoder, Precision, make_encoder
-from encoders.spec import get_spec
+from encoders.inference.engine import Encoder, make_encoder
+from encoders.spec import Backend, Precision, get_spec
 from experiments.data import DataConfig, build_dataset
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.pyramids.pyramid import PATCH_SIDE, RESOLUTIONS, dataset_pyramid
@@ -18,6 +20,40 @@ _IMAGES = 96
 # As far out as the outermost points of a bank's usual lattice: what lies outside an image is
 # noise, whose activations differ from an image's.
 _EXTENT = 0.8
+
+
+class EncoderOptions(Protocol):
+    """Options of a command that builds an encoder."""
+
+    @property
+    def encoder(self) -> str:
+        """Return the name of a registered encoder."""
+        ...
+
+    @property
+    def data(self) -> DataConfig:
+        """Return which images int8 is calibrated on (their training split)."""
+        ...
+
+    @property
+    def patch_side(self) -> int:
+        """Return P, the side of the patches in pixels."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Return where it computes: `auto`, `cpu` or `cuda[:i]`."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Return the arithmetic that it computes in."""
+        ...
+
+    @property
+    def backend(self) -> Backend:
+        """Return the library that computes it."""
+        ...
 
 
 def calibration_patches(
@@ -41,23 +77,24 @@ def calibration_patches(
     return torch.from_numpy(cut).flatten(0, 1)
 
 
-def build_encoder(
-    name: str,
-    data: DataConfig,
-    *,
-    device: str,
-    precision: Precision,
-    patch_side: int = PATCH_SIDE,
-) -> Encoder:
-    """Build an encoder; for int8 it is calibrated on the split `train`.
+def build_encoder(options: EncoderOptions) -> Encoder:
+    """Build the encoder that a command's options name; every command does it here.
+
+    For int8 it is calibrated on the split `train`.
 
     Raises:
         ValueError, DeviceNotAvailableError: see `make_encoder`.
     """
     patches = None
-    if precision == "int8":
-        get_spec(name)  # a mistyped name is told before images are read
-        patches = calibration_patches(build_dataset(data, "train"), patch_side=patch_side)
+    if options.precision == "int8":
+        get_spec(options.encoder)  # a mistyped name is told before images are read
+        images = build_dataset(options.data, "train")
+        patches = calibration_patches(images, patch_side=options.patch_side)
     return make_encoder(
-        name, device=device, precision=precision, calibration=patches, patch_side=patch_side
+        options.encoder,
+        device=options.device,
+        precision=options.precision,
+        calibration=patches,
+        patch_side=options.patch_side,
+        backend=options.backend,
     )

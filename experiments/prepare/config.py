@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from agents.checked import Count, NotEmpty, Whole
-from encoders.spec import Precision
+from encoders.spec import Backend, Precision
 from experiments.cluster.config import ClusterConfig
 from experiments.data import RESOLUTIONS, DataConfig, Options, PatchSide, Resolution
 
@@ -120,6 +120,9 @@ class BankConfig(Options):
     precision: Precision = "auto"
     """Arithmetic of the encoder; `int8` (CPU) is faster than `bf16` and a little less exact. It is
     calibrated on images of the split `train`."""
+    backend: Backend = "torch"
+    """Library that computes a GoogLeNet on a CPU: `torch` or `openvino` (an extra); `auto` is the
+    faster by a trial, or the one that a bank in --out was begun with. The bank records which."""
     device: str = "auto"
     """`auto`, `cpu` or `cuda[:i]`."""
     workers: Count = 2
@@ -152,6 +155,11 @@ class BankConfig(Options):
             raise ValueError("--share, --merge, --from and --cluster exclude one another")
         if self.share is not None:
             parse_share(self.share)
+        if self.backend == "auto" and (self.share is not None or self.on.cluster != "local"):
+            raise ValueError(
+                "--backend auto is a choice of one machine, and shares of a bank are of one "
+                "backend: name torch or openvino"
+            )
         if self.low_side is not None:
             if "low" not in self.resolutions:
                 raise ValueError("--low-side is of the resolution low: name it in --resolutions")

@@ -36,16 +36,6 @@ def _leases(folder: Path) -> Leases:
     return Leases(folder / "leases")
 
 
-def _encoder(config: BankConfig) -> Encoder:
-    return build_encoder(
-        config.encoder,
-        config.data,
-        device=config.device,
-        precision=config.precision,
-        patch_side=config.patch_side,
-    )
-
-
 def build_shares(config: BankConfig) -> None:
     """Compute a share of the banks of every split asked for, and help others in the folder.
 
@@ -55,7 +45,7 @@ def build_shares(config: BankConfig) -> None:
         WorkerDiedError: A worker process ended by itself; what is done is kept.
     """
     assert config.share is not None
-    encoder = _encoder(config)
+    encoder = build_encoder(config)
     for split in config.splits:
         folder = _build_share(config, split, encoder)
         done = read_done(folder)
@@ -162,7 +152,7 @@ def _check_folder(config: BankConfig) -> None:
     if not there:
         return
     # The nodes' device may be absent here; what it computes is the same but for its arithmetic.
-    encoder = _encoder(replace(config, device="cpu"))
+    encoder = build_encoder(replace(config, device="cpu"))
     for split in there:
         folder, _, description = planned(config, split, encoder)
         if config.precision == "auto":

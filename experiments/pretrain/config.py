@@ -12,7 +12,7 @@ from annotated_types import Interval
 from tyro.conf import OmitArgPrefixes
 
 from agents.checked import Count, NotEmpty, Positive, Share, Whole
-from encoders.spec import Precision, get_spec
+from encoders.spec import Backend, Precision, get_spec
 from experiments.data import RESOLUTIONS, DataConfig, Options, PatchSide, Resolution
 
 # Of the synthetic dogs, where --num-images does not say: as many as the shipped encoder saw.
@@ -121,6 +121,8 @@ class ProbeConfig(Options):
     """Which tenth of the images serves to choose, and the initial weights of a hidden layer."""
     precision: Precision = "auto"
     """Arithmetic of the encoder; `int8` is calibrated on images of the split `train`."""
+    backend: Backend = "torch"
+    """Library that computes a GoogLeNet on a CPU: `torch`, `openvino`, or `auto`, the faster."""
     device: str = "auto"
     """Where the encoder computes: `auto`, `cpu` or `cuda[:i]`."""
     workers: int = 2

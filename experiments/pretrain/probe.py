@@ -48,11 +48,15 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
 
     Raises:
         BankMismatchError, BankIncompleteError: For a bank of something else, or half a bank.
-        ValueError: If a bank has no point at the centre.
+        ValueError: If a bank has no point at the centre, or the encoder does not serve a grid.
     """
     spec = get_spec(config.encoder)
+    encoder = None if config.bank is not None else build_encoder(config)
+    if encoder is not None:
+        for grid in config.cells:
+            encoder.resolve_grid(grid)  # told before anything is computed
     sets = [build_dataset(config.data, split) for split in (config.fit_split, config.eval_split)]
-    banks = _banks(config, sets)
+    banks = _banks(config, sets, encoder)
     fitted, measured = (_central(bank, config.resolutions) for bank in banks)
     choices = {name: [index] for index, name in enumerate(config.resolutions)}
     choices["+".join(config.resolutions)] = list(range(len(config.resolutions)))
@@ -73,10 +77,11 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
         if found is not None:
             along = ", ".join(f"{r:.2f}" for r in found["correlation"])
             print(f"middle of the dog, read from the low patch: correlation along x, y {along}")
-    by_cells = {str(grid): _read_cells(config, grid, sets, banks) for grid in config.cells}
+    by_cells = {str(grid): _read_cells(config, grid, sets, banks, encoder) for grid in config.cells}
     result = {
         "encoder": {"name": spec.name, "fingerprint": spec.fingerprint, "seen": spec.seen},
         "precision": banks[0].description.precision,
+        "backend": banks[0].description.backend,
         "fixation": [0.0, 0.0],
         "resolutions": list(config.resolutions),
         "patch_side": config.patch_side,
@@ -101,13 +106,16 @@ def read_encoder(config: ProbeConfig) -> dict[str, Any]:
 
 
 def _read_cells(
-    config: ProbeConfig, grid: int, sets: list[ImageDataset], banks: list[FeatureBank]
+    config: ProbeConfig,
+    grid: int,
+    sets: list[ImageDataset],
+    banks: list[FeatureBank],
+    encoder: Encoder | None,
 ) -> dict[str, Any]:
     """Readings of each patch as cells, and of the dog's middle from those of the low patch."""
-    if config.bank is not None:
+    if encoder is None:
         fitted, measured = (_stored_cells(bank, grid) for bank in banks)
     else:
-        encoder = _encoder(config)
         fitted, measured = (
             central_cells(dataset, encoder, grid, config.resolutions, config.patch_side)
             for dataset in sets
@@ -126,16 +134,6 @@ def _read_cells(
                 along = ", ".join(f"{r:.2f}" for r in dog["correlation"])
                 print(f"middle of the dog, read from {title}: correlation along x, y {along}")
     return found
-
-
-def _encoder(config: ProbeConfig) -> Encoder:
-    return build_encoder(
-        config.encoder,
-        config.data,
-        device=config.device,
-        precision=config.precision,
-        patch_side=config.patch_side,
-    )
 
 
 def central_cells(
@@ -235,7 +233,9 @@ def _middles(dataset: ImageDataset) -> tuple[np.ndarray, Float[np.ndarray, "N 2"
     return np.array(kept, np.int64), np.array(places, np.float64).reshape(-1, 2)
 
 
-def _banks(config: ProbeConfig, sets: list[ImageDataset]) -> list[FeatureBank]:
+def _banks(
+    config: ProbeConfig, sets: list[ImageDataset], encoder: Encoder | None
+) -> list[FeatureBank]:
     """The banks given; else some of the centre alone, computed unless they are there."""
     if config.bank is not None:
         spec, banks = get_spec(config.encoder), []
@@ -249,7 +249,7 @@ def _banks(config: ProbeConfig, sets: list[ImageDataset]) -> list[FeatureBank]:
                 patch_side=config.patch_side,
             )
         return banks
-    encoder = _encoder(config)
+    assert encoder is not None
     return [_centre_bank(config, dataset, encoder) for dataset in sets]
 
 
@@ -263,6 +263,8 @@ def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -
     )
     if config.patch_side != PATCH_SIDE:
         what = (*what, config.patch_side)
+    if encoder.backend != "torch":
+        what = (*what, encoder.backend)
     key = hashlib.sha256(repr(what).encode()).hexdigest()[:12]
     centre = BankConfig(
         out=config.out.parent / "features" / key,
@@ -275,6 +277,7 @@ def _centre_bank(config: ProbeConfig, dataset: ImageDataset, encoder: Encoder) -
         mirror=False,
         context="center",
         precision=config.precision,
+        backend=encoder.backend,
         device=config.device,
         workers=config.workers,
     )

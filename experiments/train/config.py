@@ -11,6 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from agents.checked import Count, Whole
 from agents.configs import ReinforceConfig, TwoDeckConfig
+from encoders.spec import Backend
 from experiments.data import DataConfig, Matmul, Options, PatchSide, Resolution, check_splits
 
 
@@ -79,6 +80,9 @@ class TrainConfig(Options):
     """`auto`, `cpu` or `cuda[:i]`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the live encoder."""
+    backend: Backend = "torch"
+    """Library that computes a live GoogLeNet on a CPU: `torch`, `openvino` (an extra), or `auto`,
+    the faster by a trial."""
     matmul: Matmul = "highest"
     """Precision of the agent's float32 matrix products, as torch names it: `medium` multiplies in
     bf16 where the processor can."""

@@ -13,10 +13,11 @@ from gymnasium.vector import AutoresetMode
 
 from agents.policy import OWN_POLICIES, load_policy, required_by
 from encoders.bank.feature_bank import FeatureBank
-from encoders.inference.engine import Encoder, make_encoder
+from encoders.inference.engine import Encoder
 from encoders.spec import get_spec
 from encoders.weights.files import WeightsNotFoundError, file_digest, find_weights
 from experiments.data import build_dataset
+from experiments.prepare.calibration import build_encoder
 from experiments.runtime.distributed import Ranks
 from experiments.runtime.shared_env import SharedEnv, share_rows
 from experiments.train.config import TrainConfig
@@ -69,12 +70,7 @@ def build_source(
         FileNotFoundError, BankMismatchError, BankIncompleteError: see `FeatureBank`.
     """
     if config.bank is None:
-        return make_encoder(
-            config.encoder,
-            device=config.device,
-            precision=config.precision,
-            patch_side=config.patch_side,
-        )
+        return build_encoder(config)
     try:
         bank = FeatureBank.open(config.bank / split)
     except FileNotFoundError as error:
@@ -224,12 +220,14 @@ def build_agents(config: TrainConfig, env: PlayEnv) -> dict[str, Agent]:
 def describe_source(source: FeatureBank | Encoder | None) -> dict[str, Any]:
     """Describe where features come from, as JSON gives it back: `bank`, `live` or `pixels`.
 
-    Lattices are summed up; no path is told, since a bank may move.
+    Lattices are summed up; no path is told, since a bank may move. A live encoder is told by its
+    arithmetic, and by its backend where that is not torch.
     """
     if source is None:
         return {"pixels": "alone"}
     if isinstance(source, Encoder):
-        return {"live": str(source.dtype).removeprefix("torch.")}
+        arithmetic = str(source.dtype).removeprefix("torch.")
+        return {"live": arithmetic if source.backend == "torch" else f"{arithmetic}-openvino"}
     record = source.description.record()
     del record["chunk"]  # how it was computed, not what it holds
     for name in ("fixations", "context_fixations", "low_fixations"):

@@ -32,6 +32,7 @@ def shared_encoder(options: EnvOptions) -> Encoder:
         "device": options.device,
         "precision": options.precision,
         "patch_side": options.patch_side,
+        "backend": options.backend,
     }
     if not isinstance(spec, EncoderSpec):
         return make_encoder(spec, **how)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 
 from encoders.bank.prefetch import Prefetch
+from encoders.inference.backends import refuse_others
 from encoders.recurrent import RecurrentEncoder
 from glimpse_env.datasets.base import ImageDataset
 from glimpse_env.observers.base import Gaze
@@ -38,13 +39,14 @@ class RecurrentObserver:
         """Copy the encoder.
 
         Raises:
-            ValueError: It cannot serve, or a context of several cells is asked for.
+            ValueError: It cannot serve, or a context of several cells or OpenVINO is asked for.
         """
         if options.context_grid not in ("auto", 1):
             raise ValueError(
                 f"a context grid of {options.context_grid} needs an encoder with a feature map, "
                 "and a recurrent one gives features alone: take a grid of 1"
             )
+        refuse_others(options.backend, "a recurrent encoder")
         self.flips, self.random_context = flips, random_context
         self.ahead: Prefetch | None = None
         self.resolutions = tuple(options.resolutions)

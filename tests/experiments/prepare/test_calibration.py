@@ -26,10 +26,10 @@ def test_patches_depend_on_the_images_alone() -> None:
     assert len(calibration_patches(dataset, 100)) == 12 * 3
 
 
-def test_a_mistyped_name_is_told_before_any_image_is_read(monkeypatch) -> None:
+def test_a_mistyped_name_is_told_before_any_image_is_read(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("experiments.prepare.calibration.build_dataset", None)
     with pytest.raises(ValueError, match="googlenat"):
-        build_encoder("googlenat", DATA, device="cpu", precision="int8")
+        build_encoder(BankConfig(tmp_path, DATA, encoder="googlenat", precision="int8"))
 
 
 @pytest.mark.skipif(int8_obstacle() is not None, reason=f"no int8: {int8_obstacle()}")
@@ -48,7 +48,7 @@ def test_every_process_of_a_bank_calibrates_alike(
         workers=2,
         chunk=4,
     )
-    encoder = build_encoder(config.encoder, DATA, device="cpu", precision="int8")
+    encoder = build_encoder(config)
     two = build_bank(config, "train", encoder)
     assert two.description.precision == encoder.precision
     one = build_bank(replace(config, out=tmp_path / "one", workers=1), "train", encoder)
@@ -57,9 +57,7 @@ def test_every_process_of_a_bank_calibrates_alike(
     got, expected = (np.asarray(bank.glimpse, np.float32) for bank in (two, one))
     assert np.linalg.norm(got - expected) < 1e-2 * np.linalg.norm(expected)
     # An encoder calibrated otherwise may not go on with it.
-    other = build_encoder(
-        config.encoder, replace(DATA, num_images=11), device="cpu", precision="int8"
-    )
+    other = build_encoder(replace(config, data=replace(DATA, num_images=11)))
     assert other.precision != encoder.precision
     with pytest.raises(BankMismatchError, match="precision"):
         build_bank(config, "train", other)
