@@ -62,6 +62,7 @@ def _read_cell(name: str, runs: tuple[Path, ...], split: str) -> dict[str, Any]:
         "paper": cell.paper,
         "lattice": None if bank is None else bank["fixations"],
         "precision": None if bank is None else bank["precision"],
+        "patch_side": settings.get("patch_side", 96),
         "mirrored": settings["mirror"] != "off",
         "hidden_size": settings["network"]["hidden_size"],
         "epochs": settings["epochs"],
@@ -224,6 +225,8 @@ def _conditions(cells: Mapping[str, Any]) -> list[str]:
             lattice = cell["lattice"]
             where = "live encoder" if lattice is None else f"bank of {lattice['count']} fixations"
             mirror = "mirrored in training" if cell["mirrored"] else "never mirrored"
+            side = cell.get("patch_side", 96)  # earlier records have no other
+            parts += [] if side == 96 else [f"patches of {side} pixels a side"]
             parts += [f"{where}, {mirror}", f"{cell['hidden_size']:,} units a deck"]
         parts.append(f"{cell['epochs']} epochs")
         groups.setdefault("; ".join(parts), []).append(f"`{name}`")

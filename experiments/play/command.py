@@ -17,6 +17,7 @@ from experiments.runtime.runs import load_config, to_record
 from experiments.train.config import TrainConfig
 from experiments.train.playback import open_run
 from experiments.train.table1_cells import model_title
+from glimpse_env.pyramids.pyramid import PATCH_SIDE
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -62,6 +63,8 @@ def prepare(config: PlayConfig) -> Served:
         "num_classes": game.rules.num_classes,
         "truth_known": game.truth_known,
     }
+    if game.patch_side != PATCH_SIDE:  # records of 96 pixels are as they always were
+        header["patch_side"] = game.patch_side
     store = Store(
         config.out,
         game.rules,
@@ -82,7 +85,8 @@ def _alone(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:
     dataset = build_dataset(config.data, config.split)
     title = model_title(config.resolutions, config.num_glimpses)
     about = {"run": None, "data": to_record(config.data)}
-    return Game(dataset, config.resolutions, config.num_glimpses), title, about
+    game = Game(dataset, config.resolutions, config.num_glimpses, patch_side=config.patch_side)
+    return game, title, about
 
 
 def _against(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:
@@ -109,6 +113,7 @@ def _against(config: PlayConfig) -> tuple[Game, str, dict[str, Any]]:
         run.dataset,
         run.resolutions,
         run.config.num_glimpses,
+        patch_side=run.config.patch_side,
         player=Player(run),
         truth_known=own is None,
     )

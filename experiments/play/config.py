@@ -11,7 +11,7 @@ from annotated_types import Interval
 from tyro.conf import OmitArgPrefixes, Positional
 
 from agents.checked import Count
-from experiments.data import DataConfig, Options, Resolution
+from experiments.data import DataConfig, Options, PatchSide, Resolution
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class PlayConfig(Options):
     """Which images to play on with --alone; against an agent --data-dir says where its own are."""
     resolutions: tuple[Resolution, ...] = ("high",)
     """Patches of a look, with --alone."""
+    patch_side: PatchSide = 96
+    """P, side of a patch in pixels, with --alone."""
     num_glimpses: Count = 2
     """Looks before the answer, with --alone."""
     host: str = "127.0.0.1"

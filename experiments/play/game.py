@@ -17,7 +17,7 @@ from PIL import Image
 
 from experiments.play.session import Episode, Rules, Session
 from glimpse_env.datasets.base import ImageDataset, read_image
-from glimpse_env.pyramids.pyramid import RESOLUTIONS, build_pyramid
+from glimpse_env.pyramids.pyramid import PATCH_SIDE, RESOLUTIONS, build_pyramid, check_patch_side
 from glimpse_env.retina import cut_patches, patch_boxes
 
 _SIDE = 640
@@ -115,6 +115,7 @@ class Game:
         resolutions: Sequence[str],
         num_glimpses: int,
         *,
+        patch_side: int = PATCH_SIDE,
         player: Player | None = None,
         truth_known: bool = True,
     ) -> None:
@@ -124,10 +125,12 @@ class Game:
             dataset: The images.
             resolutions: What each look shows.
             num_glimpses: T.
+            patch_side: P, of the patches that are shown.
             player: The agent, if one plays.
             truth_known: Whether the dataset's labels are the truth.
         """
         self.dataset, self.resolutions = dataset, tuple(resolutions)
+        self.patch_side = check_patch_side(patch_side)
         self.player, self.truth_known = player, truth_known
         self.rules = Rules(len(dataset), num_glimpses, len(dataset.class_names))
 
@@ -154,13 +157,13 @@ class Game:
         episode = session.current
         image = self.dataset.image(episode.image)
         looks = np.array(episode.looks, np.float64).reshape(-1, 2)
-        patches = look_at(image, looks, self.resolutions)
+        patches = look_at(image, looks, self.resolutions, self.patch_side)
         shown: dict[str, Any] = {
             "phase": session.phase,
             "episode": len(session.episodes) - 1,
             "left": self.rules.num_images - len(session.episodes),
             "size": fit(image),
-            "seen": encode(draw_seen(image, looks, self.resolutions)),
+            "seen": encode(draw_seen(image, looks, self.resolutions, self.patch_side)),
             "looks": self._places(image, looks),
             "glimpses": [[encode(patch) for patch in glimpse] for glimpse in patches],
             "score": session.score(),
@@ -202,7 +205,7 @@ class Game:
     ) -> list[dict[str, Any]]:
         """Each look's place, and what it covers as shares of width and height, widest first."""
         height, width = image.shape[:2]
-        boxes = patch_boxes((height, width), looks, self.resolutions)
+        boxes = patch_boxes((height, width), looks, self.resolutions, patch_side=self.patch_side)
         shares = np.asarray(boxes, np.float64) / np.tile([width, height], 2)
         return [
             {
@@ -225,10 +228,11 @@ def look_at(
     image: UInt8[np.ndarray, "H W 3"],
     fixations: Float[np.ndarray, "T 2"],
     resolutions: Sequence[str],
+    patch_side: int = PATCH_SIDE,
 ) -> UInt8[np.ndarray, "T S P P 3"]:
     """The patches of each look, as an agent gets them."""
     count = len(fixations)
-    pyramids = [build_pyramid(image, resolutions)] * count
+    pyramids = [build_pyramid(image, resolutions, patch_side)] * count
     keys = np.arange(count, dtype=np.uint64)
     return cut_patches(pyramids, fixations, np.zeros(count, bool), keys, tuple(resolutions))
 
@@ -237,16 +241,17 @@ def draw_seen(
     image: UInt8[np.ndarray, "H W 3"],
     fixations: Float[np.ndarray, "T 2"],
     resolutions: Sequence[str],
+    patch_side: int = PATCH_SIDE,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """All that was seen: the blurred context, and the looks on it, the sharpest on top."""
     width, height = fit(image)
     ratio = width / image.shape[1]
     canvas = Image.new("RGB", (width, height), _UNSEEN)
     middle = np.zeros((1, 2))
-    _paste(canvas, ratio, image, middle, ("low",), Image.Resampling.BICUBIC)
+    _paste(canvas, ratio, image, middle, "low", patch_side)
     for name in sorted(resolutions, key=RESOLUTIONS.index):
         if len(fixations):
-            _paste(canvas, ratio, image, fixations, (name,), Image.Resampling.BICUBIC)
+            _paste(canvas, ratio, image, fixations, name, patch_side)
     return np.asarray(canvas)
 
 
@@ -255,16 +260,16 @@ def _paste(
     ratio: float,
     image: UInt8[np.ndarray, "H W 3"],
     fixations: Float[np.ndarray, "T 2"],
-    resolutions: tuple[str, ...],
-    resampling: Image.Resampling,
+    resolution: str,
+    patch_side: int,
 ) -> None:
-    boxes = patch_boxes((image.shape[0], image.shape[1]), fixations, resolutions)[:, 0]
-    patches = look_at(image, fixations, resolutions)[:, 0]
     height, width = image.shape[:2]
+    boxes = patch_boxes((height, width), fixations, (resolution,), patch_side=patch_side)[:, 0]
+    patches = look_at(image, fixations, (resolution,), patch_side)[:, 0]
     for box, patch in zip(boxes.tolist(), patches, strict=True):
         left, top, right, bottom = (round(edge * ratio) for edge in box)
         size = (max(1, right - left), max(1, bottom - top))
-        drawn = Image.fromarray(np.ascontiguousarray(patch)).resize(size, resampling)
+        drawn = Image.fromarray(np.ascontiguousarray(patch)).resize(size, Image.Resampling.BICUBIC)
         canvas.paste(drawn, (left, top))
 
 

@@ -19,6 +19,7 @@ from experiments.runtime.runs import RunError
 from experiments.see.config import Over
 from experiments.train.playback import OpenRun, Playback, open_run, play_back, run_titles
 from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.pyramids.pyramid import PATCH_SIDE
 from glimpse_env.retina.rules import patch_boxes
 
 TOP = 5
@@ -42,6 +43,8 @@ class Player:
     """What it did on every image watched."""
     record: dict[str, Any]
     """Which run and checkpoint it is."""
+    patch_side: int = PATCH_SIDE
+    """P, side of its patches in pixels."""
 
     @property
     def answers(self) -> Int64[np.ndarray, " N"]:
@@ -68,6 +71,11 @@ class Collection:
     def images(self) -> Int64[np.ndarray, " N"]:
         """Indices in the split of the images watched."""
         return self.scenery.images
+
+    @property
+    def patch_side(self) -> int:
+        """P of the patches that the page shows: of runs of several sides the largest."""
+        return max(player.patch_side for player in self.players)
 
 
 def open_runs(
@@ -162,6 +170,7 @@ def collect(
             run.resolutions,
             play_back(agent, run.env, images=images, seed=seed),
             run.describe(),
+            run.config.patch_side,
         )
         for run, title in runs
         for name, agent in run.agents.items()
@@ -181,6 +190,7 @@ def describe(collection: Collection) -> dict[str, Any]:
         "seed": collection.seed,
         "watched": len(collection.images),
         "total": len(dataset),
+        "patch_side": collection.patch_side,
         "classes": [breed(name) for name in classes],
         "labels": np.asarray(dataset.labels)[collection.images].tolist(),
         "images": [
@@ -190,7 +200,14 @@ def describe(collection: Collection) -> dict[str, Any]:
                 "name": dataset.name(int(collection.images[place])),
                 "size": list(scenery.sizes[place]),
                 "boxes": _round(scenery.boxes[place], 1),
-                "context": _round(_boxes(scenery.sizes[place], np.zeros((1, 2)), ("low",))[0, 0]),
+                "context": _round(
+                    _boxes(
+                        scenery.sizes[place],
+                        np.zeros((1, 2)),
+                        ("low",),
+                        patch_side=collection.patch_side,
+                    )[0, 0]
+                ),
             }
             for place in collection.shown.tolist()
         ],
@@ -238,7 +255,9 @@ def _describe_episode(player: Player, collection: Collection, place: int) -> dic
     best = np.argsort(-log_probs, axis=1, kind="stable")[:, :TOP]
     size = collection.scenery.sizes[place]
     return {
-        "boxes": _round(_boxes(size, watched.fixations[:, place], player.resolutions, scales)),
+        "boxes": _round(
+            _boxes(size, watched.fixations[:, place], player.resolutions, scales, player.patch_side)
+        ),
         "scales": None if scales is None else _round(scales, 2),
         "best": best.tolist(),
         "probabilities": _round(np.exp(np.take_along_axis(log_probs, best, axis=1)), 4),
@@ -251,8 +270,9 @@ def _boxes(
     fixations: Float[np.ndarray, "T 2"],
     resolutions: tuple[str, ...],
     scales: Float[np.ndarray, " T"] | None = None,
+    patch_side: int = PATCH_SIDE,
 ) -> Float[np.ndarray, "T S 4"]:
-    return patch_boxes((size[1], size[0]), fixations, resolutions, scales)
+    return patch_boxes((size[1], size[0]), fixations, resolutions, scales, patch_side)
 
 
 def _round(values: np.ndarray, digits: int = 2) -> list[Any]:

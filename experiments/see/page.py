@@ -16,7 +16,7 @@ from PIL import Image
 
 from experiments.see.collect import Collection, describe
 from glimpse_env.datasets.base import ImageDataset
-from glimpse_env.pyramids.pyramid import LEVEL_SHORT_SIDE, build_pyramid
+from glimpse_env.pyramids.pyramid import LEVEL_SHORT_SIDE, PATCH_SIDE, build_pyramid
 
 MEGABYTE = 1_000_000
 
@@ -64,23 +64,31 @@ def encode(level: UInt8[np.ndarray, "h w 3"], quality: int) -> str:
 
 
 def encode_images(
-    dataset: ImageDataset, indices: Sequence[int], levels: tuple[str, ...], quality: int
+    dataset: ImageDataset,
+    indices: Sequence[int],
+    levels: tuple[str, ...],
+    quality: int,
+    patch_side: int = PATCH_SIDE,
 ) -> list[dict[str, str]]:
     """The levels of each image, encoded: a patch is a plain copy from one of them."""
     found = []
     for index in indices:
-        pyramid = build_pyramid(dataset.image(index), levels)
+        pyramid = build_pyramid(dataset.image(index), levels, patch_side)
         found.append({name: encode(pyramid.levels[name], quality) for name in levels})
     return found
 
 
 def choose_quality(
-    dataset: ImageDataset, indices: Sequence[int], levels: tuple[str, ...], room: int
+    dataset: ImageDataset,
+    indices: Sequence[int],
+    levels: tuple[str, ...],
+    room: int,
+    patch_side: int = PATCH_SIDE,
 ) -> int:
     """The best quality at which a sample of the images promises to fit into `room` bytes."""
     sample = indices[:: max(1, len(indices) // _SAMPLE)]
     for quality in QUALITIES:
-        size = _size(encode_images(dataset, sample, levels, quality))
+        size = _size(encode_images(dataset, sample, levels, quality, patch_side))
         if size * len(indices) / len(sample) <= 0.97 * room:
             return quality
     return QUALITIES[-1]
@@ -99,14 +107,15 @@ def build_page(collection: Collection, *, title: str, max_megabytes: float = 20.
     """
     data = describe(collection)
     indices = collection.images[collection.shown].tolist()
+    side = collection.patch_side
     levels = levels_needed(collection)
     limit = round(max_megabytes * MEGABYTE)
     around = len(render(data, [], title=title))
     room = limit - around
-    quality = choose_quality(collection.dataset, indices, levels, room) if room > 0 else 0
+    quality = choose_quality(collection.dataset, indices, levels, room, side) if room > 0 else 0
     html = b""
     for quality in [each for each in QUALITIES if each <= quality]:
-        pixels = encode_images(collection.dataset, indices, levels, quality)
+        pixels = encode_images(collection.dataset, indices, levels, quality, side)
         html = render(data, pixels, title=title)
         if len(html) <= limit:
             return Page(html, len(indices), quality)

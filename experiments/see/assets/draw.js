@@ -1,6 +1,6 @@
 // Drawing: scanpaths as SVG over an image, patches and composites on canvas.
 
-const PATCH = 96;
+const PATCH = data.patch_side;
 const SVG = 'http://www.w3.org/2000/svg';
 
 function shape(tag, attributes, ...children) {
@@ -72,7 +72,7 @@ function noise(context, width, height) {
 // The level that a patch is a copy of. A zoom that was chosen has none: it is cut from the sharpest.
 const levelOf = (resolution, scale) => (scale ? 'high' : resolution);
 
-// One patch: the box of the image in 96 x 96 pixels. Returns once it is drawn.
+// One patch: the box of the image in P x P pixels. Returns once it is drawn.
 async function drawPatch(canvas, place, box, resolution, scale = 0) {
   const level = await loadImage(place, levelOf(resolution, scale));
   const context = canvas.getContext('2d');
