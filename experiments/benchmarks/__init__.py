@@ -17,6 +17,10 @@ BENCHMARKS: dict[str, str] = {
         "Patches a second: at least 5 times torchvision in eager fp32, ahead of ONNX Runtime and "
         "OpenVINO."
     ),
+    "encoders": (
+        "A glimpse by several encoders, each at its patch side: patches a second and "
+        "multiply-adds; no claim."
+    ),
     "backends": "OpenVINO encodes more patches a second than torch with our kernels.",
     "environment": (
         "What the environment costs: at most 5% over its encoder, 1 ms alone; 200,000 glimpses a "
@@ -39,7 +43,7 @@ BENCHMARKS: dict[str, str] = {
 """Module in this package, and what it claims (which its result may refute)."""
 
 
-DRAWINGS: dict[str, str] = {"scaling": "experiments.benchmarks.scaling_plot:draw_scaling"}
+DRAWINGS: dict[str, str] = {"scaling": "experiments.benchmarks.scaling:draw_scaling"}
 """`module:function` that draws a benchmark's record as a PNG file, for those that have a figure."""
 
 
@@ -53,6 +57,10 @@ class BenchmarkConfig(Options):
     """Folder for one benchmark-NAME.json each."""
     quick: bool = False
     """Tiny shapes and few windows: shows that it runs, measures nothing worth telling."""
+    encoders: tuple[str, ...] = ()
+    """Of the benchmark `encoders`: names of encoders, each with @P at its end for patches of P
+    pixels (96 without): `googlenet runs/core/core.json efficientnet_lite2@128`. By default some
+    that are registered."""
     threads: Whole = 0
     """Threads that torch computes with (0: as many as it chooses)."""
 
@@ -69,3 +77,5 @@ class BenchmarkConfig(Options):
                 f"There is no benchmark {', '.join(unknown)}: choose from "
                 f"{', '.join(BENCHMARKS)}, or all."
             )
+        if self.encoders and not {"encoders", "all"} & set(self.names):
+            raise ValueError("--encoders is of the benchmark encoders: name that one too")

@@ -32,7 +32,8 @@ def benchmark(config: BenchmarkConfig) -> dict[str, Result]:
             raise ValueError(
                 f"Benchmark {name!r} measures sb3-contrib's agents: pip install sb3-contrib"
             ) from error
-        result: Result = module.run(quick=config.quick)
+        more = {"encoders": config.encoders} if name == "encoders" and config.encoders else {}
+        result: Result = module.run(quick=config.quick, **more)
         result.measured["environment"]["machine"]["load_average_at_end"] = load_average()
         path = config.out / f"benchmark-{name}.json"
         write_json(path, result.record() | {"quick": config.quick})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from tests.docs.pages import DOCS, ROOT, written_pages
 sys.path.insert(0, str(DOCS))
 from generate import environment_pages  # noqa: E402
 from leaderboard import leaderboard_page  # noqa: E402
-from tables import with_results  # noqa: E402
+from tables import encoders_table, with_encoders, with_results  # noqa: E402
 
 PACKAGES = ("encoders", "glimpse_env", "agents", "experiments")
 
@@ -49,6 +51,69 @@ def test_the_readme_has_the_numbers_of_the_records() -> None:
     """After a new record: `python docs/tables.py`."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_results(text) == text
+
+
+def test_the_page_of_encoders_has_the_numbers_of_the_records() -> None:
+    """After a new record: `python docs/tables.py`."""
+    text = (DOCS / "encoders.md").read_text(encoding="utf-8")
+    assert with_encoders(text) == text
+
+
+def cells(line: str) -> list[str]:
+    return [each.strip() for each in line.strip("| \n").split("|")]
+
+
+def test_what_is_not_measured_is_a_dash_in_the_table_of_encoders(tmp_path: Path) -> None:
+    header, _, *rows = encoders_table(tmp_path).splitlines()
+    assert len(rows) == 3
+    for row in rows:
+        assert cells(row)[1:] == ["-"] * (len(cells(header)) - 1)
+
+
+def test_an_encoders_speed_is_found_by_its_fingerprint(tmp_path: Path) -> None:
+    """And what is not of the same task is marked."""
+    settings = {"epochs": 15, "encoder": "core", "network": {"hidden_size": 4, "feature_size": 9}}
+
+    def cell(ma: float, fingerprint: str, **changes: Any) -> dict[str, Any]:
+        return {
+            "ma": ma,
+            "seeds": [0],
+            "lattice": {"count": 25},
+            "datasets": {"train": {"fingerprint": "t"}, "val": {"fingerprint": "v"}},
+            "encoder": {"name": "x", "fingerprint": fingerprint},
+            "settings": settings | changes,
+        }
+
+    speed = {
+        "name": "efficientnet_lite2",
+        "fingerprint": "lite",
+        "patch_side": 128,
+        "precision": "bf16",
+        "macs_a_patch": 250_000_000,
+        "patches_a_second": {"clock": {"median": 41.4}},
+    }
+    records = {
+        "table1-tuned": {"cells": {c: cell(70.0, "core") for c in ("medium-1", "medium-3")}},
+        "table1-efficientnet_lite2": {
+            "cells": {
+                "medium-1": cell(75.25, "lite", encoder="efficientnet_lite2"),
+                "medium-3": cell(77.0, "lite", epochs=16),
+            }
+        },
+        "benchmark-encoders": {"encoders": {"efficientnet_lite2@128": speed}},
+        "probe-core": {
+            "encoder": {"fingerprint": "core"},
+            "readings": {"low": {"linear": {"ma": 71.06}}},
+        },
+    }
+    for name, record in records.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
+    _, _, untuned, tuned, lite = encoders_table(tmp_path).splitlines()
+    assert set(cells(untuned)[1:]) == {"-"}
+    assert cells(tuned)[1:] == ["-", "71.1", "-", "**70.0**", "**70.0**", "-", "-"]
+    assert cells(lite)[1:] == [
+        "128", "-", "-", "**75.2**", "**77.0***", "41 (bf16)", "0.25 G"
+    ]  # fmt: skip
 
 
 def test_the_files_that_answer_questions_exist() -> None:

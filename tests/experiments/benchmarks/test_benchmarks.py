@@ -14,7 +14,8 @@ from PIL import Image
 from torch import nn
 
 from encoders.inference.openvino_form import openvino_obstacle
-from experiments.benchmarks import encoder, environment, peak, pyramids, workers
+from encoders.spec import get_spec
+from experiments.benchmarks import encoder, encoders, environment, peak, pyramids, workers
 from experiments.benchmarks.environment import Free
 from experiments.benchmarks.timing import Rate
 from experiments.cli import main
@@ -42,6 +43,42 @@ def test_retina(tmp_path: Path) -> None:
     over = record["ours_over"]
     peer = over.get("ap_gym", 0) >= 100  # without ap_gym the claim is not shown
     assert record["holds"] == (peer and over["grid_sample"] >= 10 and over["memcpy"] >= 0.5)
+
+
+def test_encoders(tmp_path: Path) -> None:
+    words = ["benchmark", "encoders", "--quick", "--out", str(tmp_path)]
+    assert main([*words, "--encoders", "inception_mini", "inception_mini@128"]) == 0
+    record = json.loads((tmp_path / "benchmark-encoders.json").read_text())
+    small, large = (record["encoders"][name] for name in ("inception_mini", "inception_mini@128"))
+    assert small["fingerprint"] == large["fingerprint"] == get_spec("inception_mini").fingerprint
+    assert (small["patch_side"], large["patch_side"]) == (96, 128)
+    assert large["macs_a_patch"] == pytest.approx(small["macs_a_patch"] * (128 / 96) ** 2, rel=0.1)
+    assert small["patches_a_second"]["clock"]["median"] > 0
+    assert small["map"] == [12, 12, 32] and small["features"] == 128
+
+
+def test_multiply_adds_of_a_patch_are_those_of_its_layers() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+    )
+    expected = 48 * 48 * (8 * 3 * 9 + 8 * 9)
+    assert peak.count_flops(network, torch.zeros(1, 3, 96, 96)) // 2 == expected
+    # GoogLeNet's usual 1.5 billion at 224 x 224, stem at stride 2 and all inception blocks.
+    assert encoders.count_macs(get_spec("googlenet_224"), 224) == pytest.approx(1.5e9, rel=0.1)
+
+
+def test_encoders_that_are_named_must_be_there(capsys: pytest.CaptureFixture) -> None:
+    for words, message in (
+        (["encoders", "--encoders", "googlenat"], "googlenat"),
+        (["encoders", "--encoders", "googlenet@40"], "from 64 to 224"),
+        (["retina", "--encoders", "googlenet"], "--encoders is of the benchmark encoders"),
+    ):
+        try:
+            status = main(["benchmark", *words, "--quick"])
+        except SystemExit as end:
+            status = end.code
+        assert status in (1, 2)
+        assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_backends(tmp_path: Path) -> None:
