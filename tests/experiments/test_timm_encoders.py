@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         for name in MODELS:
             torch.manual_seed(1)
-            save_for_hf(timm.create_model(name), root / name, safe_serialization=True)
+            save_for_hf(timm.create_model(name), str(root / name), safe_serialization=True)
     return root
 
 

@@ -141,8 +141,9 @@ def test_environments_compute_by_the_backend_asked_for(core: str, openvino: None
     ],
 )
 def test_a_backend_that_cannot_be_is_one_sentence(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"encoder": "inception_mini"} | change
     with pytest.raises(ValueError, match=message) as caught:
-        gymnasium.make("SyntheticDogsGlimpse-v0", **{"encoder": "inception_mini"} | change)
+        gymnasium.make("SyntheticDogsGlimpse-v0", **given)
     assert "\n" not in str(caught.value)
 
 
