@@ -218,7 +218,7 @@ def test_a_probe_tells_its_backend(core: str, openvino: None, tmp_path: Path) ->
     asked = ProbeConfig(
         out=tmp_path / "probe.json",
         encoder=core,
-        data=replace(DATA, num_images=12),
+        data=replace(DATA, num_images=24),
         resolutions=("low",),
         precision="fp32",
         device="cpu",
