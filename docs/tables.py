@@ -63,7 +63,7 @@ _BENCHMARK = "benchmark-encoders.json"
 # Title, the name at the beginning of the speed's, record of the cells, record of the probe.
 _ENCODERS = (
     ("GoogLeNet, as downloaded", "googlenet", "table1-googlenet.json", "probe-googlenet.json"),
-    ("GoogLeNet, tuned", "core", "table1-tuned.json", "probe-core.json"),
+    ("GoogLeNet, tuned", "core", "table1-tuned.json", "probe-core-2100.json"),
     (
         "EfficientNet-Lite2",
         "efficientnet_lite2",
