@@ -101,7 +101,7 @@ def test_an_encoders_speed_is_found_by_its_fingerprint(tmp_path: Path) -> None:
             }
         },
         "benchmark-encoders": {"encoders": {"efficientnet_lite2@128": speed}},
-        "probe-core": {
+        "probe-core-2100": {
             "encoder": {"fingerprint": "core"},
             "readings": {"low": {"linear": {"ma": 71.06}}},
         },
