@@ -14,7 +14,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from agents.policy import AttentionPolicy, load_policy, required_by
 from agents.reinforce import ReinforceAgent
 from agents.sb3 import FlatGlimpseExtractor, GlimpseExtractor, SB3VecEnv
-from experiments.compare.agents import SB3Player, learn_until
+from experiments.compare.sb3_training import SB3Player, learn_until
 from experiments.compare.settings import LogRange
 from experiments.tracks.game import Game
 from experiments.tracks.players import (
