@@ -284,8 +284,9 @@ def make_encoder(
             patches [N, 3, P, P] in 0..1 to features [N, D], to a feature map [N, C, h, w], whose
             mean is the features, or to a pair of both, for any N (a copy is used in evaluation
             mode, in fp32 unless bf16 is asked for; TorchScript and `torch.export` programs are
-            modules too); or an `Encoder`, which is returned as it is (int8 cannot be asked of one
-            that is there).
+            modules too); or an `Encoder`, which is returned as it is, whatever device, precision
+            and compilation are asked for (int8, and OpenVINO of one that computes by torch, are
+            refused).
         device: `auto`, `cpu`, `cuda` or `cuda:i`.
         precision: `auto` (bf16 where native), `fp32`, `bf16`, or `int8` (a GoogLeNet on a CPU that
             multiplies bytes), which needs `calibration` and is never chosen by itself.
@@ -322,6 +323,11 @@ def make_encoder(
     if precision == "int8" or calibration is not None:
         _check_int8(encoder, resolve_device(device), precision, compile, calibration)
     if isinstance(encoder, Encoder):
+        if backend == "openvino" and not isinstance(encoder.network, OpenVinoTrunk):
+            raise ValueError(
+                "backend 'openvino' cannot be asked of an encoder that is there and computes by "
+                "torch: give its name or its spec"
+            )
         return encoder
     target = resolve_device(device)
     if target.type == "cpu":

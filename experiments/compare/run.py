@@ -112,26 +112,29 @@ class Meter:
 def own_draws(player: AttentionPolicy, seed: int) -> Iterator[None]:
     """Draw from a seed meanwhile, and leave the training's draws where they were.
 
-    An external policy with a generator of its own goes on drawing from that.
+    They are put back too where what is done meanwhile raises an error.
 
     Args:
-        player: Its `generator`, if it has one, is seeded and put back.
+        player: Its `generator`, if it has one of torch's, is seeded and put back.
         seed: Of the draws meanwhile.
     """
     generator = getattr(player, "generator", None)
-    before = generator.get_state() if isinstance(generator, torch.Generator) else None
+    own = generator if isinstance(generator, torch.Generator) else None
+    before = None if own is None else own.get_state()
     arrays, plain = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        if before is not None:
-            generator.manual_seed(seed)  # type: ignore[union-attr]
-        yield
-    np.random.set_state(arrays)
-    random.setstate(plain)
-    if before is not None:
-        generator.set_state(before)  # type: ignore[union-attr]
+        try:
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            random.seed(seed)
+            if own is not None:
+                own.manual_seed(seed)
+            yield
+        finally:
+            np.random.set_state(arrays)
+            random.setstate(plain)
+            if own is not None and before is not None:
+                own.set_state(before)
 
 
 def score_player(player: AttentionPolicy, env: PlayEnv, seed: int = 0) -> dict[str, Any]:

@@ -76,6 +76,12 @@ class ExternalPolicy:
         return getattr(self.policy, "device", None)
 
     @property
+    def generator(self) -> torch.Generator | None:
+        """Its own generator of torch's, named `generator`, if it has one."""
+        found = getattr(self.policy, "generator", None)
+        return found if isinstance(found, torch.Generator) else None
+
+    @property
     def learns(self) -> bool:
         """Whether it has an `update`."""
         return isinstance(self.policy, LearningPolicy)

@@ -217,6 +217,14 @@ def test_what_it_cannot_compute_is_told(given: object, options: dict, message: s
     assert "\n" not in str(caught.value)
 
 
+def test_an_encoder_that_is_there_keeps_its_backend() -> None:
+    there = make_encoder("inception_mini", device="cpu")
+    assert make_encoder(there, backend="torch") is there is make_encoder(there, backend="auto")
+    with pytest.raises(ValueError, match="cannot be asked of an encoder that is there") as caught:
+        make_encoder(there, device="cpu", backend="openvino")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def asked_anew():
     openvino_obstacle.cache_clear()
@@ -285,5 +293,6 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         text=True,
         # The threads of torch's own OpenMP would not survive the fork either.
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=420,
     )
     assert done.returncode == 7, done.stderr[-1000:]
