@@ -171,9 +171,9 @@ def _cached(timm: Any, called: str) -> tuple[dict[str, Any], str | None]:
     for file in (own,) if own else ("model.safetensors", "pytorch_model.bin"):
         found = hub.try_to_load_from_cache(repository, file)
         if isinstance(found, str):
-            parts = Path(found).parts
-            at = parts.index("snapshots") if "snapshots" in parts else None
-            return {"file": found}, None if at is None else parts[at + 1]
+            # The cache lays a file of a commit to snapshots/COMMIT/FILE; FILE may have folders.
+            commit = Path(found).parents[len(Path(file).parts) - 1]
+            return {"file": found}, commit.name if commit.parent.name == "snapshots" else None
     return {}, None
 
 

@@ -82,7 +82,8 @@ def canvit(
         The module.
 
     Raises:
-        ValueError: `canvit-pytorch` is not installed, or knows no such backbone.
+        ValueError: `canvit-pytorch` is not installed, or knows no such backbone, or there are no
+            pretrained weights of this name.
 
     Example:
         >>> from agents.recurrent import canvit, recurrent
@@ -96,7 +97,14 @@ def canvit(
             "'glimpse-env[canvit]'."
         ) from error
     if pretrained is not None:
-        network = package.CanViTForImageClassification.from_pretrained(pretrained)
+        try:
+            network = package.CanViTForImageClassification.from_pretrained(pretrained)
+        except Exception as error:  # of the file system, the hub or the network
+            told = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+            raise ValueError(
+                f"CanViT cannot be read from {pretrained!r} ({type(error).__name__}: {told}): give "
+                "a folder that save_pretrained wrote, or a name on the hub."
+            ) from error
         if network.n_classes != num_classes:
             network.readout.proj = nn.Linear(network.readout.proj.in_features, num_classes)
         return CanViTGlimpses(network, canvas_grid)

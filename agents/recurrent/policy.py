@@ -173,7 +173,8 @@ class RecurrentPolicy:
         remaining = observation["remaining"].squeeze(-1)
         if bool((remaining != remaining[0]).any()):
             raise ValueError("a recurrent module plays environments in step: reset all together.")
-        self.model.train(torch.is_grad_enabled() and hasattr(self, "update"))
+        learning = torch.is_grad_enabled() and not deterministic and hasattr(self, "update")
+        self.model.train(learning)
         frame = observation.get("frame")
         frame = torch.ones(1, 2, device=self.device) if frame is None else frame.to(self.device)
         if remaining[0] < 1:
@@ -319,13 +320,15 @@ def recurrent(
         A `RecurrentPolicy`; for a rate above 0 one that learns.
 
     Raises:
-        ValueError: There is no such function, it takes other arguments, or gives no recurrent
-            module; and as for `RecurrentPolicy`.
+        ValueError: A rate below 0; there is no such function, it takes other arguments, or gives
+            no recurrent module; and as for `RecurrentPolicy`.
 
     Example:
         >>> recurrent.requires
         ('pixels-alone', 'frame')
     """
+    if rate < 0:
+        raise ValueError(f"rate is a learning rate, 0 to leave the module as it is, not {rate}.")
     if ":" not in model:
         raise ValueError(f"model is an import path such as 'module:function', not {model!r}.")
     build = import_path(model, "model")

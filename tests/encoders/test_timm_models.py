@@ -21,6 +21,7 @@ hub = pytest.importorskip("huggingface_hub")
 
 MODELS = ("test_resnet", "test_vit")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CACHE = "snapshots/cache"  # a folder of that name above the cache is no commit
 
 
 def random_model(name: str) -> nn.Module:
@@ -43,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_KNOWN", {})
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / CACHE))
 
 
 def local(folders: Path, name: str) -> str:
@@ -149,7 +150,7 @@ def cached(root: Path, name: str, tag: str) -> None:
 
 def test_cached_weights_need_no_network_and_their_commit_is_recorded(tmp_path: Path) -> None:
     cfg: Any = timm.get_pretrained_cfg("test_resnet")
-    cached(tmp_path / "cache", "test_resnet", cfg.tag)
+    cached(tmp_path / CACHE, "test_resnet", cfg.tag)
     spec = get_spec("timm:test_resnet")
     assert spec.weights is not None and spec.weights.endswith(f"{cfg.hf_hub_id}@{COMMIT}")
     assert "ILSVRC" in spec.seen

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -133,6 +136,14 @@ def test_it_learns_on_the_graph_of_acting() -> None:
     assert torch.equal(one.answers, two.answers)
 
 
+def test_it_plays_without_noise_in_evaluation_mode() -> None:
+    env = vector()
+    policy = LearningRecurrentPolicy(*spaces(env), toys.Sums(12), num_glimpses=2)
+    for deterministic in (True, False):
+        collect(env, policy, seed=0, grad=True, deterministic=deterministic)
+        assert policy.model.training is not deterministic
+
+
 def test_it_is_registered() -> None:
     assert load_policy("recurrent") is recurrent
     assert required_by(recurrent) == ("pixels-alone", "frame")
@@ -154,6 +165,7 @@ def test_it_is_registered() -> None:
         ({"model": f"{TOYS}:Failing"}, "tried on a glimpse of . patches .* fails with"),
         ({"model": f"{TOYS}:NotANumber"}, "floats without NaN"),
         ({"model": f"{TOYS}:Heard", "rate": 0.1}, "no parameter to train: leave rate out"),
+        ({"model": f"{TOYS}:Sums", "rate": -0.1}, "rate is a learning rate.*not -0.1"),
         ({"model": f"{TOYS}:Sums", "look": "own"}, "has no look"),
         ({"model": f"{TOYS}:Sums", "look": "up"}, "look is one of 'auto', 'own'"),
         ({"model": f"{TOYS}:Sums", "look": "coarse-to-fine"}, "choose_scale=True"),
@@ -221,3 +233,18 @@ def test_canvit_absent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     env = vector()
     with pytest.raises(ValueError, match=r"pip install 'glimpse-env\[canvit\]'"):
         recurrent(*spaces(env), model="agents.recurrent:canvit")
+
+
+def test_canvit_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Absent:
+        @staticmethod
+        def from_pretrained(name: str) -> None:
+            raise OSError(f"no {name}.\nlook elsewhere")
+
+    package = SimpleNamespace(CanViTForImageClassification=Absent)
+    monkeypatch.setitem(sys.modules, "canvit_pytorch", package)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(
+        ValueError, match=r"cannot be read from 'here' \(OSError: no here\)"
+    ) as found:
+        recurrent(*spaces(vector()), model="agents.recurrent:canvit", pretrained="here")
+    assert "\n" not in str(found.value)
