@@ -23,14 +23,14 @@ glimpse compare --verify entries/look-synthetic-v1-package.module-Policy.json
 ```
 
 `--submit` writes a record and its checkpoints; `--verify` plays it again from them and refuses
-figures that do not come out. The entries that the project committed passed it where their
-checkpoints are. The repository holds the records alone, so an entry that learned can be verified
+figures that do not come out. The project's own entries passed it on the machine that has their
+checkpoints. The repository holds the records alone, so an entry that learned can be verified
 only with its checkpoints. Scores are interquartile means over seeds with stratified bootstrap
 intervals (Agarwal et al., 2021); an entry may have fewer seeds than its track gives, and then says
 so. *Random to oracle* is the share of the
 way from random places to a greedy oracle that knows the breed, a ceiling. *Best fixed* is the one
-scanpath, the same for all images, that earns most on the training images: a player that is not
-better does not look at what it sees.
+scanpath, the same for all images, that earns most on the training images. A player that is not
+better makes no use of what it sees.
 """
 
 
@@ -50,9 +50,16 @@ def leaderboard_page(folder: Path | None = None) -> str:
             continue
         own = [entry for entry in entries if entry["track"] == track.record()]
         lines += [f"## {track.title}", ""]
-        lines += track_section(own) if own else ["No entry yet.", ""]
-        if own:
-            lines += figures(track.record(), folder or ENTRIES)
+        tables = comparable(own)
+        if len(tables) > 1:
+            lines += [
+                "The entries stand on different images, features or classifiers. Each table "
+                "compares those that stand on the same.",
+                "",
+            ]
+        for entries_of_one in tables:
+            lines += track_section(entries_of_one)
+        lines += figures(track.record(), folder or ENTRIES) if own else ["No entry yet.", ""]
     old = sorted(
         f"{entry['track']['name']} v{entry['track']['version']}"
         for entry in entries
@@ -61,6 +68,21 @@ def leaderboard_page(folder: Path | None = None) -> str:
     if old:
         lines += [f"Entries of other versions are not shown: {', '.join(dict.fromkeys(old))}.", ""]
     return "\n".join(lines)
+
+
+def comparable(entries: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Entries of a track in groups, each of those that stand on the same, the largest first."""
+    from experiments.tracks.entries import ground
+
+    groups: list[list[dict[str, Any]]] = []
+    for entry in entries:
+        same = (group for group in groups if ground(group[0]) == ground(entry))
+        group = next(same, None)
+        if group is None:
+            groups.append([entry])
+        else:
+            group.append(entry)
+    return sorted(groups, key=lambda group: -len(group))
 
 
 _FIGURES = {

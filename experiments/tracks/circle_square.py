@@ -8,7 +8,7 @@ is kept; started again, it goes on with those that are missing.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ from agents.reinforce import ReinforceAgent
 from agents.rollout import collect
 from experiments.publish.command import without_paths
 from experiments.run_statistics import stratified_bootstrap
-from experiments.runtime.runs import environment_record, read_json, write_json
+from experiments.runtime.runs import (
+    RunError,
+    differences,
+    environment_record,
+    read_json,
+    write_json,
+)
 from glimpse_env.wrappers import from_ap_gym
 
 PUBLISHED = {"CrossQ after 250,000 steps": 96.7, "PPO after 10,000,000 steps": 78.6}
@@ -117,17 +123,33 @@ def run_seed(config: CircleSquareConfig, seed: int) -> dict[str, Any]:
     }
     env.close()
     judge.close()
-    return {"seed": seed, "curve": curve, "seconds": spent}
+    return {"seed": seed, "settings": settings(config), "curve": curve, "seconds": spent}
+
+
+def settings(config: CircleSquareConfig) -> dict[str, Any]:
+    """Return what the result of one seed depends on, as JSON."""
+    return {key: value for key, value in asdict(config).items() if key not in ("out", "seeds")}
 
 
 def circle_square(config: CircleSquareConfig) -> dict[str, Any]:
-    """Run the seeds that are missing; writes `circle-square.json` in `out`."""
+    """Run the seeds that are missing; writes `circle-square.json` in `out`.
+
+    Raises:
+        RunError: A seed that is there is of other settings.
+    """
     runs = []
     for seed in range(config.seeds):
         path = config.out / f"seed-{seed}.json"
         if not path.is_file():
             write_json(path, run_seed(config, seed))
-        runs.append(read_json(path, "remove it and run again"))
+        run = read_json(path, "remove it and run again")
+        names = differences(run.get("settings", settings(config)), settings(config))
+        if names:
+            raise RunError(
+                f"{path} is of other settings ({', '.join(names)}): ask for its own, or give "
+                "another --out"
+            )
+        runs.append(run)
     final = np.array([[run["curve"][-1]["accuracy"]] for run in runs])
     found = stratified_bootstrap(final)
     environment = without_paths(environment_record())

@@ -45,8 +45,14 @@ def classifier(config: ClassifierConfig) -> dict[str, Any]:
     banks = {split: FeatureBank.open(config.bank / split) for split in ("train", "val")}
     data = {split: build_dataset(config.data, split) for split in banks}
     resolutions = tuple(config.resolutions or banks["train"].resolutions)
+    side = banks["train"].description.patch_side
     for split, bank in banks.items():
-        bank.check(split=split, dataset=data[split].fingerprint, resolutions=resolutions)
+        bank.check(
+            split=split,
+            dataset=data[split].fingerprint,
+            resolutions=resolutions,
+            patch_side=side,
+        )
     with sole_user(config.out):
         began, used = time.perf_counter(), time.process_time()
         folds = answering(data["train"], config.folds)
@@ -74,6 +80,7 @@ def classifier(config: ClassifierConfig) -> dict[str, Any]:
         record = {
             "class_names": names,
             "resolutions": list(resolutions),
+            "patch_side": side,
             "folds": config.folds,
             "encoder": banks["train"].encoder,
             "encoder_name": banks["train"].description.encoder_name,

@@ -78,6 +78,10 @@ def _compare_names(config: TrackConfig, track: Track) -> dict[str, Any]:
         raise RunError(
             f"{track.name} takes no --submit and no --set yet: the leaderboard is of look tracks"
         )
+    if config.classifier is not None:
+        raise RunError(
+            f"{track.name} takes no --classifier, since its players name the breed themselves"
+        )
     run = track.run
     own: dict[str, Any] = {"agents": config.players} if config.players else {}
     images = config.num_images or track.num_images

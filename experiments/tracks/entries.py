@@ -47,6 +47,7 @@ _FORM = {
     "runs": [_RUN],
     "estimates": dict.fromkeys(_ESTIMATED, dict.fromkeys(("value", "low", "high"), _NUMBER)),
     "datasets": {"val": _IMAGES},
+    "bank": {"val": {"fixations": {"count": int, "min": _NUMBER, "max": _NUMBER}}},
     "encoder": {"fingerprint": str},
     "classifier_sha256": str,
     "versions": {"torch": str},
@@ -86,6 +87,27 @@ def make_entry(record: dict[str, Any], player: str, *, by: str = "") -> dict[str
         "estimates": {name: found[name] for name in _ESTIMATED},
         **{key: record[key] for key in (*_SHARED, *_ABOUT)},
         "git_revision": record["players"][player]["git_revision"],
+    }
+
+
+def ground(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what an entry stands on, by name; entries that differ in it do not compare.
+
+    Args:
+        entry: Of `read_entry`, or a record with the same keys.
+    """
+    lattice = entry["bank"]["val"]["fixations"]
+    return {
+        **{
+            f"images of {split}": (found["fingerprint"], found["images"])
+            for split, found in sorted(entry["datasets"].items())
+        },
+        "classifiers": entry["classifier_sha256"],
+        "encoder": entry["encoder"]["fingerprint"],
+        "lattice of the bank": (
+            lattice["count"],
+            *(round(float(lattice[end]), 4) for end in ("min", "max")),
+        ),
     }
 
 

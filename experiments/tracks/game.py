@@ -35,6 +35,7 @@ class Game:
     Attributes:
         track: The protocol.
         run: Its experiment, with a seed and perhaps another folder of banks.
+        steps: Looks that a run may take; schedules of training follow from them.
         frozen: The classifiers.
     """
 
@@ -46,6 +47,7 @@ class Game:
         bank: Path | None = None,
         classifier: Path | None = None,
         run: TrainConfig | None = None,
+        steps: int | None = None,
     ) -> None:
         """Open banks and classifiers.
 
@@ -55,19 +57,25 @@ class Game:
             bank: Folder of the banks, if they have moved.
             classifier: Folder of the classifiers, if they have moved.
             run: Other settings of the experiment, for tests.
+            steps: Looks that a run may take, if not the track's.
 
         Raises:
             FileNotFoundError, ClassifierError: Something is missing; the message says how to make
                 it.
         """
         own = track.run if run is None else run
-        self.track = track
+        self.track, self.steps = track, steps or track.steps
         self.run = replace(own, seed=seed, bank=bank or own.bank)
         named = classifier or (None if track.classifier is None else Path(track.classifier))
         self.frozen = FrozenClassifiers.load(SHIPPED if named is None else named)
         for split in (self.run.train_split, self.run.eval_split):
             source, env = self.source(split), self._plain(split)
-            self.frozen.check(env.dataset, self.run.resolutions, source.encoder)
+            self.frozen.check(
+                env.dataset,
+                self.run.resolutions,
+                source.encoder,
+                patch_side=self.run.patch_side,
+            )
 
     @cache  # noqa: B019  a game lives as long as its run
     def source(self, split: str) -> FeatureBank:
@@ -117,7 +125,15 @@ class Game:
             requires: What the policy asks for besides features; see `agents.policy.REQUIRES`.
             dataset: The images, if they are open already.
             repeats: Environments in a row that visit each image.
+
+        Raises:
+            ValueError: The policy asks for pixels in place of features.
         """
+        if "pixels-alone" in requires:
+            raise ValueError(
+                f"a policy that asks for pixels alone cannot play {self.track.name}, since the "
+                "track's classifier reads features: let it ask for 'pixels'"
+            )
         run = replace(self.run, batch_size=batch_size, learning=_one_scanpath(self.run))
         env = build_play_env(
             run,

@@ -1,7 +1,7 @@
 """The tracks: each a fixed protocol under a name, so that results of one version compare.
 
-Whatever would change a result is in the record of a track. Who changes one of these gives it
-another version, and the records of the version before no longer stand beside new ones.
+The record of a track holds everything that would change a result. A change of any of it raises the
+version, and records of different versions are not compared.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from experiments.train.config import TrainConfig
 from experiments.train.presets import EXPERIMENTS
 
 FIXED = ("center", "random", "best-fixed", "saliency", "box-oracle", "lattice-oracle")
-"""Players that learn nothing, or but a scanpath."""
+"""Players that learn nothing, or only one scanpath for all images."""
 ONE_SEED = ("center", "best-fixed", "saliency", "box-oracle", "lattice-oracle")
-"""Players of whom every seed is the same."""
+"""Players that do the same with every seed."""
 LEARNED = (
     "two-deck",
     "ppo",
@@ -57,7 +57,8 @@ class Track:
     steps: int
     """Looks that each run may take (environment steps, by `name`)."""
     minutes: float
-    """Processor time of training after which a run is stopped short and marked so."""
+    """Processor time of training after which a run is stopped short and marked so. By `name` the
+    curve is read there too, and a run goes on to its steps, for three minutes at most."""
     seeds: int
     """Runs a player, with seeds 0, 1, ..."""
     encoder: str | None = None

@@ -32,7 +32,8 @@ def collect_track(track: Track, jobs: Sequence[Job]) -> dict[str, Any]:
         jobs: Finished.
 
     Raises:
-        RunError: Nothing is finished, or runs stand on different protocols, images or features.
+        RunError: Nothing is finished, runs stand on different protocols, images or features, or
+            a player's runs were trained with different settings.
     """
     if not jobs:
         raise RunError(f"no run is finished: {_AGAIN} without --only-table")
@@ -52,13 +53,21 @@ def collect_track(track: Track, jobs: Sequence[Job]) -> dict[str, Any]:
             run["player"],
             {
                 **{key: run[key] for key in ("title", "privileged", "learns", "options")},
+                "settings": run.get("settings"),  # older runs do not tell of them
                 "git_revision": None,
                 "runs": [],
             },
         )
+        kept = [key for key in ("options", "settings") if None not in (entry[key], run.get(key))]
+        names = differences({k: entry[k] for k in kept}, {k: run[k] for k in kept})
+        if names:
+            raise RunError(
+                f"{job.folder} was trained with other settings than the player's other runs "
+                f"({', '.join(names)}): compare in another --out"
+            )
         own = read_json(job.folder / "environment.json", _AGAIN)["git_revision"] or "unknown"
-        told = entry["git_revision"].split(", ") if entry["git_revision"] else []
-        entry["git_revision"] = ", ".join(dict.fromkeys([*told, own]))
+        before = entry["git_revision"].split(", ") if entry["git_revision"] else []
+        entry["git_revision"] = ", ".join(dict.fromkeys([*before, own]))
         entry["runs"].append(summary(run) | {"folder": "/".join(job.folder.parts[-2:])})
     for entry in players.values():
         entry["estimates"] = estimates(entry["runs"])

@@ -107,7 +107,8 @@ def open_game(track: Track, config: PlayConfig | VerifyConfig, seed: int) -> Gam
         bank = config.bank or Path("banks") / f"synthetic-{images}"
     run = replace(run, data=data, bank=bank, device=config.device, seed=seed)
     prepare_banks(run)
-    return Game(track, seed=seed, classifier=config.classifier, run=run)
+    steps = getattr(config, "steps", None)
+    return Game(track, seed=seed, classifier=config.classifier, run=run, steps=steps)
 
 
 def look(config: LookConfig) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def _look(config: LookConfig, track: Track) -> dict[str, Any]:
     environment = environment_record(seed=config.seed, **facts, **own)
     write_json(config.out / "environment.json", environment)
     write_json(config.out / "config.json", to_record(config))
-    steps = config.steps or track.steps
+    steps = game.steps
     curve: list[dict[str, Any]] = []
     last: list[Looks] = []
     with tqdm(total=steps, unit="look", desc=config.player) as bar:

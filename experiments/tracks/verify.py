@@ -11,7 +11,7 @@ from experiments.metrics import Estimate
 from experiments.run_statistics import has_converged
 from experiments.runtime.runs import RunError, differences
 from experiments.tracks.config import VerifyConfig
-from experiments.tracks.entries import read_entry
+from experiments.tracks.entries import ground, read_entry
 from experiments.tracks.game import eval_env
 from experiments.tracks.learners import build_player
 from experiments.tracks.players import PLAYERS
@@ -35,7 +35,7 @@ UNCHECKED = (
     "fixations",
     "settings",
     "command",
-    "bank",
+    "bank but its lattice",
     "versions",
     "git_revision",
     "machine",
@@ -180,14 +180,8 @@ def _check_same(entry: dict[str, Any], here: dict[str, Any], path: Path) -> None
     names = []
     if entry["datasets"].keys() != here["datasets"].keys():
         names.append("splits")
-    for split, own in here["datasets"].items():
-        told = entry["datasets"].get(split, {})
-        if any(told.get(name) != own[name] for name in ("fingerprint", "images")):
-            names.append(f"images of {split}")
-    if entry["classifier_sha256"] != here["classifier_sha256"]:
-        names.append("classifiers")
-    if entry["encoder"]["fingerprint"] != here["encoder"]["fingerprint"]:
-        names.append("encoder")
+    told = ground(entry)
+    names += [name for name, own in ground(here).items() if told.get(name) != own]
     if names:
         raise RunError(
             f"{path} stands on other {', '.join(names)} than are here: give its own by --bank, "

@@ -150,6 +150,7 @@ class FrozenClassifiers:
         resolutions: tuple[str, ...],
         encoder: str | None,
         features: int | None = None,
+        patch_side: int | None = None,
     ) -> None:
         """Check that they know what an environment shows.
 
@@ -158,24 +159,27 @@ class FrozenClassifiers:
             resolutions: Its resolutions, in order.
             encoder: Fingerprint of its encoder; None to leave that unchecked.
             features: D, features of a patch; None to leave that unchecked.
+            patch_side: P, side of a patch in pixels; None to leave that unchecked.
 
         Raises:
             ClassifierError: They do not; the message names what differs.
         """
         known = self.record
+        side = known.get("patch_side", 96)  # older records are of 96
         wanted = {
             "class_names": (list(known["class_names"]), list(dataset.class_names)),
             "resolutions": (list(known["resolutions"]), list(resolutions)),
             "encoder": (known["encoder"], encoder or known["encoder"]),
             "features a patch": (self.networks.features, features or self.networks.features),
+            "pixels a patch": (side, patch_side or side),
         }
         differing = [name for name, (own, other) in wanted.items() if own != other]
         if differing:
             raise ClassifierError(
                 f"these classifiers were trained with other {' and '.join(differing)} than the "
                 f"environment has (resolutions {', '.join(known['resolutions'])} of encoder "
-                f"{known['encoder_name']!r}): make some with `{COMMAND}`, or change the "
-                "environment's options"
+                f"{known['encoder_name']!r}, patches of {side} pixels): make some with "
+                f"`{COMMAND}`, or change the environment's options"
             )
 
     def bound(self, dataset: ImageDataset) -> BoundClassifier:

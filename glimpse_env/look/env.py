@@ -134,7 +134,7 @@ class DogsLookEnv(gym.Env):
         """
         judge = find_classifier(classifier, options)
         env = DogsGlimpseEnv(render_mode=render_mode, **options)
-        bound = bind(judge, env.dataset, env._dynamics.observer)
+        bound = bind(judge, env.dataset, env._dynamics.observer, options.get("patch_side", 96))
         self._env = FixationOnly(env, bound, reward, lattice)
         self._own = env
         self.render_mode = render_mode
@@ -220,7 +220,7 @@ class DogsLookVectorEnv(VectorEnv):
         env = DogsGlimpseVectorEnv(
             num_envs, autoreset_mode=mode, array=array, render_mode=render_mode, **options
         )
-        bound = bind(judge, env.dataset, env._dynamics.observer)
+        bound = bind(judge, env.dataset, env._dynamics.observer, options.get("patch_side", 96))
         self._env = VectorFixationOnly(env, bound, reward, lattice)
         self._own = env
         self.num_envs, self.autoreset_mode, self.render_mode = env.num_envs, mode, render_mode
@@ -310,10 +310,10 @@ def find_classifier(given: Given, options: dict[str, Any]) -> Any:
     return given
 
 
-def bind(judge: Any, dataset: ImageDataset, observer: Observer) -> Classifier:
+def bind(judge: Any, dataset: ImageDataset, observer: Observer, patch_side: int) -> Classifier:
     """Return a classifier for an environment's images, checked where it says what it is for."""
     if not isinstance(judge, FrozenClassifiers):
         return judge
     features = observer.shapes["glimpse"][0][-1]
-    judge.check(dataset, observer.resolutions, observer.encoder_fingerprint, features)
+    judge.check(dataset, observer.resolutions, observer.encoder_fingerprint, features, patch_side)
     return judge.bound(dataset)

@@ -25,7 +25,7 @@ from experiments.tracks.verify import UNCHECKED, check_curve, verify
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "docs"))
 
-from leaderboard import figures, track_section  # noqa: E402
+from leaderboard import comparable, figures, leaderboard_page, track_section  # noqa: E402
 
 OWN = ENTRIES / "look-synthetic-v1-two-deck.json"
 
@@ -56,6 +56,7 @@ def test_a_damaged_entry_is_refused_in_one_sentence(content: str, tmp_path: Path
         (("datasets", "val"), "images", "datasets.val"),
         (("datasets", "train"), 7, "datasets.train"),
         (("datasets",), {}, "datasets.val"),
+        (("bank", "val"), None, "bank.val"),
         (("options",), {"width": [1]}, "options.width"),
         (("encoder",), "inception", "encoder"),
         (("track",), {"name": None}, "track.name"),
@@ -99,6 +100,22 @@ def test_the_leaderboard_shows_the_figures_that_are_there(tmp_path: Path) -> Non
     assert shown.endswith("look-synthetic-v1-maps.png)") and "Where the first seed" in shown
 
 
+def test_entries_on_other_classifiers_or_lattices_have_a_table_of_their_own(tmp_path: Path) -> None:
+    names = ("random", "center", "best-fixed")
+    own = [read_entry(ENTRIES / f"look-synthetic-v1-{name}.json") for name in names]
+    assert comparable(own) == [own]
+    own[0]["classifier_sha256"] = "0" * 64
+    assert comparable(own) == [own[1:], own[:1]]
+    own[1]["bank"]["val"]["fixations"]["count"] = 9
+    assert len(comparable(own)) == 3
+    for name, entry in zip(names, own, strict=True):
+        path = tmp_path / f"look-synthetic-v1-{name}.json"
+        path.write_text(json.dumps(entry), encoding="utf-8")
+    text = leaderboard_page(tmp_path)
+    assert text.count("Interquartile mean over seeds and 95%") == 3
+    assert text.count("stand on different images, features or classifiers") == 1
+
+
 def test_a_forged_entry_is_refused(
     banks: Path, classifiers: Path, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +153,10 @@ def test_a_forged_entry_is_refused(
     other = entry["datasets"]["val"] | {"images": 5_000}
     with pytest.raises(RunError, match="images of val"):
         check(entry | {"datasets": entry["datasets"] | {"val": other}})
+    finer = deepcopy(entry)
+    finer["bank"]["val"]["fixations"]["count"] *= 4
+    with pytest.raises(RunError, match="other lattice of the bank than are here"):
+        check(finer)
     after = deepcopy(entry)
     after["runs"][1]["after_each"][0] += 1
     with pytest.raises(RunError, match="after_each of seed 1 is"):
@@ -244,3 +265,21 @@ def test_arguments_reach_whoever_takes_them() -> None:
     for players in ((), ("center", "ppo")):
         with pytest.raises(ValueError, match="--set is for policies of your own"):
             replace(config, players=players)
+
+
+def test_runs_with_different_settings_are_not_one_player(
+    banks: Path, classifiers: Path, tiny: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"bank": banks, "classifier": classifiers}
+    config = TrackConfig(tiny, players=("center",), out=tmp_path / "runs", **options)
+    jobs = []
+    for seed in range(2):
+        look(config.look("center", seed))
+        jobs.append(Job("look", "center", config.look("center", seed), resumable=False))
+    path = jobs[1].folder / "evaluation-val.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({k: v for k, v in run.items() if k != "settings"}), encoding="utf-8")
+    assert len(collect_track(find_track(tiny), jobs)["players"]["center"]["runs"]) == 2
+    path.write_text(json.dumps(run | {"settings": {"rate": 1}}), encoding="utf-8")
+    with pytest.raises(RunError, match=r"trained with other settings .* \(settings.rate\)"):
+        collect_track(find_track(tiny), jobs)

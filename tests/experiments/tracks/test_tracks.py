@@ -290,6 +290,18 @@ def test_the_names_track_is_a_comparison_by_its_protocol(
     assert found.clock == "processor" and found.minutes == track.minutes
 
 
+def test_the_names_track_refuses_what_it_does_not_use() -> None:
+    from experiments.tracks.command import compare_track
+
+    with pytest.raises(RunError, match="takes no --classifier, since its players name the breed"):
+        compare_track(TrackConfig("name-synthetic", classifier=Path("mine")))
+
+
+def test_a_policy_that_sees_pixels_alone_is_refused(game: Game) -> None:
+    with pytest.raises(ValueError, match="pixels alone cannot play tiny, since .* reads features"):
+        game.env("val", 2, ("pixels-alone", "frame"))
+
+
 def test_a_track_is_a_record_that_json_gives_back() -> None:
     for name, track in TRACKS.items():
         assert json.loads(json.dumps(track.record())) == track.record()

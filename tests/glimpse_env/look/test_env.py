@@ -230,6 +230,10 @@ def test_what_does_not_fit_is_refused():
         look_env(observation="pixels")
     with pytest.raises(ClassifierError, match="resolutions"):
         look_env(resolutions=("medium",))
+    for make in (DogsLookEnv, DogsLookVectorEnv):
+        with pytest.raises(ClassifierError, match="other pixels a patch .* patches of 96 pixels"):
+            make(classifier=classifiers(), **look_options(patch_side=64))
+    assert DogsLookEnv(classifier=classifiers(patch_side=64), **look_options(patch_side=64))
     with pytest.raises(ValueError, match="'gain'"):
         look_env(reward="accuracy")
     with pytest.raises(ClassifierError, match="other encoder"):
