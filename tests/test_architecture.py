@@ -234,7 +234,9 @@ def test_files_that_the_makefile_names_are_there() -> None:
 
 
 def test_top_level_is_what_the_owner_fixed() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=420
+    )
     if tracked.returncode:
         pytest.skip("not a git checkout")
     folders = {name.split("/")[0] for name in tracked.stdout.splitlines() if "/" in name}
@@ -244,7 +246,9 @@ def test_top_level_is_what_the_owner_fixed() -> None:
 def test_importing_the_environment_is_light() -> None:
     """Registration needs neither torch nor the network (specs hold strings only)."""
     code = "import sys, glimpse_env; print('torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=420
+    )
     assert out.stdout.strip() == "False"
 
 

@@ -391,7 +391,12 @@ def run(early: str, changes: dict[str, str | None], out: Path) -> subprocess.Com
             environment[name] = value
     code = f"{early}\nfrom tests.episode import main\nmain({str(out)!r})"
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=420,
     )
 
 
@@ -430,6 +435,7 @@ def kernel(cache: Path, early: str = "") -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
+        timeout=420,
     )
 
 
@@ -480,7 +486,11 @@ def test_no_letter_of_a_table_ends_a_command(locale_of: dict[str, str]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | locale_of
     environment |= {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="latin-1"
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        encoding="latin-1",
+        timeout=420,
     )
     assert found.returncode == 0 and found.stdout.startswith("71.2 "), found.stderr
 
@@ -498,6 +508,7 @@ def test_no_home_is_one_sentence_where_one_is_needed(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=420,
     )
     assert found.returncode == 1 and len(found.stderr.strip().splitlines()) == 1, found.stderr
     assert "no home folder" in found.stderr and "GLIMPSE_DATA" in found.stderr

@@ -137,6 +137,7 @@ def attempts(code: str, home: Path) -> str:
         env=os.environ | folders,
         capture_output=True,
         text=True,
+        timeout=420,
     )
     assert found.returncode == 0, found.stderr
     return found.stdout.splitlines()[-1]

@@ -199,6 +199,7 @@ def test_hooks_find_their_tools_without_a_fixed_environment() -> None:
             capture_output=True,
             text=True,
             env={**os.environ, "VIRTUAL_ENV": sys.prefix},
+            timeout=420,
         )
         assert found.returncode == 0 and found.stdout.startswith("ruff"), found.stderr
 

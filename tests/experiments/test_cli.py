@@ -89,6 +89,7 @@ def test_what_runs_nothing_imports_nothing_heavy(words: list, statuses: tuple) -
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[2],
+        timeout=420,
     )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.strip() == ""

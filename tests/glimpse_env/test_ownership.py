@@ -36,7 +36,9 @@ def run(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
     folders = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, path), *folders])}
     command = [sys.executable, "-S", "-c", code]
-    return subprocess.run(command, cwd=path[0], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=path[0], env=environment, capture_output=True, text=True, timeout=420
+    )
 
 
 def last_line(found: subprocess.CompletedProcess[str]) -> str:

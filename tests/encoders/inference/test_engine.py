@@ -308,6 +308,7 @@ assert (fp32 - bf16).norm() < 0.03 * fp32.norm()
         capture_output=True,
         text=True,
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        timeout=420,
     )
     assert done.returncode == 0, done.stderr[-1000:]
 

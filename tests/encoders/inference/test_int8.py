@@ -156,7 +156,12 @@ def test_saturating_sums_are_noticed(isa: str, exact: bool) -> None:
     code = "from encoders.inference.int8 import int8_obstacle; print(int8_obstacle())"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
     said = subprocess.run(
-        [sys.executable, "-c", code], env=environment, text=True, capture_output=True, check=True
+        [sys.executable, "-c", code],
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=420,
     ).stdout
     assert (said.strip() == "None") == exact, said
 

@@ -54,7 +54,12 @@ def test_the_plan_needs_python_alone() -> None:
         "from experiments.gpu.plan import main; sys.exit(main(['--list']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=420,
     )
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(BY_NAME)
@@ -401,11 +406,15 @@ def test_every_stage_runs_at_a_tiny_size(tmp_path: Path) -> None:
     names = [name for name in BY_NAME if name != "tests"]
     command = [sys.executable, "-m", "experiments.gpu", "--quick", "--device", "cpu"]
     command += ["--out", str(tmp_path / "gpu"), "--minutes", "120", "--stage", *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=420
+    )
     logs = {path.stem: path.read_text()[-2000:] for path in (tmp_path / "gpu/logs").glob("*.log")}
     assert done.returncode == 0, (done.stdout, done.stderr, logs)
     records = {path.stem: read(path) for path in (tmp_path / "gpu/records").glob("*.json")}
     assert set(records) == set(names)
     assert {record["state"] for record in records.values() if record} == {"finished"}
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    again = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=420
+    )
     assert again.returncode == 0 and again.stdout.count("finished before") == len(names)

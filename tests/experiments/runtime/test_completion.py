@@ -47,7 +47,10 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_bash_completes(script: Path, words: list[str], expected: list[str]) -> None:
     shown = subprocess.run(
-        ["bash", "-c", ASK, "bash", str(script), "glimpse", *words], capture_output=True, text=True
+        ["bash", "-c", ASK, "bash", str(script), "glimpse", *words],
+        capture_output=True,
+        text=True,
+        timeout=420,
     )
     assert shown.returncode == 0, shown.stderr
     assert set(expected) <= set(shown.stdout.split())

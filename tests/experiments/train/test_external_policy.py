@@ -422,6 +422,7 @@ def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
         ],
         check=True,
         capture_output=True,
+        timeout=420,
     )
     paths = [str(target), str(ROOT)]
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
@@ -433,6 +434,7 @@ def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
+            timeout=420,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -24,7 +24,7 @@ def test_images_are_the_same_in_another_process():
         "print(hashlib.sha256(d.image(4).tobytes()).hexdigest(), d.fingerprint)"
     )
     there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=420
     ).stdout.split()
     here = SyntheticDogs("val", num_images=5, seed=3)
     assert there == [hashlib.sha256(here.image(4).tobytes()).hexdigest(), here.fingerprint]

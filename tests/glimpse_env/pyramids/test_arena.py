@@ -202,5 +202,7 @@ for x in np.linspace(-1, 1, 41):
     look, key = np.array([[-x if {mirror} else x, 1.0]]), np.array([5], np.uint64)
     cut_from_arena(arena, np.array([3]), look, np.array([{mirror}]), key, ("low",))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=420
+    )
     assert done.returncode == 0, done.stderr[-1000:]

@@ -355,7 +355,11 @@ def test_an_environment_plays_under_a_limit_of_addresses(asked: str) -> None:
     # Every thread takes addresses: of many cores the stacks and pools alone would be 3 GiB.
     few = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MALLOC_ARENA_MAX": "4"}
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | few
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | few,
+        timeout=420,
     )
     assert found.stdout == "played\n", found.stderr
 

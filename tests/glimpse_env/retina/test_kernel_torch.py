@@ -105,7 +105,12 @@ def test_tritons_kernel_interpreted(side):
     code = f"import {__name__} as own; own.compare_kernels('cpu', {side})"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=420,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
