@@ -86,8 +86,8 @@ class DogsLookEnv(gym.Env):
     The folder holds k + 1 classifiers. For an image of a training split the one answers that was
     trained on the other k - 1 folds (out of fold), else the one that was trained on all. Without
     that, the reward on training images would vanish where a classifier has memorised them. Their
-    record has the SHA-256 of the weights, and they are refused where classes, resolutions or
-    encoder are others than theirs.
+    record has the SHA-256 of the weights, and they are refused where classes, resolutions, encoder
+    or the side of patches are others than theirs.
 
     ## Options
 
