@@ -323,7 +323,7 @@ def make_encoder(
     if precision == "int8" or calibration is not None:
         _check_int8(encoder, resolve_device(device), precision, compile, calibration)
     if isinstance(encoder, Encoder):
-        if backend == "openvino" and not isinstance(encoder.network, OpenVinoTrunk):
+        if backend == "openvino" and encoder.backend != backend:
             raise ValueError(
                 "backend 'openvino' cannot be asked of an encoder that is there and computes by "
                 "torch: give its name or its spec"
