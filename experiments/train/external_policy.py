@@ -77,7 +77,7 @@ class ExternalPolicy:
 
     @property
     def generator(self) -> torch.Generator | None:
-        """Its own generator of torch's, named `generator`, if it has one."""
+        """Return its own `torch.Generator`, the attribute `generator`; None without one."""
         found = getattr(self.policy, "generator", None)
         return found if isinstance(found, torch.Generator) else None
 
