@@ -58,7 +58,7 @@ class BenchmarkConfig(Options):
     quick: bool = False
     """Tiny shapes and few windows: shows that it runs, measures nothing worth telling."""
     encoders: tuple[str, ...] = ()
-    """Of the benchmark `encoders`: names of encoders, each with @P at its end for patches of P
+    """Names of encoders for the benchmark `encoders`, each with @P at its end for patches of P
     pixels (96 without): `googlenet runs/core/core.json efficientnet_lite2@128`. By default some
     that are registered."""
     threads: Whole = 0
