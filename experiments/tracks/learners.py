@@ -293,7 +293,7 @@ class SB3LookPlayer:
         split = game.run.train_split
         num_envs = min(num_envs, len(game.dataset(split)))
         env: Any = game.flat_env(num_envs, algorithm.lattice)
-        self.steps = game.track.steps
+        self.steps = game.steps
         own = game.env(split, 1).single_action_space
         self.codec: Codec = (
             GazeLatticeCodec(own, game.side) if algorithm.lattice else GazeCodec(own)

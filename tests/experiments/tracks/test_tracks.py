@@ -302,6 +302,17 @@ def test_a_policy_that_sees_pixels_alone_is_refused(game: Game) -> None:
         game.env("val", 2, ("pixels-alone", "frame"))
 
 
+def test_schedules_follow_from_the_looks_that_a_run_may_take(
+    options: dict[str, Any], tiny: str
+) -> None:
+    for steps in (None, 96):
+        config = LookConfig(tiny, "dqn", steps=steps, **options)
+        game = open_game(find_track(tiny), config, 0)
+        player: Any = build_player(game, "dqn", 0, {})
+        assert player.steps == game.steps == (steps or 384)
+        assert player.model.learning_starts == player.steps // 4
+
+
 def test_a_track_is_a_record_that_json_gives_back() -> None:
     for name, track in TRACKS.items():
         assert json.loads(json.dumps(track.record())) == track.record()
