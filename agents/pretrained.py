@@ -70,7 +70,8 @@ def find_pretrained(name: str | Path, *, revision: str | None = None) -> Found:
     Raises:
         PretrainedError: There is no such agent, or no way to it; the sentence says which.
     """
-    text = str(name)
+    # A `Path` keeps one of the two slashes.
+    text = re.sub("^hf:/+", "hf://", str(name))
     prefix = _PREFIX.match(text)
     if prefix is None and Path(text).is_dir():
         return Found(Path(text), text, remote=False, own=True)

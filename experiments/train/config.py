@@ -55,7 +55,8 @@ class TrainConfig(Options):
     epochs: Count = 30
     """Passes over the training images."""
     batch_size: Count = 128
-    """Scanpaths a step: the images, times `--learning.samples`."""
+    """Scanpaths a step: the images, times `--learning.samples`; one an image where the policy is
+    not `two-deck`."""
     seed: int = 0
     """Seed of everything: weights, order of the images, flips, fixations."""
     eval_every: Count = 1

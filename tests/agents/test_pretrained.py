@@ -141,7 +141,8 @@ def test_each_mistake_is_one_sentence(
         ("someone/missing", None, "no repository 'someone/missing'"),
         ("someone/looks", "v9", "no revision 'v9'"),
         ("someone/looks@main", "v9", "another revision"),
-        ("hf://someone", None, "no trained agent"),
+        ("hf://someone", None, "no trained agent 'hf://someone'"),
+        (Path("hf://someone"), None, "no trained agent 'hf://someone'"),
         ("synthetic-cats", None, "synthetic-dogs"),
         ("../../etc/passwd", None, "no trained agent"),
     ):
