@@ -34,7 +34,7 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*given, **options):
         raise AssertionError("no encoder is needed")
 
-    monkeypatch.setattr("experiments.train.factory.make_encoder", refuse)
+    monkeypatch.setattr("experiments.train.factory.build_encoder", refuse)
     monkeypatch.setattr("experiments.train.factory.FeatureBank.open", refuse)
 
 
