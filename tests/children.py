@@ -2,8 +2,34 @@
 
 import os
 import signal
+import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
+
+_LONGEST = 420
+"""Seconds of a command: less than a whole test may take, so that the command is named."""
+
+
+def run_command(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    cwd: str | os.PathLike[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    check: bool = False,
+    encoding: str | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; returns what it said, as text, and its exit status."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        check=check,
+        encoding=encoding,
+        capture_output=True,
+        text=True,
+        timeout=_LONGEST,
+    )
 
 
 def ended(child: BaseProcess, seconds: float = 240) -> int:

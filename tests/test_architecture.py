@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from tests.children import run_command
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -234,9 +235,7 @@ def test_files_that_the_makefile_names_are_there() -> None:
 
 
 def test_top_level_is_what_the_owner_fixed() -> None:
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=420
-    )
+    tracked = run_command(["git", "ls-files"], cwd=ROOT)
     if tracked.returncode:
         pytest.skip("not a git checkout")
     folders = {name.split("/")[0] for name in tracked.stdout.splitlines() if "/" in name}
@@ -246,9 +245,7 @@ def test_top_level_is_what_the_owner_fixed() -> None:
 def test_importing_the_environment_is_light() -> None:
     """Registration needs neither torch nor the network (specs hold strings only)."""
     code = "import sys, glimpse_env; print('torch' in sys.modules)"
-    out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=420
-    )
+    out = run_command([sys.executable, "-c", code], check=True)
     assert out.stdout.strip() == "False"
 
 

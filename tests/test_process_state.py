@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.children import run_command
 from tests.episode import make, play
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -390,14 +391,7 @@ def run(early: str, changes: dict[str, str | None], out: Path) -> subprocess.Com
         if value is not None:
             environment[name] = value
     code = f"{early}\nfrom tests.episode import main\nmain({str(out)!r})"
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=420,
-    )
+    return run_command([sys.executable, "-c", code], cwd=ROOT, env=environment)
 
 
 @pytest.mark.slow  # each is a process that imports torch
@@ -429,14 +423,7 @@ print("cut")
 
 def kernel(cache: Path, early: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(cache)}
-    return subprocess.run(
-        [sys.executable, "-c", early + KERNEL],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=420,
-    )
+    return run_command([sys.executable, "-c", early + KERNEL], cwd=ROOT, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -485,13 +472,7 @@ def test_no_letter_of_a_table_ends_a_command(locale_of: dict[str, str]) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | locale_of
     environment |= {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        encoding="latin-1",
-        timeout=420,
-    )
+    found = run_command([sys.executable, "-c", code], env=environment, encoding="latin-1")
     assert found.returncode == 0 and found.stdout.startswith("71.2 "), found.stderr
 
 
@@ -502,13 +483,8 @@ def test_no_home_is_one_sentence_where_one_is_needed(tmp_path: Path) -> None:
         "from experiments.cli import main\n"
         "sys.exit(main(['download', 'weights']))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=420,
+    found = run_command(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert found.returncode == 1 and len(found.stderr.strip().splitlines()) == 1, found.stderr
     assert "no home folder" in found.stderr and "GLIMPSE_DATA" in found.stderr

@@ -6,13 +6,14 @@ import ast
 import importlib.util
 import os
 import re
-import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from tests.children import run_command
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -131,13 +132,10 @@ _TELL = """
 def attempts(code: str, home: Path) -> str:
     """What the code, run under watch in a process with an empty home, says of its attempts."""
     folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "GLIMPSE_DATA"), str(home))
-    found = subprocess.run(
+    found = run_command(
         [sys.executable, "-c", "".join(dedent(part) for part in (_WATCH, code, _TELL))],
         cwd=ROOT,
         env=os.environ | folders,
-        capture_output=True,
-        text=True,
-        timeout=420,
     )
     assert found.returncode == 0, found.stderr
     return found.stdout.splitlines()[-1]

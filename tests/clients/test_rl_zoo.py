@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.children import run_command
 from tests.clients.helpers import ROOT, assert_independent, client
 
 SETTINGS = ROOT / "experiments" / "hyperparams"
@@ -18,13 +18,10 @@ GAME = ["--env-kwargs", "resolutions:('high',)", "num_glimpses:2", "context_grid
 
 
 def run(*arguments: str, **environment: str) -> str:
-    done = subprocess.run(
+    done = run_command(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=420,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

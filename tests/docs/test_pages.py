@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ sys.path.insert(0, str(DOCS))
 from generate import environment_pages  # noqa: E402
 from leaderboard import leaderboard_page  # noqa: E402
 from tables import encoders_table, with_encoders, with_results  # noqa: E402
+
+from tests.children import run_command
 
 PACKAGES = ("encoders", "glimpse_env", "agents", "experiments")
 
@@ -194,12 +195,9 @@ def test_hooks_find_their_tools_without_a_fixed_environment() -> None:
     assert {tool for _, tool in commands} == {"ruff", "pyright"}
     for script, _ in commands:
         # As activated: another environment that is active around the tests may lack the tools.
-        found = subprocess.run(
+        found = run_command(
             [sys.executable, ROOT / script, "ruff", "--version"],
-            capture_output=True,
-            text=True,
             env={**os.environ, "VIRTUAL_ENV": sys.prefix},
-            timeout=420,
         )
         assert found.returncode == 0 and found.stdout.startswith("ruff"), found.stderr
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from experiments.cli import _GO_ON, COMMANDS, main
+from tests.children import run_command
 
 Capture = pytest.CaptureFixture[str]
 
@@ -84,12 +84,9 @@ print(*(name for name in heavy if name in sys.modules))
 )
 def test_what_runs_nothing_imports_nothing_heavy(words: list, statuses: tuple) -> None:
     """Help and mistakes answer at once: torch and gymnasium load with the command that runs."""
-    shown = subprocess.run(
+    shown = run_command(
         [sys.executable, "-c", _ASK.format(words=words, statuses=statuses)],
-        capture_output=True,
-        text=True,
         cwd=Path(__file__).parents[2],
-        timeout=420,
     )
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.strip() == ""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.children import run_command
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("encoders", "glimpse_env", "agents", "experiments")
 
@@ -36,9 +38,7 @@ def run(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
     folders = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, path), *folders])}
     command = [sys.executable, "-S", "-c", code]
-    return subprocess.run(
-        command, cwd=path[0], env=environment, capture_output=True, text=True, timeout=420
-    )
+    return run_command(command, cwd=path[0], env=environment)
 
 
 def last_line(found: subprocess.CompletedProcess[str]) -> str:

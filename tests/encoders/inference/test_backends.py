@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +23,7 @@ from encoders.inference.engine import make_encoder
 from encoders.inference.openvino_form import OpenVinoTrunk, openvino_obstacle
 from encoders.spec import EncoderSpec, get_spec
 from encoders.weights.files import load_state
+from tests.children import run_command
 from tests.encoders.inference.test_engine import (
     bvlc_spec,
     patches,
@@ -286,13 +286,10 @@ if pid == 0:
     os._exit(7)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
-    done = subprocess.run(
+    done = run_command(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
         # The threads of torch's own OpenMP would not survive the fork either.
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=420,
     )
     assert done.returncode == 7, done.stderr[-1000:]

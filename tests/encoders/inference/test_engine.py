@@ -6,7 +6,6 @@ import copy
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from encoders.inference.engine import (
 from encoders.inference.fused import fuse_googlenet, packing_available
 from encoders.spec import EncoderSpec, get_spec
 from encoders.weights.files import load_state
+from tests.children import run_command
 from tests.encoders.test_googlenet import randomly
 
 
@@ -302,13 +302,10 @@ x = torch.randint(0, 256, (5, 96, 96, 3), dtype=torch.uint8)
 fp32, bf16 = (make_encoder(spec, device="cpu", precision=p)(x) for p in ("fp32", "bf16"))
 assert (fp32 - bf16).norm() < 0.03 * fp32.norm()
 """
-    done = subprocess.run(
+    done = run_command(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
-        timeout=420,
     )
     assert done.returncode == 0, done.stderr[-1000:]
 

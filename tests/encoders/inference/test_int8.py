@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import pickle
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +23,7 @@ from encoders.spec import get_spec
 from glimpse_env.datasets.stanford_dogs import StanfordDogs
 from glimpse_env.pyramids.pyramid import build_pyramid
 from glimpse_env.retina.rules import cut_patches
+from tests.children import run_command
 from tests.encoders.inference.test_engine import bvlc_spec, patches, plain_features, relative_error
 from tests.encoders.test_googlenet import randomly
 
@@ -155,14 +155,7 @@ def test_saturating_sums_are_noticed(isa: str, exact: bool) -> None:
         pytest.skip(f"no int8: {int8_obstacle()}")
     code = "from encoders.inference.int8 import int8_obstacle; print(int8_obstacle())"
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
-    said = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        text=True,
-        capture_output=True,
-        check=True,
-        timeout=420,
-    ).stdout
+    said = run_command([sys.executable, "-c", code], env=environment, check=True).stdout
     assert (said.strip() == "None") == exact, said
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -25,6 +24,7 @@ from experiments.gpu.plan import (
     read,
     write,
 )
+from tests.children import run_command
 
 ROOT = Path(plan.__file__).parents[2]
 
@@ -53,14 +53,7 @@ def test_the_plan_needs_python_alone() -> None:
         "import sys; sys.modules |= dict.fromkeys(['torch', 'numpy', 'gymnasium', 'tyro']);"
         "from experiments.gpu.plan import main; sys.exit(main(['--list']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=420,
-    )
+    done = run_command([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == list(BY_NAME)
 
@@ -406,15 +399,11 @@ def test_every_stage_runs_at_a_tiny_size(tmp_path: Path) -> None:
     names = [name for name in BY_NAME if name != "tests"]
     command = [sys.executable, "-m", "experiments.gpu", "--quick", "--device", "cpu"]
     command += ["--out", str(tmp_path / "gpu"), "--minutes", "120", "--stage", *names]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=420
-    )
+    done = run_command(command, cwd=ROOT)
     logs = {path.stem: path.read_text()[-2000:] for path in (tmp_path / "gpu/logs").glob("*.log")}
     assert done.returncode == 0, (done.stdout, done.stderr, logs)
     records = {path.stem: read(path) for path in (tmp_path / "gpu/records").glob("*.json")}
     assert set(records) == set(names)
     assert {record["state"] for record in records.values() if record} == {"finished"}
-    again = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=420
-    )
+    again = run_command(command, cwd=ROOT)
     assert again.returncode == 0 and again.stdout.count("finished before") == len(names)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from experiments.cli import main
 from experiments.commands import COMMANDS
+from tests.children import run_command
 
 ASK = """
 source "$1"
@@ -46,12 +46,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=" ".join,
 )
 def test_bash_completes(script: Path, words: list[str], expected: list[str]) -> None:
-    shown = subprocess.run(
-        ["bash", "-c", ASK, "bash", str(script), "glimpse", *words],
-        capture_output=True,
-        text=True,
-        timeout=420,
-    )
+    shown = run_command(["bash", "-c", ASK, "bash", str(script), "glimpse", *words])
     assert shown.returncode == 0, shown.stderr
     assert set(expected) <= set(shown.stdout.split())
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +30,7 @@ from experiments.train.factory import build_play_env
 from experiments.train.playback import open_run
 from experiments.train.trainer import train
 from tests.agents.toys import resave
+from tests.children import run_command
 from tests.experiments.conftest import interrupt_after
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -405,7 +405,7 @@ def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
     """Installed as a package of its own, known by its entry point, better than 1 in 12."""
     source, target, run = tmp_path / "source", tmp_path / "site", tmp_path / "run"
     shutil.copytree(EXAMPLE, source)
-    subprocess.run(
+    run_command(
         [
             sys.executable,
             "-m",
@@ -421,20 +421,13 @@ def test_the_worked_example_as_its_author_would_run_it(tmp_path: Path) -> None:
             source,
         ],
         check=True,
-        capture_output=True,
-        timeout=420,
     )
     paths = [str(target), str(ROOT)]
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
     def glimpse(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.cli", *words],
-            env=variables,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=420,
+        done = run_command(
+            [sys.executable, "-m", "experiments.cli", *words], env=variables, cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from glimpse_env.datasets.synthetic import SyntheticDogs, SyntheticStyle
 from glimpse_env.datasets.synthetic_draw import PATTERNS, paint_scene, pattern_wave
+from tests.children import run_command
 
 SPLITS = ("train", "val", "trainval", "test", "pretrain")
 
@@ -23,9 +23,7 @@ def test_images_are_the_same_in_another_process():
         "d = SyntheticDogs('val', num_images=5, seed=3);"
         "print(hashlib.sha256(d.image(4).tobytes()).hexdigest(), d.fingerprint)"
     )
-    there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=420
-    ).stdout.split()
+    there = run_command([sys.executable, "-c", code], check=True).stdout.split()
     here = SyntheticDogs("val", num_images=5, seed=3)
     assert there == [hashlib.sha256(here.image(4).tobytes()).hexdigest(), here.fingerprint]
 

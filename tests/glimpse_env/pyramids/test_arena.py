@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from glimpse_env.pyramids.pyramid import RESOLUTIONS, build_pyramid
 from glimpse_env.retina import batch as batch_retina
 from glimpse_env.retina.batch import cut_from_arena
 from glimpse_env.retina.rules import cut_patches
+from tests.children import run_command
 from tests.glimpse_env.retina.test_rules import random_image
 
 ROOT = Path(__file__).parents[3]
@@ -202,7 +202,5 @@ for x in np.linspace(-1, 1, 41):
     look, key = np.array([[-x if {mirror} else x, 1.0]]), np.array([5], np.uint64)
     cut_from_arena(arena, np.array([3]), look, np.array([{mirror}]), key, ("low",))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=420
-    )
+    done = run_command([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 0, done.stderr[-1000:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 
 import gymnasium
@@ -26,6 +25,7 @@ from glimpse_env.pyramids.mapped import (
 from glimpse_env.pyramids.pyramid import RESOLUTIONS, build_pyramid
 from glimpse_env.pyramids.storage import available_memory, choose_storage, usual_bytes
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
+from tests.children import run_command
 from tests.glimpse_env.helpers import dogs, make_bank
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -354,13 +354,7 @@ def test_an_environment_plays_under_a_limit_of_addresses(asked: str) -> None:
     code = LIMITED.replace("SPACE", space).replace("STORAGE", repr(asked))
     # Every thread takes addresses: of many cores the stacks and pools alone would be 3 GiB.
     few = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MALLOC_ARENA_MAX": "4"}
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env=os.environ | few,
-        timeout=420,
-    )
+    found = run_command([sys.executable, "-c", code], env=os.environ | few)
     assert found.stdout == "played\n", found.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,7 @@ from glimpse_env.retina.kernel_torch import (
     pack,
 )
 from glimpse_env.retina.rules import cut_patches
+from tests.children import run_command
 from tests.glimpse_env.pyramids.test_arena import PYRAMIDS, SHAPES, looks, make_pyramids, parts
 
 ROOT = Path(__file__).parents[3]
@@ -104,14 +104,7 @@ def test_tritons_kernel_interpreted(side):
     """Its arithmetic, without a GPU: Triton's interpreter runs the kernel on CPU tensors."""
     code = f"import {__name__} as own; own.compare_kernels('cpu', {side})"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=420,
-    )
+    done = run_command([sys.executable, "-c", code], cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
