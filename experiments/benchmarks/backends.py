@@ -6,16 +6,22 @@ Weights are random: speed does not depend on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from encoders.inference.engine import Encoder, make_encoder
+from encoders.inference.engine import make_encoder
 from encoders.inference.openvino_form import openvino_obstacle
 from encoders.spec import get_spec
-from experiments.benchmarks.timing import Contender, Rate, Result, interleave, machine_record
+from experiments.benchmarks.timing import (
+    Contender,
+    Rate,
+    Result,
+    draw_patches,
+    encoding,
+    interleave,
+    machine_record,
+)
 
 CLAIM = (
     "OpenVINO encodes more patches a second than torch with our kernels at equal precision, in "
@@ -53,14 +59,14 @@ def run(*, quick: bool = False) -> Result:
         for backend in BACKENDS
     }
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (32, 96, 96, 3), dtype=torch.uint8, generator=generator)
+    pixels = draw_patches(32, generator)
     exact = made["torch", "fp32"](pixels)
     errors = {
         _name(*who): float((encoder(pixels) - exact).norm() / exact.norm())
         for who, encoder in made.items()
     }
     contenders = [
-        Contender(_name(*who, batch), _encode(encoder, pixels[:batch]))
+        Contender(_name(*who, batch), encoding(encoder, pixels[:batch]))
         for batch in batches
         for who, encoder in made.items()
     ]
@@ -105,14 +111,6 @@ def run(*, quick: bool = False) -> Result:
 
 def _name(backend: str, precision: str, batch: int | None = None) -> str:
     return f"{backend}, {precision}" + (f", batch {batch}" if batch else "")
-
-
-def _encode(encoder: Encoder, pixels: Tensor) -> Callable[[], int]:
-    def once() -> int:
-        encoder(pixels)
-        return len(pixels)
-
-    return once
 
 
 def _rows(

@@ -27,6 +27,7 @@ from experiments.benchmarks.timing import (
     Contender,
     Rate,
     Result,
+    draw_patches,
     interleave,
     machine_record,
     wait,
@@ -98,7 +99,7 @@ def _name(kind: str, contender: str) -> str:
 def _input(batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The same patches as bytes, which ours takes, and normalised, which the others do."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (batch, 96, 96, 3), dtype=torch.uint8, generator=generator)
+    pixels = draw_patches(batch, generator)
     floats = ((pixels.float() - 127.5) / 127.5).permute(0, 3, 1, 2).contiguous()
     return pixels.to(device), floats.to(device)
 

@@ -7,11 +7,11 @@ has its fingerprint, by which `docs/tables.py` puts it beside accuracies.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from encoders.inference.devices import DeviceNotAvailableError
 from encoders.inference.engine import Encoder, build_network, make_encoder
@@ -19,7 +19,14 @@ from encoders.registry import build_source
 from encoders.spec import EncoderSpec, get_spec
 from encoders.weights.files import WeightsNotFoundError
 from experiments.benchmarks.peak import count_flops
-from experiments.benchmarks.timing import Contender, Result, interleave, machine_record, wait
+from experiments.benchmarks.timing import (
+    Contender,
+    Result,
+    draw_patches,
+    encoding,
+    interleave,
+    machine_record,
+)
 from experiments.data import RESOLUTIONS
 from glimpse_env.pyramids.pyramid import PATCH_SIDE, check_patch_side
 
@@ -57,7 +64,7 @@ def run(*, quick: bool = False, encoders: Sequence[str] = ()) -> Result:
             absent.append(f"Left out: {name} ({error}).")
     generator = torch.Generator().manual_seed(0)
     contenders = [
-        Contender(name, _encode(encoder, _patches(batch, side, generator).to(device)))
+        Contender(name, encoding(encoder, draw_patches(batch, generator, side).to(device)))
         for name, (_, side, encoder) in made.items()
     ]
     rates = interleave(contenders, windows=windows, seconds=seconds, warm_up=2)
@@ -148,16 +155,3 @@ def count_macs(spec: EncoderSpec, patch_side: int) -> int:
     else:
         network = build_network(replace(spec, weights=None, sha256=None))
     return count_flops(network.eval(), torch.zeros(1, 3, patch_side, patch_side)) // 2
-
-
-def _patches(batch: int, side: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, generator=generator)
-
-
-def _encode(encoder: Encoder, pixels: Tensor) -> Callable[[], int]:
-    def once() -> int:
-        encoder(pixels)
-        wait(encoder.device)
-        return len(pixels)
-
-    return once

@@ -24,6 +24,7 @@ from experiments.benchmarks.timing import (
     Contender,
     Rate,
     Result,
+    draw_patches,
     interleave,
     machine_record,
     turns,
@@ -168,9 +169,7 @@ def _decode_all(env: DogsGlimpseVectorEnv | DogsGlimpseEnv, dataset: SyntheticDo
 def _bare(label: str, encoder: Encoder, num_envs: int) -> Contender:
     """The encoder alone on as many patches as the episodes of `_play` show, in the same calls."""
     generator = torch.Generator().manual_seed(0)
-    shape = (num_envs * len(RESOLUTIONS), 96, 96, 3)
-    patches = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    patches = patches.to(encoder.device)
+    patches = draw_patches(num_envs * len(RESOLUTIONS), generator).to(encoder.device)
 
     def work() -> int:
         for _ in range(GLIMPSES):

@@ -27,6 +27,8 @@ from experiments.benchmarks.timing import (
     Contender,
     Rate,
     Result,
+    draw_patches,
+    encoding,
     interleave,
     machine_record,
     turns,
@@ -208,17 +210,11 @@ def _encode(sizes: Sizes) -> dict[str, Rate]:
     )
     generator = torch.Generator().manual_seed(0)
 
-    def encoding(batch: int) -> Callable[[], int]:
-        shape = (batch, 96, 96, 3)
-        patches = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-
-        def work() -> int:
-            encoder(patches)
-            return batch
-
-        return work
-
-    return _measure(sizes, {str(batch): encoding(batch) for batch in sizes.encoder_batches})
+    works = {
+        str(batch): encoding(encoder, draw_patches(batch, generator))
+        for batch in sizes.encoder_batches
+    }
+    return _measure(sizes, works)
 
 
 def _reading(table: np.ndarray, batch: int) -> Callable[[], int]:

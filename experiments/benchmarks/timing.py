@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
+from encoders.inference.engine import Encoder
 from experiments.runtime.markdown import table
 from experiments.runtime.runs import environment_record
+from glimpse_env.pyramids.pyramid import PATCH_SIDE
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,24 @@ def wait(device: torch.device) -> None:
     """Until a GPU has done what it was given; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def draw_patches(
+    count: int, generator: torch.Generator, side: int = PATCH_SIDE
+) -> UInt8[Tensor, "N P P 3"]:
+    """Patches of random pixels, on the CPU."""
+    return torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+
+
+def encoding(encoder: Encoder, patches: UInt8[Tensor, "N P P 3"]) -> Callable[[], int]:
+    """Work of a contender: encode the patches; a unit is a patch."""
+
+    def once() -> int:
+        encoder(patches)
+        wait(encoder.device)
+        return len(patches)
+
+    return once
 
 
 def turns(make: Callable[[np.random.Generator], Any], count: int, seed: int) -> Callable[[], Any]:
