@@ -35,7 +35,7 @@ FILES = (
 """What is uploaded and downloaded, and nothing else: no file of code, no pickle."""
 
 _HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*/[\w][\w.-]*)(?:@(?P<revision>[\w][\w./-]*))?")
-_PREFIX = re.compile(r"hf:/{1,2}")  # a path joins the two slashes into one
+_PREFIX = re.compile(r"^hf:/{1,2}")  # a path joins the two slashes into one
 
 
 class PretrainedError(ValueError):
@@ -70,14 +70,13 @@ def find_pretrained(name: str | Path, *, revision: str | None = None) -> Found:
     Raises:
         PretrainedError: There is no such agent, or no way to it; the sentence says which.
     """
-    # A `Path` keeps one of the two slashes.
-    text = re.sub("^hf:/+", "hf://", str(name))
-    prefix = _PREFIX.match(text)
-    if prefix is None and Path(text).is_dir():
+    text = _PREFIX.sub("hf://", str(name))
+    on_hub = text.startswith("hf://")
+    if not on_hub and Path(text).is_dir():
         return Found(Path(text), text, remote=False, own=True)
     if text in SHIPPED:
         return Found(SHIPPED[text], text, remote=False, own=False)
-    asked = _HUB_ID.fullmatch(text[prefix.end() :] if prefix else text)
+    asked = _HUB_ID.fullmatch(text.removeprefix("hf://"))
     if asked is None:
         raise PretrainedError(
             f"no trained agent {text!r}: give a folder, a repository of the hub as "
