@@ -101,13 +101,13 @@ def open_game(track: Track, config: PlayConfig | VerifyConfig, seed: int) -> Gam
     run = track.run
     data = replace(run.data, data_dir=config.data_dir, allow_missing=config.allow_missing)
     bank = config.bank or run.bank
-    images = getattr(config, "num_images", None)
+    own = isinstance(config, PlayConfig)
+    images, steps = (config.num_images, config.steps) if own else (None, None)
     if images is not None:
         data = replace(data, num_images=images)
         bank = config.bank or Path("banks") / f"synthetic-{images}"
     run = replace(run, data=data, bank=bank, device=config.device, seed=seed)
     prepare_banks(run)
-    steps = getattr(config, "steps", None)
     return Game(track, seed=seed, classifier=config.classifier, run=run, steps=steps)
 
 

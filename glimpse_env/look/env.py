@@ -12,9 +12,9 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float32
 
 from glimpse_env.datasets.base import ImageDataset
+from glimpse_env.dynamics import GlimpseDynamics
 from glimpse_env.env import DogsGlimpseEnv
 from glimpse_env.look.classifier import COMMAND, SHIPPED, ClassifierError, FrozenClassifiers
-from glimpse_env.observers.base import Observer
 from glimpse_env.options import RENDER_MODES, autoreset
 from glimpse_env.vector_env import DogsGlimpseVectorEnv
 from glimpse_env.wrappers.answered import Classifier, FixationOnly, VectorFixationOnly
@@ -134,7 +134,7 @@ class DogsLookEnv(gym.Env):
         """
         judge = find_classifier(classifier, options)
         env = DogsGlimpseEnv(render_mode=render_mode, **options)
-        bound = bind(judge, env.dataset, env._dynamics.observer, options.get("patch_side", 96))
+        bound = bind(judge, env._dynamics)
         self._env = FixationOnly(env, bound, reward, lattice)
         self._own = env
         self.render_mode = render_mode
@@ -220,7 +220,7 @@ class DogsLookVectorEnv(VectorEnv):
         env = DogsGlimpseVectorEnv(
             num_envs, autoreset_mode=mode, array=array, render_mode=render_mode, **options
         )
-        bound = bind(judge, env.dataset, env._dynamics.observer, options.get("patch_side", 96))
+        bound = bind(judge, env._dynamics)
         self._env = VectorFixationOnly(env, bound, reward, lattice)
         self._own = env
         self.num_envs, self.autoreset_mode, self.render_mode = env.num_envs, mode, render_mode
@@ -310,10 +310,11 @@ def find_classifier(given: Given, options: dict[str, Any]) -> Any:
     return given
 
 
-def bind(judge: Any, dataset: ImageDataset, observer: Observer, patch_side: int) -> Classifier:
+def bind(judge: Any, rules: GlimpseDynamics) -> Classifier:
     """Return a classifier for an environment's images, checked where it says what it is for."""
     if not isinstance(judge, FrozenClassifiers):
         return judge
+    observer, side = rules.observer, rules.options.patch_side
     features = observer.shapes["glimpse"][0][-1]
-    judge.check(dataset, observer.resolutions, observer.encoder_fingerprint, features, patch_side)
-    return judge.bound(dataset)
+    judge.check(rules.dataset, observer.resolutions, observer.encoder_fingerprint, features, side)
+    return judge.bound(rules.dataset)
